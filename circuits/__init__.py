@@ -1,0 +1,1 @@
+"""Circuits: patching, attribution, relevance and circuit graphs over the places that `interp` names."""

@@ -1,0 +1,69 @@
+"""``interp doctor``: what is installed, what it runs on, what is wrong, and what loads without a network."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from interp.doctor import Diagnosis
+
+app = App(name="doctor", help="Versions, devices, name clashes, cache folders, and what loads without a network.")
+
+
+@app.default
+def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+    """Look at this installation, without asking the network; exit status 1 when a name clash is found.
+
+    Parameters
+    ----------
+    as_json
+        Print the same as JSON.
+    """
+    from interp.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _print(found)
+    return 1 if found.clashes else 0
+
+
+def _print(found: "Diagnosis") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+
+    def show(title: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
+        table = Table(*header.split(","), title=title, title_justify="left", show_edge=False)
+        for column in table.columns:
+            column.overflow = "fold"  # a path cut short is of no use
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table, "")
+
+    packages = [(name, version or "missing") for name, version in found.packages.items()]
+    show("Versions", "package,version", [("python", f"{found.python} on {found.system}"), *packages])
+    devices = [(d.name, d.description, _size(d.memory_bytes), _size(d.free_bytes)) for d in found.devices]
+    show("Devices", "device,what,memory,free", devices)
+    caches = [(c.holds, c.path, _size(c.used_bytes), _size(c.free_bytes)) for c in found.caches]
+    show("Cache folders", "for,folder,used,free on disk", caches)
+    models = [(name, " ".join(revisions)) for name, revisions in found.loadable_offline.items()]
+    show("Loads without a network (besides any local folder or GGUF file)", "model,revisions", models)
+    hub = {True: "not asked, because HF_HUB_OFFLINE is set", False: "asked for models that are not here", None: "?"}
+    console.print(f"model hub: {hub[found.hub_offline]}")
+    # Not wrapped to the terminal's width: the fix is there to be copied.
+    for problem in found.problems:
+        console.print(Text(f"could not look at {problem}", style="yellow"), soft_wrap=True)
+    for name, others in found.clashes.items():
+        console.print(Text(f"name clash: {name!r} is also installed by {', '.join(others)}", style="red"))
+    console.print(Text(f"fix: {found.fix}" if found.fix else "name clashes: none"), soft_wrap=True)
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

