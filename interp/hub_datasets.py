@@ -1,0 +1,59 @@
+"""A data set of the Hugging Face hub, streamed; a name that cannot be had fails in seconds, not after retries."""
+
+from typing import Any
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+_QUESTION_SECONDS = 5.0
+
+
+def open_hub_dataset(name: str, *, config: str | None, split: str | None) -> tuple[Any, str]:
+    """A streaming data set and its name with the revision it has now.
+
+    Args:
+        name: hub id, ``id@revision`` for one revision.
+        config: where the data set has several.
+        split: ``train`` where none is named.
+
+    Raises:
+        ValueError: no such data set, revision, configuration or split, or it can not be reached.
+    """
+    import datasets
+
+    repo, _, revision = name.partition("@")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise ValueError(f"{name!r} is neither a file, a folder nor the name of a data set on the hub") from None
+    streaming = not (constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE)
+    if streaming:
+        revision = _current_revision(repo, revision or None)
+    options = {"revision": revision or None, "split": split or "train", "streaming": streaming}
+    try:
+        return datasets.load_dataset(repo, config, **options), f"{repo}@{revision}" if revision else repo
+    except Exception as error:  # of many kinds: configurations, splits, formats, the network
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if not streaming:
+            raise ValueError(
+                f"no file or folder {name!r}, and as a data set of the hub it is not in the cache of `datasets`, and"
+                f" HF_HUB_OFFLINE forbids to ask the hub ({reason})"
+            ) from error
+        raise ValueError(f"data set {name!r} (config {config!r}, split {split or 'train'!r}): {reason}") from error
+
+
+def _current_revision(repo: str, revision: str | None) -> str:
+    try:
+        return str(HfApi().dataset_info(repo, revision=revision, timeout=_QUESTION_SECONDS).sha)
+    except RevisionNotFoundError:
+        raise ValueError(f"the hub has data set {repo!r}, but no revision {revision!r} of it") from None
+    except RepositoryNotFoundError:
+        raise ValueError(
+            f"no file or folder {repo!r}, and the hub has no data set of that name (or it is private or gated: run"
+            " `hf auth login`)"
+        ) from None
+    except Exception as error:  # of the client's own kinds and of whatever HTTP library it uses this year
+        raise ValueError(
+            f"no file or folder {repo!r}, and the hub cannot be reached to ask for a data set of that name ({error})"
+        ) from error
