@@ -4,17 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.capture import ActivationCache as ActivationCache
-    from interp.capture import capture as capture
+    from interp.capturing import ActivationCache as ActivationCache
+    from interp.capturing import capture as capture
     from interp.models import load_model as load_model
     from interp.sites import Site as Site
     from interp.store import ActivationStore as ActivationStore
 
 _HOMES = {
-    "ActivationCache": "interp.capture",
+    "ActivationCache": "interp.capturing",
     "ActivationStore": "interp.store",
     "Site": "interp.sites",
-    "capture": "interp.capture",
+    "capture": "interp.capturing",
     "load_model": "interp.models",
 }
 __all__ = sorted(_HOMES)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import metrics
-from interp.capture import capture
+from interp.capturing import capture
 from interp.metrics import Estimate
 from interp.models import require_raw_weights
 from interp.sites import expand_sites

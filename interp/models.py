@@ -4,6 +4,8 @@ Whatever the name, the files are first found on this disk (:mod:`interp.locate`)
 every source passes the same checks: no code of the model's own, no pickle beyond plain tensors, no missing weights.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +67,18 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
     if files.gguf and hasattr(transformers, "GgufConfig"):  # versions without it always unpack
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        hf_model, report = AutoModelForCausalLM.from_pretrained(
-            files.folder,
-            dtype=dtype,
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=False,
-            weights_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        with _no_progress_bar():
+            hf_model, report = AutoModelForCausalLM.from_pretrained(
+                files.folder,
+                dtype=dtype,
+                attn_implementation="eager",
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **options,
+            )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # each format fails in its own way
@@ -87,6 +90,18 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
             f" another shape, such as {', '.join(absent[:3])}"
         )
     return hf_model.eval()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Weights that are on the disk load in seconds; transformers' bar for it would tear through ours."""
+    shown = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.logging.enable_progress_bar()
 
 
 def _reason(error: Exception) -> str:

@@ -30,7 +30,8 @@ p { max-width: 46rem; margin: .5rem 0; }
 .card, figure, .scroll { background: var(--panel); border: 1px solid var(--line); border-radius: 12px; }
 .card { padding: .9rem 1rem; }
 .card span { display: block; font-size: .85rem; color: var(--soft); }
-.card b { display: block; font-size: 1.55rem; font-weight: 650; line-height: 1.35; font-variant-numeric: tabular-nums; }
+.card b { display: block; font-size: 1.15rem; font-weight: 650; line-height: 1.5; font-variant-numeric: tabular-nums;
+  white-space: nowrap; }
 .card small { display: block; font-size: .8rem; line-height: 1.35; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
@@ -55,6 +56,8 @@ const ink = () => document.querySelectorAll('.js-plotly-plot').forEach(plot => {
   Plotly.relayout(plot, change);
 });
 ink(); dark.addEventListener('change', ink);
+// The first figure of a row was drawn before its neighbour stood beside it.
+document.querySelectorAll('.js-plotly-plot').forEach(plot => Plotly.Plots.resize(plot));
 """
 
 

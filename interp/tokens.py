@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from filelock import FileLock
+from jaxtyping import Int64
+from torch import Tensor
 
 from interp.encoding import Piece, encode, id_pieces, peek, tokenizer_fingerprint, within_vocabulary
 from interp.files import atomic_path, write_json
@@ -46,6 +49,12 @@ class TokenRows:
     """How they were made (``data``, ``column``, ``tokenizer``, ``packing``, ``bos``, ``separator_id`` …) and what they
     hold: ``tokens`` (without padding; fewer than ``tokens_asked`` where the data ended), ``documents``,
     ``empty_documents``, and of one document a row ``truncated_documents`` and the ``dropped_tokens`` of those."""
+
+    def tensor_of(
+        self, column: Literal["ids", "documents"], window: slice = slice(None)
+    ) -> Int64[Tensor, "rows context"]:
+        """A copy of some rows as int64, which is what models take."""
+        return torch.from_numpy(getattr(self, column)[window].astype(np.int64))
 
 
 def write_token_rows(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from interp.capture import ActivationCache, capture
+from interp.capturing import ActivationCache, capture
 from interp.models import load_model
 from interp.sites import Site, available_sites
 from tests.interp.oracle import recompute

@@ -1,0 +1,184 @@
+"""``interp cache``: activations of a model to disk; ``interp cache verify``: read them all again."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+app = App(name="cache", help="Cache a model's activations in a folder. The same command again continues.")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+
+
+def parse_count(text: str, *, name: str) -> int:
+    """``250_000``, ``250k``, ``2M``, ``1.5B`` as a whole number of 1 or more."""
+    match = re.fullmatch(r"(-?[\d_,]*\.?\d+)([kmbg]?)", text.strip().lower())
+    value = float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]] if match else 0.0
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name} is {text!r}; it must be a whole number of 1 or more, such as 250000, 250k or 2M")
+    return int(value)
+
+
+@app.default
+def cache(
+    model: str,
+    /,
+    *,
+    sites: Annotated[list[str], Parameter(consume_multiple=True)],
+    data: str,
+    tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    out: Path,
+    revision: str | None = None,
+    model_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    context: int | None = None,
+    column: str = "text",
+    split: str | None = None,
+    packing: Literal["packed", "document"] = "packed",
+    bos: Literal["model", "row", "document", "never"] = "model",
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
+    drop_special: bool = False,
+    drop_first: int = 0,
+    drop_norm_above: float | None = None,
+    batch_rows: int | None = None,
+    shard_size: str = "256M",
+    dry_run: bool = False,
+) -> None:
+    """Cache activations.
+
+    Parameters
+    ----------
+    model
+        A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
+    sites
+        Names or patterns, such as 'blocks.*.hook_resid_post' or blocks.2-5.hook_mlp_out.
+    data
+        A text file or folder, JSONL, parquet, token ids (.npy, .bin), or a data set of the Hugging Face hub.
+    tokens
+        How many to run the model on, such as 250k or 2M; fewer where the data end.
+    out
+        Folder to write.
+    revision
+        Training checkpoint, such as step1000.
+    model_dtype
+        Of the weights; bfloat16 is about twice as fast on many machines.
+    device
+        By default a GPU where there is one.
+    context
+        Tokens a row; by default the model's context, at most 512.
+    column
+        Of JSONL, parquet and data sets: text, or lists of token ids.
+    split
+        Of a data set.
+    packing
+        packed puts documents end to end; document gives each a row of its own.
+    bos
+        Where a beginning-of-sequence token is put: as the model's tokenizer does, row, document or never.
+    dtype
+        On disk; int8 has one scale a token.
+    drop_special
+        Leave out BOS, separators and other special tokens.
+    drop_first
+        Leave out that many positions of every row.
+    drop_norm_above
+        Leave out tokens with a norm above that many times the median.
+    batch_rows
+        Rows to run at once; by default about 4,096 tokens.
+    shard_size
+        Bytes of a shard, such as 256M; twice that is held in memory.
+    dry_run
+        Print the plan and stop.
+    """
+    wanted, shard_bytes = parse_count(tokens, name="--tokens"), parse_count(shard_size, name="--shard-size")
+    _check_folder(out)
+
+    from tempfile import TemporaryDirectory
+
+    from interp import processes
+    from interp.harvest import plan, prepare, run
+    from interp.masks import Masks
+    from interp.models import context_length, load_model
+    from interp.sites import expand_sites
+    from interp.tokens import open_token_rows, write_token_rows
+
+    group = processes.current()
+    masks = Masks(drop_special=drop_special, drop_first=drop_first, drop_norm_above=drop_norm_above)
+    with group.telling_others(), TemporaryDirectory() as scratch:
+        loaded = load_model(model, revision=revision, dtype=model_dtype, device=device or processes.default_device())
+        expand_sites(loaded, sites)  # before anything is written
+        folder = (Path(scratch) if dry_run else out) / "tokens"
+        if group.leads or dry_run:
+            write_token_rows(
+                data,
+                loaded.tokenizer,
+                folder,
+                tokens=wanted,
+                context=min(512, context_length(loaded)) if context is None else context,
+                column=column,
+                split=split,
+                packing=packing,
+                bos=bos,
+                vocab_size=loaded.cfg.d_vocab,
+                max_context=context_length(loaded),
+            )
+        group.wait_for_all()
+        job = prepare(
+            loaded,
+            open_token_rows(folder),
+            sites,
+            out,
+            dtype=dtype,
+            masks=masks,
+            batch_rows=batch_rows,
+            shard_bytes=shard_bytes,
+        )
+        if group.leads:
+            needs = plan(job)
+            print(needs)
+            needs.check()
+        if dry_run:
+            return
+        store = run(job, progress=True)
+    if group.leads:
+        print(
+            f"{len(store):,} tokens in {out}; train on them with: interp train --store {out} --site {store.sites[-1]}"
+        )
+
+
+@app.command
+def verify(folder: Path, /) -> None:
+    """Read every byte of a store and name what is missing, truncated or altered; exit status 1 if anything is.
+
+    Parameters
+    ----------
+    folder
+        What `interp cache` wrote.
+    """
+    from interp.store import ActivationStore
+    from interp.store import verify as faults_of
+    from interp.tokens import verify_token_rows
+
+    faults = faults_of(folder)
+    if (folder / "tokens").is_dir():
+        try:
+            verify_token_rows(folder / "tokens")
+        except ValueError as error:
+            faults.append(str(error))
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        sys.exit(1)
+    store = ActivationStore(folder)
+    print(f"{folder} is whole: {len(store):,} tokens at {len(store.sites)} sites as {store.dtype}")
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse at once a folder that cannot be written, rather than after the model is loaded; makes nothing."""
+    import os
+
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(f"cannot write to {str(out)!r}: {place} is not a folder, or read-only; choose another folder")
