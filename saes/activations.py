@@ -1,0 +1,281 @@
+"""What turns pre-activations into sparse latents: one small object a variant, registered in ``ACTIVATIONS``.
+
+A variant says, as data, what the rest of the code must know (its extra weights, its loss terms, how it is initialised)
+and has one function, ``select``. Everything else about an SAE is the same for all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saes.kernels.encode import PreActivations
+from saes.latents import Latents, slots_where
+from saes.selection import kth_largest
+from saes.straight_through import jump
+
+if TYPE_CHECKING:
+    import saes.sae
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A weight that only some variants have."""
+
+    per_latent: bool = True
+    """Shape [d_sae], or a scalar."""
+    initial: float = 0.0
+    learned: bool = True
+    """By gradient; otherwise the variant's ``after_step`` sets it."""
+    float32: bool = False
+    """Kept in float32 whatever the weights are in: small updates of a threshold round away in bfloat16."""
+
+
+@runtime_checkable
+class Activation(Protocol):
+    """A variant of sparse autoencoder: data about it, and the function that selects its latents."""
+
+    name: ClassVar[str]
+    extras: ClassVar[Mapping[str, Extra]]
+    uses_b_enc: ClassVar[bool]
+    unit_norm_encoder: ClassVar[bool]
+    """Encoder columns start with norm 1 (else Kaiming-uniform over d_sae, as the AFA paper's)."""
+    starts_at_mean: ClassVar[bool]
+    """b_dec starts at the data's mean (else at zero)."""
+    loss_weights: ClassVar[Mapping[str, float]]
+    """Terms of ``saes.losses.TERMS`` beside the reconstruction, with their default weights."""
+    dead_after_steps: ClassVar[int]
+    """A latent silent for this many training steps is dead: the auxiliary loss revives it."""
+    detach_aux_error: ClassVar[bool]
+    """Whether the error that dead latents reconstruct is a constant to the live ones."""
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """Sparse latents from pre-activations; ``x_centred`` is the input as the encoder sees it."""
+        ...
+
+    def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
+        """Keep the extras in order after an optimiser step on ``latents``; called without gradients."""
+        ...
+
+    def prefixes(self, d_sae: int) -> tuple[int, ...]:
+        """Numbers of first latents that must reconstruct the input alone; the last is ``d_sae``."""
+        ...
+
+
+class _Common:
+    """Defaults of the protocol, for variants that do not depart from them."""
+
+    extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({})
+    uses_b_enc: ClassVar[bool] = True
+    unit_norm_encoder: ClassVar[bool] = True
+    starts_at_mean: ClassVar[bool] = True
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 32})
+    dead_after_steps: ClassVar[int] = 100
+    detach_aux_error: ClassVar[bool] = True
+
+    def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
+        """Nothing to keep in order."""
+
+    def prefixes(self, d_sae: int) -> tuple[int, ...]:
+        """Only all latents together."""
+        return (d_sae,)
+
+
+@dataclass(frozen=True)
+class ReLU(_Common):
+    """Every positive pre-activation, kept few by an L1 loss on decoder-norm-scaled latents (Bricken et al. 2023)."""
+
+    name: ClassVar[str] = "relu"
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l1": 3.0})
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """See the class."""
+        slots = slots_where(pre.dense > 0)
+        return Latents(slots.of(pre), slots.indices, sae.d_sae)
+
+
+@dataclass(frozen=True)
+class TopK(_Common):
+    """The k largest pre-activations of each row, those above zero among them (Gao et al. 2024)."""
+
+    k: int
+    name: ClassVar[str] = "topk"
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """See the class."""
+        indices = pre.dense.topk(self.k, dim=-1, sorted=False).indices
+        return Latents(pre.at(indices).relu(), indices, sae.d_sae)
+
+
+@dataclass(frozen=True)
+class BatchTopK(_Common):
+    """The k · rows largest positive pre-activations of a whole batch (Bussmann et al. 2024).
+
+    Outside training a row must not depend on its neighbours: there a latent is kept above ``threshold``, a running
+    mean of the smallest value that training kept.
+    """
+
+    k: int
+    name: ClassVar[str] = "batchtopk"
+    extras: ClassVar[Mapping[str, Extra]] = MappingProxyType(
+        {"threshold": Extra(per_latent=False, learned=False, float32=True)}
+    )
+    threshold_rate: ClassVar[float] = 0.01
+    """Share of the newest batch in the running mean."""
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """See the class; ``sae.training`` says which of the two."""
+        dense = pre.dense
+        if sae.training:
+            smallest = kth_largest(dense, self.k * (dense.numel() // sae.d_sae))
+            # Never zero: a latent with value 0 is not active.
+            slots = slots_where(dense >= smallest.clamp_min(torch.finfo(dense.dtype).tiny))
+        else:
+            slots = slots_where(dense > sae.threshold.clamp_min(0))
+        return Latents(slots.of(pre), slots.indices, sae.d_sae)
+
+    def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
+        """Move the threshold towards this batch's smallest kept value; the first batch sets it."""
+        kept = latents.values[latents.values > 0]
+        if len(kept):
+            rate = self.threshold_rate if sae.threshold > 0 else 1.0
+            sae.threshold.lerp_(kept.min().float(), rate)
+
+
+@dataclass(frozen=True)
+class Matryoshka(BatchTopK):
+    """BatchTopK whose first latents must reconstruct alone, prefix within prefix (Bussmann et al. 2025).
+
+    Prefixes are shares of d_sae; the reconstruction loss is the mean over them.
+    """
+
+    shares: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    name: ClassVar[str] = "matryoshka"
+
+    def prefixes(self, d_sae: int) -> tuple[int, ...]:
+        """See the class."""
+        return tuple(max(1, round(share * d_sae)) for share in self.shares)
+
+
+@dataclass(frozen=True)
+class JumpReLU(_Common):
+    """Pre-activations above a learned threshold of each latent (Rajamanoharan et al. 2024, arXiv 2407.14435).
+
+    The threshold gets its gradient from pre-activations within ``bandwidth`` / 2 of it (a rectangular kernel); slots
+    of such latents are kept even below the threshold, with value 0.
+    """
+
+    bandwidth: float = 0.5
+    name: ClassVar[str] = "jumprelu"
+    extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """See the class."""
+        margin = self.bandwidth / 2 if sae.training else 0.0
+        slots = slots_where((pre.dense > sae.threshold.detach() - margin) & (pre.dense > 0))
+        values = slots.of(pre)
+        thresholds = sae.threshold[slots.indices]
+        return Latents(jump(values, thresholds, self.bandwidth) * slots.taken, slots.indices, sae.d_sae, values)
+
+    def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
+        """A threshold below zero would let negative pre-activations through."""
+        sae.threshold.clamp_(min=0.0)
+
+
+@dataclass(frozen=True)
+class Gated(_Common):
+    """One path says which latents are active, another how strongly (Rajamanoharan et al. 2024, arXiv 2404.16014).
+
+    The gate is ``b_enc``'s path; magnitudes share its weights up to a factor exp(r_mag) and have a bias b_mag.
+    """
+
+    name: ClassVar[str] = "gated"
+    extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"r_mag": Extra(), "b_mag": Extra()})
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"gate_l1": 3.0, "gate_mse": 1.0})
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """See the class."""
+        slots = slots_where(pre.dense > 0)
+        gate, where = slots.of(pre), slots.indices
+        magnitude = (gate - sae.b_enc[where]) * sae.r_mag[where].exp() + sae.b_mag[where]
+        return Latents(magnitude.relu() * slots.taken, where, sae.d_sae, gate)
+
+
+@dataclass(frozen=True)
+class TopAFA(_Common):
+    """As many latents, largest first, as bring the norm of the latents nearest to the norm of the input.
+
+    Lee et al., arXiv 2503.24277: contributions are decoder-norm scaled, the input is centred, and the last cumulative
+    sum is overwritten by a sentinel. Theirs (``parity``, 1e8) selects every latent once the input's norm passes about
+    5,000, as massive activations do; ``safe`` is infinity.
+    """
+
+    sentinel: Literal["safe", "parity"] = "safe"
+    name: ClassVar[str] = "afa"
+    uses_b_enc: ClassVar[bool] = False
+    unit_norm_encoder: ClassVar[bool] = False
+    starts_at_mean: ClassVar[bool] = False
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"afa": 1 / 32, "aux": 1 / 32})
+    dead_after_steps: ClassVar[int] = 5
+    detach_aux_error: ClassVar[bool] = False
+
+    def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
+        """See the class. The selection has no gradient; the values of what it keeps have."""
+        with torch.no_grad():
+            # Half precision over thousands of terms would destroy the nearest match, so at least float32.
+            wide = torch.promote_types(pre.dense.dtype, torch.float32)
+            contributions = (pre.dense.relu().to(wide) * sae.decoder_norms().to(wide)).square()
+            contributions, order = contributions.sort(descending=True)
+            norms = contributions.cumsum(-1)
+            norms[..., -1] = torch.inf if self.sentinel == "safe" else 1e8
+            target = x_centred.to(wide).norm(dim=-1, keepdim=True)
+            # argmin returns the first of equals: the fewest latents, none of them a trailing zero.
+            k = (norms.sqrt_() - target).abs_().argmin(-1, keepdim=True) + 1
+            indices = order[..., : int(k.max())]
+            kept = torch.arange(indices.shape[-1], device=k.device) < k
+        return Latents(pre.at(indices).relu() * kept, indices, sae.d_sae)
+
+
+ACTIVATIONS: dict[str, Any] = {
+    variant.name: variant for variant in (TopK, BatchTopK, JumpReLU, Gated, Matryoshka, ReLU, TopAFA)
+}
+"""Name -> class."""
+
+
+def activation_from_config(config: dict[str, Any]) -> Activation:
+    """The object that ``activation_to_config`` described; its values come from a file and are checked."""
+    options = dict(config)
+    name = options.pop("name", None)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; this version has {', '.join(ACTIVATIONS)}")
+    variant = ACTIVATIONS[name]
+    known = {field.name for field in fields(variant)}
+    if not set(options) <= known:
+        raise ValueError(f"activation {name} has no option {sorted(set(options) - known)}; it has {sorted(known)}")
+    if "k" in known and (type(options.get("k")) is not int or options["k"] < 1):
+        raise ValueError(f"activation {name} needs k, a whole number of 1 or more (--k 32); got {options.get('k')!r}")
+    if options.get("sentinel", "safe") not in ("safe", "parity"):
+        raise ValueError(f"sentinel is 'safe' or 'parity', not {options['sentinel']!r}")
+    bandwidth = options.get("bandwidth", 1.0)
+    if not isinstance(bandwidth, float | int) or not bandwidth > 0:
+        raise ValueError(f"bandwidth is {bandwidth!r}; it must be a number above 0")
+    if "shares" in options:
+        options["shares"] = _checked_shares(options["shares"])
+    return variant(**options)
+
+
+def _checked_shares(shares: Any) -> tuple[float, ...]:
+    numbers = isinstance(shares, list | tuple) and all(isinstance(share, float | int) for share in shares)
+    if not numbers or not shares or shares[-1] != 1 or list(shares) != sorted(set(shares)) or shares[0] <= 0:
+        raise ValueError(f"shares are {shares!r}; they must be rising numbers above 0, the last of them 1")
+    return tuple(float(share) for share in shares)
+
+
+def activation_to_config(activation: Activation) -> dict[str, Any]:
+    """JSON for ``cfg.json``: the variant's name and its options."""
+    return {"name": activation.name} | asdict(activation)  # type: ignore[call-overload]

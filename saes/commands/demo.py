@@ -1,0 +1,21 @@
+"""``interp demo``: the main job on the embedded model, without a network."""
+
+from pathlib import Path
+
+from cyclopts import App
+
+app = App(name="demo", help="Cache, train, evaluate and report on the embedded model: about two minutes on two cores.")
+
+
+@app.default
+def demo(*, out: Path = Path("runs/demo")) -> None:
+    """Run the demo; killed and started again, it continues.
+
+    Parameters
+    ----------
+    out
+        Folder for activations, SAEs and the report.
+    """
+    from saes.demo import run_demo
+
+    run_demo(out)

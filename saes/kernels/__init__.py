@@ -1,0 +1,1 @@
+"""Sparse encode: dense pre-activations forward, work for the selected entries alone backward."""

@@ -1,0 +1,61 @@
+"""Sparse latents: a few values and indices a row, which is how every part of the package hands activations on."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saes.kernels.encode import PreActivations
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Active latents of each row. Slots that hold no active latent have value 0 (their index means nothing)."""
+
+    values: Float[Tensor, "*batch k_max"]
+    indices: Int[Tensor, "*batch k_max"]
+    d_sae: int
+    pre: Float[Tensor, "*batch k_max"] | None = None
+    """Pre-activations of the slots (0 in empty ones), from variants whose loss needs them."""
+
+    @property
+    def l0(self) -> Int[Tensor, "*batch"]:
+        """Active latents of each row: non-zero values, not slots."""
+        return (self.values != 0).sum(-1)
+
+    def to_dense(self) -> Float[Tensor, "*batch {self.d_sae}"]:
+        """The same latents with their zeros."""
+        dense = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
+        return dense.scatter_add(-1, self.indices, self.values)
+
+    def below(self, index: int) -> "Latents":
+        """Only the latents whose index is less than ``index``; the slots stay."""
+        return Latents(self.values * (self.indices < index), self.indices, self.d_sae)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Entries of a dense [batch, d_sae] matrix that are kept, in as many slots a row as the fullest row needs."""
+
+    indices: Int[Tensor, "*batch k_max"]
+    taken: Bool[Tensor, "*batch k_max"]
+
+    def of(self, pre: PreActivations) -> Float[Tensor, "*batch k_max"]:
+        """The kept entries, 0 in empty slots; the gradient flows back to the kept entries alone."""
+        return pre.at(self.indices).masked_fill(~self.taken, 0.0)
+
+
+def slots_where(keep: Bool[Tensor, "*batch d_sae"]) -> Slots:
+    """Slots of the entries where ``keep`` holds."""
+    mask = keep.reshape(-1, keep.shape[-1])
+    rows, columns = mask.nonzero(as_tuple=True)
+    counts = torch.bincount(rows, minlength=len(mask))
+    slots = max(1, int(counts.max())) if len(mask) else 1
+    # Entries of one row lie side by side in `rows`; how far each is behind the first of its row is its slot.
+    position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    indices = rows.new_zeros(len(mask), slots)
+    indices[rows, position] = columns
+    taken = torch.arange(slots, device=rows.device) < counts[:, None]
+    shape = (*keep.shape[:-1], slots)
+    return Slots(indices.reshape(shape), taken.reshape(shape))

@@ -1,0 +1,122 @@
+"""Loss terms: pure functions of one forward pass, named in ``TERMS``. Each is unweighted.
+
+Sums over latents are divided by d_in, as the squared error is: with inputs of mean norm sqrt(d_in) a weight then means
+the same at every width.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from saes.latents import Latents
+from saes.sae import SAE
+from saes.straight_through import step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward pass of an SAE, which every term reads."""
+
+    sae: SAE
+    x: Float[Tensor, "n d_in"]
+    target: Float[Tensor, "n d_out"]
+    """What is to be reconstructed: ``x`` itself, except in a transcoder."""
+    latents: Latents
+    x_hat: Float[Tensor, "n d_out"]
+    dead: Bool[Tensor, " d_sae"]
+
+
+def run(sae: SAE, x: Float[Tensor, "n d_in"], target: Float[Tensor, "n d_out"], dead: Bool[Tensor, " d_sae"]) -> Pass:
+    """The forward pass of a training step."""
+    latents = sae.encode(x)
+    return Pass(sae=sae, x=x, target=target, latents=latents, x_hat=sae.decode(latents, x), dead=dead)
+
+
+def mse(p: Pass) -> Float[Tensor, ""]:
+    """Mean over rows and dimensions, and over the prefixes that a Matryoshka SAE reconstructs from."""
+    shorter = [p.sae.decode(p.latents.below(size), p.x) for size in p.sae.activation.prefixes(p.sae.d_sae)[:-1]]
+    errors = [(p.target - x_hat).square().mean() for x_hat in (*shorter, p.x_hat)]
+    return sum(errors[1:], errors[0]) / len(errors)
+
+
+def l1(p: Pass) -> Float[Tensor, ""]:
+    """Mean over rows of sum_i f_i ||W_dec_i||, over d_in: what shrinking f and growing W_dec cannot cheat."""
+    return (p.latents.values * p.sae.decoder_norms()[p.latents.indices]).sum(-1).mean() / p.sae.d_in
+
+
+def l0(p: Pass) -> Float[Tensor, ""]:
+    """Mean number of latents above their thresholds, over d_in; the gradient goes to the thresholds alone."""
+    assert p.latents.pre is not None
+    bandwidth = p.sae.activation.bandwidth  # type: ignore[attr-defined]
+    active = step(p.latents.pre, p.sae.threshold[p.latents.indices], bandwidth) * (p.latents.pre > 0)
+    return active.sum(-1).mean() / p.sae.d_in
+
+
+def gate_l1(p: Pass) -> Float[Tensor, ""]:
+    """Gated: L1 of the rectified gates, scaled by the decoder's norms, over d_in (arXiv 2404.16014, equation 8)."""
+    assert p.latents.pre is not None
+    return (p.latents.pre * p.sae.decoder_norms()[p.latents.indices]).sum(-1).mean() / p.sae.d_in
+
+
+def gate_mse(p: Pass) -> Float[Tensor, ""]:
+    """Gated: the rectified gates must reconstruct too, through a decoder that takes no gradient from it."""
+    assert p.latents.pre is not None
+    gates = Latents(p.latents.pre, p.latents.indices, p.latents.d_sae)
+    return (p.target - p.sae.decode(gates, p.x, frozen=True)).square().mean()
+
+
+def afa(p: Pass, *, mode: Literal["paper", "centred"] = "paper") -> Float[Tensor, ""]:
+    """Mean over rows of (||f|| - ||x||)^2: the latents' norm should be the input's (arXiv 2503.24277).
+
+    ``paper``: raw ||x|| and unscaled f, as in the published code, although its selection centres and scales.
+    ``centred``: ||x - b_dec|| and f scaled by the decoder's norms, consistent with the selection.
+    """
+    if mode == "paper":
+        f, target = p.latents.values, p.x
+    else:
+        f, target = p.latents.values * p.sae.decoder_norms()[p.latents.indices], p.sae.centred(p.x)
+    # vector_norm's gradient at a row of zeros is 0, not NaN.
+    return (vector_norm(f, dim=-1) - vector_norm(target, dim=-1)).square().mean()
+
+
+def afa_centred(p: Pass) -> Float[Tensor, ""]:
+    """``afa`` in its centred mode."""
+    return afa(p, mode="centred")
+
+
+def aux(p: Pass, *, k: int = 512) -> Float[Tensor, ""]:
+    """AuxK (Gao et al. 2024): mean squared error left when each row's ``k`` largest dead latents reconstruct the error.
+
+    0 where none is dead. The gradient reaches the dead latents' encoder and decoder weights, and the live ones through
+    the error where the variant does not detach it.
+    """
+    number = min(k, int(p.dead.sum()))
+    if number == 0:
+        return p.x.new_zeros(())
+    error = p.target - p.x_hat
+    if p.sae.activation.detach_aux_error:
+        error = error.detach()
+    rows = p.dead.nonzero().squeeze(-1)
+    values, indices = p.sae.pre_activations(p.x, only=rows).relu().topk(number, dim=-1, sorted=False)
+    return (error - Latents(values, indices, len(rows)).to_dense() @ p.sae.W_dec[rows]).square().mean()
+
+
+TERMS: Mapping[str, Callable[[Pass], Float[Tensor, ""]]] = MappingProxyType(
+    {
+        "mse": mse,
+        "l1": l1,
+        "l0": l0,
+        "gate_l1": gate_l1,
+        "gate_mse": gate_mse,
+        "afa": afa,
+        "afa_centred": afa_centred,
+        "aux": aux,
+    }
+)
+SPARSITY = ("l1", "l0", "gate_l1")
+"""Terms that a sparsity warm-up raises from zero."""

@@ -1,0 +1,238 @@
+"""The one sparse autoencoder: ``x_hat = select((x - b_dec) @ W_enc + b_enc) @ W_dec + b_dec``.
+
+Variants differ in ``select`` (``saes.activations``) and in their loss; the affine maps never vary. A transcoder is the
+same with another output than input: it does not subtract b_dec from the input, and may add ``x @ W_skip.T``.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from interp.files import atomic_path, sha256_of_file, write_json
+from saes.activations import Activation, Extra, activation_from_config, activation_to_config
+from saes.kernels.encode import pre_activations
+from saes.latents import Latents
+
+FORMAT = "deepfield-sae-1"
+WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+# Gathering single decoder rows beats the dense product only while few of them are active.
+GATHER_UP_TO = 1 / 16
+_KINDS: dict[type, str] = {int: "a whole number", bool: "true or false"}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class SAE(nn.Module):
+    """Weights, an activation, and where the SAE comes from. Fresh weights are zero: see ``initialise``.
+
+    It starts in eval mode, in which a row's latents never depend on the rest of its batch.
+    """
+
+    W_enc: Float[Tensor, "d_in d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    W_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, " d_out"]
+    W_skip: Float[Tensor, "d_out d_in"]
+    threshold: Float[Tensor, "*d_sae"]
+    r_mag: Float[Tensor, " d_sae"]
+    b_mag: Float[Tensor, " d_sae"]
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        activation: Activation,
+        *,
+        d_out: int | None = None,
+        subtract_b_dec: bool = True,
+        skip: bool = False,
+        site: str | None = None,
+        target_site: str | None = None,
+        provenance: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        d_out = d_in if d_out is None else d_out
+        for name, size in (("d_in", d_in), ("d_sae", d_sae), ("d_out", d_out)):
+            if size < 1:
+                raise ValueError(f"{name} is {size}; it must be 1 or more")
+        k = getattr(activation, "k", 1)
+        if k > d_sae:
+            raise ValueError(f"k is {k} but there are only d_sae = {d_sae} latents; lower k or raise d_sae")
+        if subtract_b_dec and d_out != d_in:
+            raise ValueError(f"b_dec has d_out = {d_out} entries, the input {d_in}: pass subtract_b_dec=False")
+        self.d_in, self.d_sae, self.d_out, self.activation = d_in, d_sae, d_out, activation
+        self.subtract_b_dec, self.skip = subtract_b_dec, skip
+        self.site, self.target_site, self.provenance = site, target_site, provenance or {}
+        for name, shape in self._shapes().items():
+            extra = activation.extras.get(name, Extra())
+            kept = torch.float32 if extra.float32 and dtype != torch.float64 else dtype
+            weights = torch.full(shape, extra.initial, dtype=kept)
+            if name == "W_enc":  # a latent's weights side by side: backward sums and gathers them
+                weights = weights.T.contiguous().T
+            self.register_parameter(name, nn.Parameter(weights, requires_grad=extra.learned))
+        self.b_enc.requires_grad_(activation.uses_b_enc)
+        self.eval()
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        d_in, d_sae, d_out = self.d_in, self.d_sae, self.d_out
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+        if self.skip:
+            shapes["W_skip"] = (d_out, d_in)
+        return shapes | {name: (d_sae,) if extra.per_latent else () for name, extra in self.activation.extras.items()}
+
+    @torch.no_grad()
+    def initialise(self, *, seed: int, mean: Float[Tensor, " d_out"]) -> "SAE":
+        """Random encoder, decoder its transpose (or random, in a transcoder) with unit rows; b_dec the data's mean
+        where the variant wants it."""
+        generator = torch.Generator().manual_seed(seed)
+        bound = math.sqrt(6 / self.d_sae)
+        weights = torch.empty(self.d_in, self.d_sae).uniform_(-bound, bound, generator=generator)
+        unit = functional.normalize(weights, dim=0)
+        self.W_enc.copy_(unit if self.activation.unit_norm_encoder else weights)
+        rows = unit.T if self.subtract_b_dec else torch.randn(self.d_sae, self.d_out, generator=generator)
+        self.W_dec.copy_(functional.normalize(rows, dim=-1))
+        self.b_enc.zero_()
+        self.b_dec.copy_(mean if self.activation.starts_at_mean else torch.zeros_like(mean))
+        return self
+
+    def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The input as the encoder sees it: minus b_dec, except in a transcoder."""
+        return x - self.b_dec if self.subtract_b_dec else x
+
+    def decoder_norms(self) -> Float[Tensor, " d_sae"]:
+        """Norm of each latent's decoder row."""
+        return self.W_dec.norm(dim=-1)
+
+    def pre_activations(
+        self, x: Float[Tensor, "*batch d_in"], *, only: Int[Tensor, " chosen"] | None = None
+    ) -> Float[Tensor, "*batch latents"]:
+        """The encoder's affine map, dense and differentiable, of all latents or of those with the indices ``only``."""
+        W_enc, b_enc = (self.W_enc, self.b_enc) if only is None else (self.W_enc[:, only], self.b_enc[only])
+        pre = self.centred(x) @ W_enc
+        return pre + b_enc if self.activation.uses_b_enc else pre
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Latents:
+        """Sparse latents of each row."""
+        b_enc = self.b_enc if self.activation.uses_b_enc else None
+        pre = pre_activations(x, self.W_enc, b_enc, self.b_dec if self.subtract_b_dec else None)
+        return self.activation.select(self, pre, self.centred(x))
+
+    def decode(
+        self, latents: Latents, x: Float[Tensor, "*batch d_in"] | None = None, *, frozen: bool = False
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Sum of the active latents' decoder rows, plus b_dec; ``x`` is needed where there is a skip connection.
+
+        ``frozen``: the gradient reaches the latents alone, not the decoder.
+        """
+        W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
+        if self.skip:
+            if x is None:
+                raise ValueError("this SAE has a skip connection: decode needs the input too, decode(latents, x)")
+            b_dec = b_dec + x @ (self.W_skip.detach() if frozen else self.W_skip).T
+        k_max = latents.values.shape[-1]
+        if k_max > GATHER_UP_TO * self.d_sae:
+            return latents.to_dense() @ W_dec + b_dec
+        rows = functional.embedding_bag(
+            latents.indices.reshape(-1, k_max),
+            W_dec,
+            per_sample_weights=latents.values.reshape(-1, k_max),
+            mode="sum",
+        )
+        return rows.reshape(*latents.values.shape[:-1], self.d_out) + b_dec
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The reconstruction."""
+        return self.decode(self.encode(x), x)
+
+    @torch.no_grad()
+    def fold_scales(self, scale: float, target_scale: float | None = None) -> "SAE":
+        """In place: an SAE of ``scale * x`` becomes one of ``x`` with the same latents; its output is divided by
+        ``target_scale`` (``scale`` if not given)."""
+        target_scale = scale if target_scale is None else target_scale
+        if self.subtract_b_dec and target_scale != scale:
+            raise ValueError(f"input and output of an SAE share b_dec: scales {scale} and {target_scale} must be equal")
+        self.W_enc.mul_(scale)
+        self.W_dec.div_(target_scale)
+        self.b_dec.div_(target_scale)
+        if self.skip:
+            self.W_skip.mul_(scale / target_scale)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder of weights (safetensors) and ``cfg.json``; the config, with a checksum, comes last."""
+        folder = Path(path)
+        with atomic_path(folder / WEIGHTS) as partial:
+            save_file({name: p.detach().contiguous().cpu() for name, p in self.named_parameters()}, partial)
+        config = {
+            "format": FORMAT,
+            "d_in": self.d_in,
+            "d_sae": self.d_sae,
+            "d_out": self.d_out,
+            "subtract_b_dec": self.subtract_b_dec,
+            "skip": self.skip,
+            "dtype": str(self.W_enc.dtype).removeprefix("torch."),
+            "activation": activation_to_config(self.activation),
+            "site": self.site,
+            "target_site": self.target_site,
+            "provenance": self.provenance,
+            "weights_sha256": sha256_of_file(folder / WEIGHTS),
+        }
+        write_json(folder / CONFIG, config)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "SAE":
+        """Read a folder that ``save`` wrote. Nothing in it is trusted: every shape and dtype is checked first."""
+        folder = Path(path)
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"{folder} holds no SAE: {CONFIG} is missing; give the folder that `interp train` wrote")
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            if config["format"] != FORMAT:
+                raise ValueError(f"its format is {config['format']!r}, this version reads {FORMAT!r}")
+            for name, kind in (("d_in", int), ("d_sae", int), ("d_out", int), ("subtract_b_dec", bool), ("skip", bool)):
+                if type(config[name]) is not kind:
+                    raise ValueError(f"{name} is {config[name]!r}; it must be {_KINDS[kind]}")
+            dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}
+            sae = cls(
+                config["d_in"],
+                config["d_sae"],
+                activation_from_config(config["activation"]),
+                d_out=config["d_out"],
+                subtract_b_dec=config["subtract_b_dec"],
+                skip=config["skip"],
+                site=config["site"],
+                target_site=config["target_site"],
+                provenance=config["provenance"],
+                dtype=dtypes[config["dtype"]],
+            )
+            sae._read_weights(folder / WEIGHTS)
+            if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
+                raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError | TypeError) else error
+            raise ValueError(f"cannot load an SAE from {folder}: {reason}") from error
+        return sae.to(device)
+
+    @torch.no_grad()
+    def _read_weights(self, path: Path) -> None:
+        shapes = self._shapes()
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != set(shapes):
+                raise ValueError(f"{path.name} holds {sorted(file.keys())}, expected {sorted(shapes)}")
+            for name, shape in shapes.items():
+                stored = file.get_slice(name)
+                parameter = self.get_parameter(name)
+                if tuple(stored.get_shape()) != shape or _DTYPES.get(stored.get_dtype()) != parameter.dtype:
+                    found = f"{stored.get_dtype()} {tuple(stored.get_shape())}"
+                    raise ValueError(f"{name} is {found}, {CONFIG} says {parameter.dtype} {shape}")
+            for name in shapes:
+                self.get_parameter(name).copy_(file.get_tensor(name))

@@ -1,0 +1,52 @@
+"""JumpReLU's straight-through estimators: gradients for a threshold that the forward pass only compares with.
+
+Rajamanoharan et al. 2024 (arXiv 2407.14435), equations 11 and 12, with a rectangular kernel K of the given bandwidth:
+averaged over data they estimate the gradient of the expected loss, which is smooth although each sample's is not.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def jump(pre: Float[Tensor, "*n"], threshold: Float[Tensor, "*n"], bandwidth: float) -> Float[Tensor, "*n"]:
+    """``pre`` where it is above ``threshold``, else 0; d/dthreshold = -(threshold / bandwidth) K."""
+    return _Jump.apply(pre, threshold, bandwidth)
+
+
+def step(pre: Float[Tensor, "*n"], threshold: Float[Tensor, "*n"], bandwidth: float) -> Float[Tensor, "*n"]:
+    """1 where ``pre`` is above ``threshold``, else 0; d/dthreshold = -(1 / bandwidth) K, no gradient to ``pre``."""
+    return _Step.apply(pre, threshold, bandwidth)
+
+
+def _kernel(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype) / bandwidth
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        to_threshold = -threshold * _kernel(pre, threshold, ctx.bandwidth) * gradient
+        return gradient * (pre > threshold), to_threshold.to(threshold.dtype), None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre > threshold).to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        return None, (-_kernel(pre, threshold, ctx.bandwidth) * gradient).to(threshold.dtype), None

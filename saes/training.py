@@ -1,0 +1,278 @@
+"""Train SAEs from activations, to be read top to bottom.
+
+Nothing random happens after the initialisation, and the source gives the same batch for the same step, so a run that
+was killed at any step ends, when started again, with the same bits. Several SAEs share one pass over the data; each
+takes the steps that it would take alone.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from interp.sites import Site
+from saes import losses
+from saes.losses import SPARSITY, TERMS, Pass
+from saes.run_folder import TrainState, claim, resume, save_checkpoint, truncate_log
+from saes.sae import CONFIG, SAE
+from saes.train_config import TrainConfig, check
+
+STATISTICS_ROWS = 65_536
+"""Rows read before the first step, for the data's mean and norm."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What training needs of ``interp.ActivationStore`` or live activations."""
+
+    def __len__(self) -> int: ...
+    def batches_of(
+        self, sites: Sequence[Site], batch_size: int, seed: int = 0, start: int = 0
+    ) -> Iterator[dict[Site, Tensor]]:
+        """One epoch of float32 [batch, d], from batch number ``start`` on; row i of every site is of the same token."""
+        ...
+
+
+def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
+    """Train, or continue the run in ``config.out``, or return its finished SAE.
+
+    Raises ValueError for impossible settings and for a folder that holds another run; FloatingPointError where a loss
+    stops being finite (the last good checkpoint stays).
+    """
+    return train_many([config], store, progress=progress)[0]
+
+
+def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE]:
+    """Train several SAEs in one pass over the data: other sites, variants, sizes, seeds.
+
+    The result is that of training each alone, bit for bit. Raises as ``train``, and ValueError where they do not share
+    the data's order, batch size and number of tokens, or share a folder.
+    """
+    _check_together(configs, store)
+    states = [initial_state(config, store) for config in configs]
+    for config in configs:
+        claim(config.out, {"train": config.to_json(), "source": source_of(store)})
+    for state, config in zip(states, configs, strict=True):
+        if (config.out / CONFIG).is_file():
+            state.sae, state.step = SAE.load(config.out), config.steps
+        else:
+            resume(state, config.out)
+            truncate_log(config.out / "log.jsonl", state.step)
+    unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not (c.out / CONFIG).is_file()]
+    if unfinished:
+        _loop(unfinished, store, progress=progress)
+    return [state.sae for state in states]
+
+
+def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
+    first = runs[0][1]
+    began, done = time.monotonic(), min(state.step for state, _ in runs)
+    sites = sorted({site for _, c in runs for site in (c.site, c.target_site) if site is not None})
+    with ExitStack() as stack:
+        bar = stack.enter_context(
+            Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress)
+        )
+        names = ", ".join(config.activation for _, config in runs)
+        task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
+        logs = [stack.enter_context((c.out / "log.jsonl").open("a", encoding="utf-8")) for _, c in runs]
+        for step, batch in enumerate(_batches(store, first, sites, done), done):
+            for (state, config), log in zip(runs, logs, strict=True):
+                if state.step != step:  # this one had come further when the run was killed
+                    continue
+                train_step(state, batch[config.site], config, target=batch.get(config.target_site or ""))
+                if state.metrics:
+                    rate = (step + 1 - done) * config.batch_size / (time.monotonic() - began)
+                    log.write(json.dumps({"step": state.step, **state.metrics, "tokens_per_second": rate}) + "\n")
+                    log.flush()
+                    bar.update(task, completed=state.step, figures=_figures(state, rate))
+                if state.step % config.checkpoint_every == 0:
+                    save_checkpoint(state, config.out)
+        for state, config in runs:
+            state.sae.eval().fold_scales(state.scale, state.target_scale)
+            state.sae.save(config.out)
+
+
+def _figures(state: TrainState, rate: float) -> str:
+    m = state.metrics
+    return f"{rate:,.0f} tokens/s  FVU {m['fvu']:.3f}  L0 {m['l0']:.1f}  dead {m['dead']:.0f}"
+
+
+def train_step(
+    state: TrainState,
+    batch: Float[Tensor, "n d_in"],
+    config: TrainConfig,
+    *,
+    target: Float[Tensor, "n d_out"] | None = None,
+) -> None:
+    """One update of the weights; fills ``state.metrics`` on the steps that are logged, else empties them."""
+    sae, x = state.sae, batch * state.scale
+    target = x if target is None else target * state.target_scale
+    _set_learning_rate(state, config)
+    dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        forward = losses.run(sae, x, target, dead)
+        terms = loss_terms(forward, config, step=state.step)
+    loss = torch.stack(list(terms.values())).sum()
+    if not torch.isfinite(loss):
+        shown = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+        start = state.step * config.batch_size
+        raise FloatingPointError(
+            f"the loss is not finite at step {state.step} ({shown}), on activations {start} to {start + len(x)} of the"
+            f" run; the last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}) or"
+            " check the store"
+        )
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if config.decoder == "unit_norm":
+        _project_decoder_gradient(sae)
+    gradient = nn.utils.clip_grad_norm_(sae.parameters(), config.clip)
+    state.optimizer.step()
+    with torch.no_grad():
+        if config.decoder == "unit_norm":
+            sae.W_dec.div_(sae.decoder_norms()[:, None])
+        sae.activation.after_step(sae, forward.latents)
+        active = torch.zeros_like(state.silent, dtype=torch.bool)
+        active[forward.latents.indices[forward.latents.values != 0]] = True
+        state.silent = torch.where(active, 0, state.silent + 1)
+        state.step += 1
+        logged = state.step % config.log_every == 0 or state.step == config.steps
+        state.metrics = _metrics(forward, terms, loss, gradient, state) if logged else {}
+
+
+def loss_terms(forward: Pass, config: TrainConfig, *, step: int) -> dict[str, Float[Tensor, ""]]:
+    """The weighted terms of the loss; those of sparsity grow over the warm-up."""
+    rise = min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * config.steps))
+    terms = {}
+    for name, weight in config.weights(forward.sae.activation).items():
+        if name == "aux" and not forward.dead.any():
+            continue
+        terms[name] = (weight * rise if name in SPARSITY else weight) * TERMS[name](forward)
+    return terms
+
+
+def _metrics(
+    forward: Pass, terms: dict[str, Tensor], loss: Tensor, gradient: Tensor, state: TrainState
+) -> dict[str, float]:
+    target = forward.target
+    variance = (target - target.mean(0)).square().mean()
+    return {
+        "loss": loss.item(),
+        **{name: term.item() for name, term in terms.items()},
+        "fvu": float((target - forward.x_hat).square().mean() / variance),
+        "l0": float(forward.latents.l0.float().mean()),
+        "dead": float(forward.dead.sum()),
+        "gradient_norm": float(gradient),
+        "lr": state.optimizer.param_groups[0]["lr"],
+    }
+
+
+def initial_state(config: TrainConfig, store: Source) -> TrainState:
+    """Weights and optimizer before the first step; the data's mean and norm come from its first rows."""
+    mean, norm = _statistics(config.site, config, store)
+    d_in, d_out, target_mean, target_norm = len(mean), len(mean), mean, norm
+    if config.target_site is not None:
+        target_mean, target_norm = _statistics(config.target_site, config, store)
+        d_out = len(target_mean)
+    normalised = config.normalise == "mean_norm"
+    scale = math.sqrt(d_in) / norm if normalised else 1.0
+    target_scale = math.sqrt(d_out) / target_norm if normalised else 1.0
+    sae = SAE(
+        d_in,
+        config.d_sae,
+        config.build_activation(),
+        d_out=d_out,
+        subtract_b_dec=config.target_site is None,
+        skip=config.skip,
+        site=config.site,
+        target_site=config.target_site,
+        provenance={"train": config.to_json(), "source": source_of(store)},
+    )
+    if config.init_from is None:
+        sae.initialise(seed=config.seed, mean=target_mean * target_scale)
+    else:
+        _start_from(sae, SAE.load(config.init_from), scale, target_scale)
+    learned = [parameter for parameter in sae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), fused=True)
+    silent = torch.zeros(config.d_sae, dtype=torch.int64)
+    return TrainState(sae.train(), optimizer, scale, target_scale, silent)
+
+
+def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float) -> None:
+    """Weights of a finished SAE, brought back to the scale that training runs in."""
+    mine, found = ({name: tuple(p.shape) for name, p in s.named_parameters()} for s in (sae, other))
+    if mine != found or sae.subtract_b_dec != other.subtract_b_dec:
+        raise ValueError(f"the SAE to start from has weights {found}, this one needs {mine}")
+    other.fold_scales(1 / scale, 1 / target_scale)
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            parameter.copy_(other.get_parameter(name))
+
+
+def _statistics(site: str, config: TrainConfig, store: Source) -> tuple[Float[Tensor, " d"], float]:
+    """Mean and mean norm of the first rows that training will see."""
+    rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), Site.parse(site)
+    for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
+        rows.append(batch[place])
+        if sum(map(len, rows)) >= wanted:
+            break
+    data = torch.cat(rows)
+    norm = float(data.norm(dim=-1).mean())
+    if not 0 < norm < math.inf:
+        raise ValueError(f"activations at {site} are all zero or not finite; there is nothing to train on")
+    return data.mean(0), norm
+
+
+def source_of(store: Source) -> dict[str, Any]:
+    """Where the activations come from, as far as the store says: fingerprints of model and data."""
+    return dict(getattr(store, "provenance", {}))
+
+
+def _check_together(configs: Sequence[TrainConfig], store: Source) -> None:
+    if len(store) == 0:
+        raise ValueError("the store is empty; cache some tokens first")
+    for config in configs:
+        check(config)
+    for name in ("tokens", "batch_size", "data_seed"):
+        if len(values := {getattr(config, name) for config in configs}) > 1:
+            raise ValueError(f"SAEs trained in one pass share {name}; got {sorted(values)}")
+    folders: list[Path] = [config.out.resolve() for config in configs]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"every SAE needs a folder of its own; got {', '.join(map(str, folders))}")
+
+
+def _batches(
+    store: Source, config: TrainConfig, sites: Sequence[str], done: int
+) -> Iterator[dict[str, Float[Tensor, "n _"]]]:
+    """The batches of steps ``done``, ``done`` + 1, …: epoch after epoch, each shuffled by its own seed."""
+    per_epoch = math.ceil(len(store) / config.batch_size)
+    places = {name: Site.parse(name) for name in sites}
+    while done < config.steps:
+        epoch, start = divmod(done, per_epoch)
+        for batch in store.batches_of(list(places.values()), config.batch_size, config.data_seed + epoch, start):
+            yield {name: batch[place] for name, place in places.items()}
+            done += 1
+            if done == config.steps:
+                return
+
+
+def _set_learning_rate(state: TrainState, config: TrainConfig) -> None:
+    """Linear warm-up, constant, linear decay: a function of the step alone, so that nothing has to be resumed."""
+    rise = (state.step + 1) / max(1.0, config.warmup * config.steps)
+    fall = (config.steps - state.step) / max(1.0, config.decay * config.steps)
+    state.optimizer.param_groups[0]["lr"] = config.peak_lr * min(1.0, rise, fall)
+
+
+@torch.no_grad()
+def _project_decoder_gradient(sae: SAE) -> None:
+    """Remove the part of the gradient that only changes the length of decoder rows, which stays 1."""
+    gradient = sae.W_dec.grad
+    assert gradient is not None
+    gradient.addcmul_((gradient * sae.W_dec).sum(-1, keepdim=True), sae.W_dec, value=-1)

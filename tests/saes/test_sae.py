@@ -1,0 +1,94 @@
+"""Files are not trusted, and every mistake is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from saes import SAE, TopAFA, TopK
+from saes.activations import activation_from_config
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    SAE(4, 8, TopK(2)).save(tmp_path / "sae")
+    return tmp_path / "sae"
+
+
+def change(folder: Path, **values: object) -> None:
+    path = folder / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"d_sae": 16}, r"W_enc is F32 \(4, 8\), cfg.json says torch.float32 \(4, 16\)"),
+        ({"dtype": "float16"}, "cfg.json says torch.float16"),
+        ({"dtype": "object"}, "KeyError 'object'"),
+        ({"d_in": "4"}, "d_in is '4'; it must be a whole number"),
+        ({"skip": 1}, "skip is 1; it must be true or false"),
+        ({"format": "other"}, "its format is 'other'"),
+        ({"activation": {"name": "os.system"}}, "unknown activation 'os.system'; this version has topk, batchtopk"),
+        ({"activation": {"name": "topk", "k": "2"}}, "whole number"),
+        ({"activation": {"name": "topk", "k": 9}}, "only d_sae = 8 latents"),
+        ({"activation": {"name": "topk", "k": 2, "evil": 1}}, "no option"),
+        ({"weights_sha256": "0"}, "checksum"),
+    ],
+)
+def test_altered_config(saved: Path, values: dict[str, object], message: str) -> None:
+    change(saved, **values)
+    with pytest.raises(ValueError, match=message):
+        SAE.load(saved)
+
+
+def test_altered_weights(saved: Path) -> None:
+    save_file({"W_enc": torch.zeros(4, 8)}, saved / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match="expected"):
+        SAE.load(saved)
+    (saved / "sae_weights.safetensors").write_bytes(b"\x80\x04\x95 a pickle, perhaps")
+    with pytest.raises(ValueError, match="cannot load an SAE"):
+        SAE.load(saved)
+
+
+def test_no_sae_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no SAE"):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "jumprelu", "bandwidth": 0}, "bandwidth is 0; it must be a number above 0"),
+        ({"name": "matryoshka", "k": 2, "shares": [0.5, 0.25, 1]}, "rising numbers above 0, the last of them 1"),
+        ({"name": "matryoshka", "k": 2, "shares": [0.5]}, "the last of them 1"),
+        ({"name": "batchtopk"}, "batchtopk needs k"),
+    ],
+)
+def test_impossible_options(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        activation_from_config(config)
+
+
+def test_a_skip_connection_needs_the_input() -> None:
+    sae = SAE(4, 8, TopK(2), d_out=6, subtract_b_dec=False, skip=True)
+    latents = sae.encode(torch.ones(3, 4))
+    assert sae.decode(latents, torch.ones(3, 4)).shape == (3, 6)
+    with pytest.raises(ValueError, match="needs the input too"):
+        sae.decode(latents)
+    with pytest.raises(ValueError, match="subtract_b_dec=False"):
+        SAE(4, 8, TopK(2), d_out=6)
+
+
+@pytest.mark.parametrize(("d_in", "d_sae", "k"), [(0, 8, 2), (4, 0, 2), (4, 8, 9)])
+def test_impossible_sizes(d_in: int, d_sae: int, k: int) -> None:
+    with pytest.raises(ValueError, match=r"d_in is 0|d_sae is 0|k is 9"):
+        SAE(d_in, d_sae, TopK(k))
+
+
+def test_unknown_sentinel() -> None:
+    with pytest.raises(ValueError, match="'safe' or 'parity'"):
+        activation_from_config({"name": "afa", "sentinel": 1e8})
+    assert activation_from_config({"name": "afa", "sentinel": "parity"}) == TopAFA("parity")
