@@ -29,11 +29,11 @@ def build_app() -> App:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command line. A mistake of the user ends in one line on stderr and exit status 2, not in a traceback."""
+    """Run a command line. What a user can mend ends in one line on stderr and exit status 2, not in a traceback."""
     warn_of_name_clash()
     try:
         build_app()(argv)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

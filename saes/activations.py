@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saes.kernels.encode import PreActivations
 from saes.latents import Latents, slots_where
-from saes.selection import kth_largest
+from saes.selection import kth_largest, nearest_in_norm
 from saes.straight_through import jump
 
 if TYPE_CHECKING:
@@ -230,14 +230,11 @@ class TopAFA(_Common):
             # Half precision over thousands of terms would destroy the nearest match, so at least float32.
             wide = torch.promote_types(pre.dense.dtype, torch.float32)
             contributions = (pre.dense.relu().to(wide) * sae.decoder_norms().to(wide)).square()
-            contributions, order = contributions.sort(descending=True)
-            norms = contributions.cumsum(-1)
-            norms[..., -1] = torch.inf if self.sentinel == "safe" else 1e8
             target = x_centred.to(wide).norm(dim=-1, keepdim=True)
-            # argmin returns the first of equals: the fewest latents, none of them a trailing zero.
-            k = (norms.sqrt_() - target).abs_().argmin(-1, keepdim=True) + 1
-            indices = order[..., : int(k.max())]
-            kept = torch.arange(indices.shape[-1], device=k.device) < k
+            last = torch.inf if self.sentinel == "safe" else 1e8
+            rows, k = nearest_in_norm(contributions.flatten(0, -2), target.flatten(0, -2), last=last)
+            kept = torch.arange(rows.shape[-1], device=k.device) < k
+            indices, kept = (t.reshape(*pre.dense.shape[:-1], rows.shape[-1]) for t in (rows, kept))
         return Latents(pre.at(indices).relu() * kept, indices, sae.d_sae)
 
 
