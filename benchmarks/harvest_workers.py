@@ -153,9 +153,11 @@ def _tokenizer(config: Any, settings: Settings) -> Any:
 
 
 def deepfield_capture(settings: Settings) -> Contestant:
-    from interp.capturing import capture
+    from interp import capture, load_model
 
-    model, ids = boot_bridge(settings), settings.ids()
+    folder = tempfile.mkdtemp(dir=settings.scratch)
+    build_model(settings).save_pretrained(folder)
+    model, ids = load_model(folder, dtype=settings.torch_dtype), settings.ids()
     sites = {layer: f"blocks.{layer}.hook_resid_post" for layer in settings.layers}
 
     def run() -> Activations:
