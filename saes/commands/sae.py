@@ -1,0 +1,41 @@
+"""``interp sae convert``: between our format and other tools'."""
+
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+
+app = App(name="sae", help="Work with saved SAEs.")
+
+
+@app.command
+def convert(
+    source: Path,
+    /,
+    *,
+    to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning"],
+    out: Path,
+) -> None:
+    """Read an SAE of any known format and write it for another tool.
+
+    Parameters
+    ----------
+    source
+        Folder (or file) of an SAE: deepfield's, SAELens's, sparsify's, dictionary_learning's, Gemma Scope's, OpenAI's.
+    to
+        Whose format to write.
+    out
+        Folder to write.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose a new folder")
+
+    from saes.convert import write
+    from saes.sae import SAE
+
+    sae = SAE.load(source)
+    if to == "deepfield":
+        sae.save(out)
+    else:
+        write(sae, to, out)
+    print(f"{sae.activation.name} SAE, {sae.d_in} to {sae.d_sae} latents, written for {to} in {out}")

@@ -1,0 +1,61 @@
+"""SAEs of other tools: read into ours, and ours written for them.
+
+Every format is one small file with ``recognises(folder)``, ``read(folder)`` and, where the tool can be written for,
+``write(sae, folder)``. What a tool cannot hold is refused by name rather than approximated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from saes.convert import dictionary_learning, gemma_scope, openai, saelens, sparsify
+from saes.sae import SAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How one tool keeps an SAE in a folder."""
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], SAE]
+    write: Callable[[SAE, Path], None] | None = None
+
+
+FORMATS: dict[str, Format] = {
+    "saelens": Format(recognises=saelens.recognises, read=saelens.read, write=saelens.write),
+    "sparsify": Format(recognises=sparsify.recognises, read=sparsify.read, write=sparsify.write),
+    "dictionary_learning": Format(
+        recognises=dictionary_learning.recognises, read=dictionary_learning.read, write=dictionary_learning.write
+    ),
+    "gemma_scope": Format(recognises=gemma_scope.recognises, read=gemma_scope.read),
+    "openai": Format(recognises=openai.recognises, read=openai.read),
+}
+"""Name -> format."""
+
+
+def read(folder: str | Path) -> SAE:
+    """The SAE that another tool wrote.
+
+    Raises:
+        ValueError: of no known format, damaged, or using something that our SAE does not have.
+    """
+    place = Path(folder)
+    for name, form in FORMATS.items():
+        if form.recognises(place):
+            try:
+                return form.read(place)
+            except (KeyError, TypeError, OSError) as error:
+                raise ValueError(f"cannot read the {name} SAE in {place}: {type(error).__name__} {error}") from error
+    raise ValueError(f"{place} holds no SAE of a known format: deepfield, {', '.join(FORMATS)}")
+
+
+def write(sae: SAE, to: str, out: str | Path) -> None:
+    """Write ``sae`` as the tool ``to`` keeps it.
+
+    Raises:
+        ValueError: a format that cannot be written, or an SAE that it cannot hold.
+    """
+    writable = {name: form.write for name, form in FORMATS.items() if form.write is not None}
+    if to not in writable:
+        raise ValueError(f"cannot write for {to!r}; there are {', '.join(writable)}")
+    writable[to](sae, Path(out))

@@ -1,0 +1,61 @@
+"""EleutherAI's sparsify: ``cfg.json`` and ``sae.safetensors``; TopK alone, transcoders and skip connections too."""
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from interp.files import atomic_path, write_json
+from saes.activations import TopK
+from saes.convert.weights import build, read_json, read_safetensors, state
+from saes.sae import SAE
+
+_WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
+
+
+def recognises(folder: Path) -> bool:
+    """Whether a sparsify SAE is there."""
+    return (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file()
+
+
+def read(folder: Path) -> SAE:
+    """One hookpoint's folder."""
+    config = read_json(folder / _CONFIG)
+    if config.get("activation", "topk") != "topk":
+        raise ValueError(f"{folder}: sparsify's activation {config['activation']!r} has no counterpart here")
+    weights = read_safetensors(folder / _WEIGHTS)
+    weights["W_enc"] = weights.pop("encoder.weight").T.contiguous()
+    weights["b_enc"] = weights.pop("encoder.bias")
+    return build(
+        TopK(int(config["k"])),
+        weights,
+        where=folder,
+        subtract_b_dec=not config.get("transcode", False),
+        site=folder.name if "." in folder.name else None,
+        provenance={"imported": {"format": "sparsify", "config": config}},
+    )
+
+
+def write(sae: SAE, folder: Path) -> None:
+    """Write for sparsify.
+
+    Raises:
+        ValueError: any variant but TopK.
+    """
+    if sae.activation.name != "topk":
+        raise ValueError(f"sparsify holds TopK alone, not {sae.activation.name}")
+    weights = state(sae)
+    renamed = {"encoder.weight": weights.pop("W_enc").T.contiguous(), "encoder.bias": weights.pop("b_enc"), **weights}
+    with atomic_path(folder / _WEIGHTS) as partial:
+        save_file(renamed, partial)
+    config = {
+        "activation": "topk",
+        "expansion_factor": max(1, sae.d_sae // sae.d_in),
+        "normalize_decoder": True,
+        "num_latents": sae.d_sae,
+        "k": sae.activation.k,  # type: ignore[attr-defined]
+        "multi_topk": False,
+        "skip_connection": sae.skip,
+        "transcode": not sae.subtract_b_dec,
+        "d_in": sae.d_in,
+    }
+    write_json(folder / _CONFIG, config)
