@@ -10,7 +10,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from interp import processes
@@ -30,15 +29,14 @@ from interp.processes import Processes
 from interp.quantise import check_storage, encode, row_bytes
 from interp.shards import COLUMNS, read_record, shard_fault, shard_path, write_shard
 from interp.sites import Site, expand_sites
-from interp.store import CACHE, FORMAT, MANIFEST, ActivationStore, read_json
+from interp.store import ActivationStore
+from interp.store_folder import CACHE, FORMAT, MANIFEST, alone_in, check_folder, read_json
 from interp.streaming import check_input, default_batch_rows, describe, site_widths, stream
 from interp.tokens import TokenRows
 
 SHARD_BYTES = 1 << 28
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _VERSIONS = ("deepfield", "torch", "transformers")
-_OURS = {CACHE, MANIFEST, "shards", "tokens"}
-"""What may be in a folder of ours."""
 Advance = Callable[[int], None]
 
 
@@ -121,6 +119,7 @@ def prepare(
     """Check everything about a run that can be checked before it; nothing is written. See :func:`cache_activations`."""
     masks, out = masks or Masks(), Path(out)
     batch_rows = default_batch_rows(rows) if batch_rows is None else batch_rows
+    check_folder(out)
     check_storage(dtype)
     masks.check()
     for name, value in (("batch_rows", batch_rows), ("shard_bytes", shard_bytes)):
@@ -187,7 +186,7 @@ def plan(job: Harvest, *, trial: bool = True) -> Plan:
 def run(job: Harvest, *, progress: bool = False) -> ActivationStore:
     """Do, or finish, what was prepared. See :func:`cache_activations`."""
     group = processes.current()
-    with group.telling_others(), _alone_in(job.out, group):
+    with group.telling_others(), alone_in(job.out) if group.leads else nullcontext():
         if group.leads:
             _claim(job)
         group.wait_for_all()
@@ -201,24 +200,24 @@ def run(job: Harvest, *, progress: bool = False) -> ActivationStore:
 
 def _claim(job: Harvest) -> None:
     """Say in the folder whose it is, or check that it is this run's."""
-    foreign = [path.name for path in job.out.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
     path = job.out / CACHE
     if path.is_file():
         found, asked = read_json(path), dict(job.config)
-        if (job.out / MANIFEST).is_file():  # finished: whatever is installed now will not change it
-            found["versions"] = asked["versions"]
+        if _is_finished(job.out):  # whatever is installed now will not change it
+            asked["versions"] = found.get("versions")
         if differences := _differences(found, asked):
             raise ValueError(f"{job.out} holds another run ({'; '.join(differences)}); choose another folder")
-    elif foreign:
-        raise ValueError(
-            f"{job.out} holds files that are not of an activation store ({', '.join(sorted(foreign)[:3])}); choose an"
-            " empty or new folder"
-        )
-    else:
-        plan(job, trial=False).check()
+    plan(job, trial=False).check()
+    if not path.is_file():
         write_json(path, job.config)
-    for partial_file in [*job.out.glob(".*.partial"), *job.out.glob("shards/.*.partial")]:
-        partial_file.unlink()  # of a run that was killed
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        ActivationStore(folder)
+    except ValueError:
+        return False
+    return True
 
 
 def _write_missing(job: Harvest, group: Processes, *, progress: bool) -> None:
@@ -292,27 +291,8 @@ def _write_manifest(job: Harvest) -> None:
     records = [read_record(shard_path(job.out, index)) for index in range(job.shards)]
     shards = [asdict(record) for record in records if record is not None]
     assert len(shards) == job.shards
-    write_json(
-        job.out / MANIFEST,
-        job.config | {"tokens": sum(shard["count"] for shard in shards), "shards": shards},
-    )
-
-
-@contextmanager
-def _alone_in(folder: Path, group: Processes) -> Iterator[None]:
-    """Make the folder and keep other runs out of it."""
-    if not group.leads:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another run is writing {folder}; wait for it, or choose another folder") from None
-    except OSError as error:
-        raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another folder") from error
-    with lock:
-        yield
+    tokens = sum(shard["count"] for shard in shards)
+    write_json(job.out / MANIFEST, read_json(job.out / CACHE) | {"tokens": tokens, "shards": shards})
 
 
 @contextmanager

@@ -6,8 +6,8 @@ GPUs: a key-value store, which torchrun brings, is enough. Bad news travels whil
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -46,8 +46,19 @@ class Processes:
             return
         self._barriers += 1
         name = f"barrier-{self._barriers}"
-        self._store.add(name, 1)
-        while self._store.add(name, 0) < self.size:
+        try:
+            self._store.add(name, 1)
+            self._until(lambda: self._store.add(name, 0) >= self.size)
+            # Outside torchrun the first process holds the store, so it leaves last.
+            if self.leads:
+                self._until(lambda: self._store.check([f"{name}-left-{rank}" for rank in range(1, self.size)]))
+            else:
+                self._store.set(f"{name}-left-{self.rank}", "")
+        except dist.DistError as error:
+            raise ValueError(f"process {self.rank} of {self.size} lost the others: {error}") from error
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
             if self._store.check([_FAILED]):
                 raise ValueError(self._store.get(_FAILED).decode())
             time.sleep(_POLL_SECONDS)
@@ -58,8 +69,9 @@ class Processes:
         try:
             yield
         except BaseException as error:
-            if self._store is not None and not self._store.check([_FAILED]):
-                self._store.set(_FAILED, f"process {self.rank} of {self.size} failed: {error}")
+            with suppress(dist.DistError):  # they may be gone already
+                if self._store is not None and not self._store.check([_FAILED]):
+                    self._store.set(_FAILED, f"process {self.rank} of {self.size} failed: {error}")
             raise
 
 

@@ -5,7 +5,6 @@ beside it ``cache.json`` (the same before the run: what was asked), and ``shards
 of both alone, and costs the same whatever ``k``: the order is computed, not stored (:mod:`interp.shuffle`).
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,11 @@ from interp.quantise import SCALE, STORAGE, decode, row_bytes
 from interp.shards import COLUMNS, ShardRecord, map_shard, read_record, shard_fault, shard_path
 from interp.shuffle import Permutation
 from interp.sites import Site
+from interp.store_folder import CACHE, FORMAT, MANIFEST, read_json
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-CACHE = "cache.json"
 _NOT_PROVENANCE = {"format", "data_info", "rows_per_shard", "batch_rows", "versions", "tokens", "shards"}
 # Every shard costs a few microseconds a call, so with many of them several batches are gathered at once.
-_ROWS_A_CALL = 16
+_ROWS_A_CALL = 48
 _WINDOW_BYTES = 1 << 28
 
 
@@ -241,17 +238,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} is damaged: {', '.join(wrong)}. Delete it and run the same interp cache command again"
         )
     return manifest
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a store."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no object")
-    return value
 
 
 def verify(path: str | Path) -> list[str]:

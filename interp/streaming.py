@@ -18,7 +18,7 @@ from interp.sites import Site
 from interp.tokens import TokenRows
 
 TOKENS_A_BATCH = 4096
-_PER_TOKEN_KINDS_NOT = ("pattern", "scores")
+_PAIRWISE = ("pattern", "scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def site_widths(model: Any, sites: Sequence[Site]) -> dict[Site, int]:
         ValueError: a site does not have one vector a token.
     """
     for site in sites:
-        if site.kind in _PER_TOKEN_KINDS_NOT:
+        if site.kind in _PAIRWISE:
             raise ValueError(f"{site} is a matrix over pairs of tokens, not a vector a token; use interp.capture")
     shape = (2, min(3, context_length(model)))
     found = capture(model, torch.zeros(shape, dtype=torch.long), sites)

@@ -91,8 +91,9 @@ def cache(
         Print the plan and stop.
     """
     wanted, shard_bytes = parse_count(tokens, name="--tokens"), parse_count(shard_size, name="--shard-size")
-    _check_folder(out)
+    from interp.store_folder import check_folder
 
+    check_folder(out)  # at once, rather than when the model has been loaded
     from tempfile import TemporaryDirectory
 
     from interp import processes
@@ -168,17 +169,7 @@ def verify(folder: Path, /) -> None:
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
+        print("Delete what is damaged; the same interp cache command writes it again", file=sys.stderr)
         sys.exit(1)
     store = ActivationStore(folder)
     print(f"{folder} is whole: {len(store):,} tokens at {len(store.sites)} sites as {store.dtype}")
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse at once a folder that cannot be written, rather than after the model is loaded; makes nothing."""
-    import os
-
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(f"cannot write to {str(out)!r}: {place} is not a folder, or read-only; choose another folder")

@@ -4,15 +4,19 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from interp import ActivationStore
 from tests.interp.stores import contents, random_rows, tiny_bridge
+from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).parents[2]
 TEXT = ROOT / "interp" / "embedded" / "text" / "heldout.jsonl"
@@ -90,19 +94,34 @@ def test_two_processes_write_the_same_bytes(straight: tuple[Path, str], tmp_path
 
 
 def test_an_error_on_one_process_ends_the_others(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "foreign.txt").write_text("not ours")
-    done = subprocess.run(
-        [*torchrun, "-m", "interp", *command(tmp_path / "store")],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode != 0
-    assert "foreign.txt" in done.stderr
+    """Without torchrun, which would end them itself: the message reaches the process that waits."""
+    model = tiny_model("gpt2")
+    ids = np.full((4, 32), 1)
+    ids[1, 5] = 9  # in the second shard, which is the second process's
+    with torch.no_grad():
+        model.get_input_embeddings().weight[9] = torch.nan
+    model.save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "ids.npy", ids.ravel())
+    arguments = ["--sites=blocks.0.hook_resid_post", f"--data={tmp_path / 'ids.npy'}", "--tokens=128", "--context=32"]
+    arguments += [f"--out={tmp_path / 'store'}", "--shard-size=1k", "--batch-rows=1"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "interp", "cache", str(tmp_path / "model"), *arguments],
+            cwd=ROOT,
+            env=ENVIRONMENT | {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [2, 2]
+    assert "process 1 of 2 failed: blocks.0.hook_resid_post (layer 0) has an activation that is not finite" in errors[0]
+    assert "error: blocks.0.hook_resid_post (layer 0)" in errors[1]
 
 
 def test_verify_names_damage_and_exits_with_1(straight: tuple[Path, str], tmp_path: Path) -> None:
@@ -186,10 +205,16 @@ def test_output_folder_of_another_run(straight: tuple[Path, str], capsys: pytest
     assert contents(straight[0]) == before
 
 
+def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "not of an activation store (thesis.tex)" in refused(*command(tmp_path), capsys=capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_output_that_is_no_writable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("a file")
     error = refused(*command(tmp_path / "file" / "store"), capsys=capsys)
-    assert "is not a folder, or read-only; choose another folder" in error
+    assert f"{tmp_path / 'file'} is not a folder; choose another folder" in error
     if os.access("/proc/version", os.R_OK):  # a folder that even root cannot write
         assert "cannot write to" in refused(*command(Path("/proc/store")), capsys=capsys)
 

@@ -193,6 +193,72 @@ def test_plan_says_what_it_takes(model: TransformerBridge, tmp_path: Path, monke
     assert not (tmp_path / "small" / "cache.json").exists()
 
 
+def test_other_versions_open_a_finished_store_but_do_not_mend_it(model: TransformerBridge, tmp_path: Path) -> None:
+    """Half a store of one torch and half of another would be neither's."""
+    rows = random_rows(tmp_path / "rows", rows=4)
+    cache_activations(model, rows, SITE, tmp_path / "store")
+    for name in ("cache.json", "manifest.json"):
+        path = tmp_path / "store" / name
+        path.write_text(path.read_text().replace(torch.__version__, "2.0.1"))
+    before = contents(tmp_path / "store")
+    cache_activations(model, rows, SITE, tmp_path / "store")
+    assert contents(tmp_path / "store") == before
+    (tmp_path / "store" / "shards" / "000000.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds another run \(versions: there .*'torch': '2.0.1'"):
+        cache_activations(model, rows, SITE, tmp_path / "store")
+
+
+KILLED_EVERYWHERE = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from interp import load_model
+from interp.harvest import cache_activations
+from interp.tokens import open_token_rows
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+model, rows = load_model(folder / "model"), open_token_rows(folder / "rows")
+def cache(out):
+    cache_activations(model, rows, "blocks.1.hook_resid_post", out, batch_rows=1, shard_bytes=9_000)
+def run(out, moment):
+    # Dies by SIGKILL just before the given flush or rename; True if it lived to the end.
+    left = moment
+    def dying(function):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+        return call
+    child = os.fork()
+    if child == 0:
+        os.fsync, Path.replace = dying(os.fsync), dying(Path.replace)
+        cache(out)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+moment = 0
+while not run(folder / f"killed{moment}", moment):
+    cache(folder / f"killed{moment}")
+    moment += 1
+print(moment)
+"""
+
+
+def test_killed_before_every_flush_and_rename(tmp_path: Path) -> None:
+    """Shards, their notes, cache.json and manifest.json: each is flushed, renamed, and its folder flushed."""
+    tiny_bridge(tmp_path / "model")
+    random_rows(tmp_path / "rows", rows=4)
+    run = [sys.executable, "-c", KILLED_EVERYWHERE, str(tmp_path)]
+    output = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shards = len(list((tmp_path / "killed0" / "shards").glob("*.safetensors")))
+    moments = int(output.split()[-1])
+    assert shards == 2
+    assert moments == 3 * (2 + 2 * shards)
+    straight = contents(tmp_path / f"killed{moments}")
+    assert all(contents(tmp_path / f"killed{moment}") == straight for moment in range(moments))
+
+
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path

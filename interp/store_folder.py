@@ -1,0 +1,74 @@
+"""The folder of an activation store: the names in it, who may write there, and one writer at a time."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+"""Written last: what is there."""
+CACHE = "cache.json"
+"""Written first: what was asked."""
+TOKENS = "tokens"
+SHARDS = "shards"
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written or that belongs to something else; makes nothing.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        why = "is read-only" if place.is_dir() else "is not a folder"
+        raise ValueError(f"cannot write to {str(folder)!r}: {place} {why}; choose another folder")
+    ours = {MANIFEST, CACHE, TOKENS, SHARDS}
+    inside = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if foreign := sorted(name for name in inside if name not in ours and not name.startswith(".")):
+        raise ValueError(
+            f"{folder} holds files that are not of an activation store ({', '.join(foreign[:3])}); choose an empty or"
+            " new folder"
+        )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder, keep other runs out of it, and remove what a killed run left of unfinished files.
+
+    Raises:
+        ValueError: another run is in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"another run is writing {folder}; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another folder") from error
+    with lock:
+        for partial in [*folder.glob(".*.partial"), *folder.glob(f"{SHARDS}/.*.partial")]:
+            partial.unlink()
+        yield
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file of a store.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no object")
+    return value
