@@ -100,9 +100,18 @@ def test_a_command_that_cannot_be_imported_does_not_take_the_others_along(
     assert "warning: the command 'lost' is missing: No module named 'planted_nowhere'" in shown.err
 
 
+# Where the tests run in the background of a shell, it has interrupts ignored, and so would its children.
+AT_THE_KEYBOARD = """
+import signal, sys
+from interp.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main(sys.argv[1:])
+"""
+
+
 def test_control_c_says_that_the_work_continues(planted: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "interp", "planted", "wait", "60"],
+        [sys.executable, "-c", AT_THE_KEYBOARD, "planted", "wait", "60"],
         env=os.environ | {"PYTHONPATH": str(planted)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
