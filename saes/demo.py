@@ -91,7 +91,12 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
     with stage("Cache activations of every layer"):
         rows = {
             part: write_token_rows(
-                TEXT_FOLDER / f"{part}.jsonl", model.tokenizer, out / "tokens" / part, tokens=tokens, context=context
+                TEXT_FOLDER / f"{part}.jsonl",
+                model.tokenizer,
+                out / "tokens" / part,
+                tokens=tokens,
+                context=context,
+                bos="never",  # to the embedded model a row that begins with one is not text, see its card
             )
             for part, tokens in (("train", sizes.cached_tokens), ("heldout", sizes.heldout_tokens))
         }
