@@ -19,6 +19,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from interp.engines import Place, run_with_hooks, run_with_nnsight
 from interp.model_inputs import checked_inputs
 from interp.plain import PlainCopy, has_plain_values
+from interp.remote import is_remotable, module_of, run_remotely
 from interp.site_names import KINDS
 from interp.sites import Site, check_site, expand_sites, is_bridge
 
@@ -45,7 +46,7 @@ class ActivationCache(Mapping[Site, Tensor]):
 
 
 def capture(
-    model: nn.Module,
+    model: Any,
     tokens: Any,
     sites: str | Site | Iterable[str | Site],
     *,
@@ -54,6 +55,7 @@ def capture(
     reduce: Callable[[Tensor], Tensor] | None = None,
     gradients: bool = False,
     engine: str = "hooks",
+    remote: bool | str = False,
 ) -> ActivationCache:
     """Activations at ``sites`` for a batch of tokens; what each kind of site holds is said in :mod:`interp.sites`.
 
@@ -72,12 +74,22 @@ def capture(
             kept in the tensor's place.
         gradients: Keep the tensors attached to the graph of the bridge's parameters. By default no graph is built.
         engine: ``hooks``, or ``nnsight`` for the same tensors through an nnsight trace.
+        remote: Run the trace elsewhere: True on NDIF, a URL on another server, ``local`` only through the same
+            serialisation. The model is then nnsight's ``TransformersModel``, which loads no weights here, and the sites
+            those of a plain Hugging Face model; tensors arrive on the CPU.
 
     Raises:
         ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not known; choose {' or '.join(ENGINES)}")
+    if remote:
+        _check_remote(model, engine, reduce, gradients)
+        hf_model = module_of(model)
+        wanted = expand_sites(hf_model, sites)
+        inputs, options = checked_inputs(hf_model, tokens)
+        where = _checked_positions(positions, inputs)
+        return ActivationCache(run_remotely(model, inputs, options, wanted, positions=where, stop=stop, host=remote))
     wanted = expand_sites(model, sites)
     inputs, options = checked_inputs(model, tokens)
     where = _checked_positions(positions, inputs)
@@ -105,6 +117,17 @@ def capture(
             " modules inside Hugging Face's run only where no scores, pattern, scale or gradients are asked for too"
         )
     return ActivationCache({site: found[site] for site in wanted})
+
+
+def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None:
+    if engine != "nnsight":
+        raise ValueError(f"remote runs are traces: pass engine='nnsight', not {engine!r}")
+    if not is_remotable(model):
+        raise ValueError(
+            f"{type(model).__name__} cannot run elsewhere; pass nnsight's TransformersModel('openai-community/gpt2')"
+        )
+    if reduce is not None or gradients:
+        raise ValueError("reduce and gradients are for runs on this machine; leave them out with remote")
 
 
 def _observe(_value: Tensor, *, hook: Any) -> None:

@@ -22,7 +22,7 @@ def checked_inputs(model: Any, tokens: Any) -> tuple[Tensor, dict[str, Any]]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"tokens must be integers [batch, position], in rows of one length: {error}") from None
     parameter = next(model.parameters(), None)
-    device = tokens.device if parameter is None else parameter.device
+    device = tokens.device if parameter is None or parameter.is_meta else parameter.device
     hf_model: nn.Module = model.original_model if is_bridge(model) else model
     if not isinstance(hf_model, PreTrainedModel):
         return tokens.to(device), {}

@@ -83,6 +83,8 @@ def describe(model: Any, rows: TokenRows, widths: Mapping[Site, int], masks: Mas
         "data": rows.fingerprint,
         "rows": len(rows.ids),
         "context": rows.ids.shape[1],
+        "packing": rows.info.get("packing"),
+        "bos": rows.info.get("bos_asked"),
         "sites": {str(site): width for site, width in widths.items()},
         **asdict(masks),
     }

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from interp.counts import Count
+
 if TYPE_CHECKING:
     from saes.activations import Activation
 
@@ -33,7 +35,7 @@ class TrainConfig:
     """Further options of the activation, such as bandwidth of jumprelu."""
     d_sae: int = 8192
     """Number of latents."""
-    tokens: int = 10_000_000
+    tokens: Count = 10_000_000
     """Activations to train on; passes over the store repeat, in a new order, until they are reached."""
     batch_size: int = 4096
     """Activations a step."""

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
+import beartype  # noqa: F401  # while it can be: after nnsight has given every object a method, it cannot
 from jaxtyping import install_import_hook
 
 install_import_hook(["interp", "saes", "circuits"], "beartype.beartype").__enter__()

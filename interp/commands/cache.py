@@ -1,23 +1,14 @@
 """``interp cache``: activations of a model to disk; ``interp cache verify``: read them all again."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from interp.counts import Count
+
 app = App(name="cache", help="Cache a model's activations in a folder. The same command again continues.")
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
-
-
-def parse_count(text: str, *, name: str) -> int:
-    """``250_000``, ``250k``, ``2M``, ``1.5B`` as a whole number of 1 or more."""
-    match = re.fullmatch(r"(-?[\d_,]*\.?\d+)([kmbg]?)", text.strip().lower())
-    value = float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]] if match else 0.0
-    if value < 1 or value != int(value):
-        raise ValueError(f"{name} is {text!r}; it must be a whole number of 1 or more, such as 250000, 250k or 2M")
-    return int(value)
 
 
 @app.default
@@ -27,7 +18,7 @@ def cache(
     *,
     sites: Annotated[list[str], Parameter(consume_multiple=True)],
     data: str,
-    tokens: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    tokens: Count,
     out: Path,
     revision: str | None = None,
     model_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -42,7 +33,7 @@ def cache(
     drop_first: int = 0,
     drop_norm_above: float | None = None,
     batch_rows: int | None = None,
-    shard_size: str = "256M",
+    shard_size: Count = 256_000_000,
     dry_run: bool = False,
 ) -> None:
     """Cache activations.
@@ -90,7 +81,6 @@ def cache(
     dry_run
         Print the plan and stop.
     """
-    wanted, shard_bytes = parse_count(tokens, name="--tokens"), parse_count(shard_size, name="--shard-size")
     from interp.store_folder import check_folder
 
     check_folder(out)  # at once, rather than when the model has been loaded
@@ -114,7 +104,7 @@ def cache(
                 data,
                 loaded.tokenizer,
                 folder,
-                tokens=wanted,
+                tokens=tokens,
                 context=min(512, context_length(loaded)) if context is None else context,
                 column=column,
                 split=split,
@@ -132,7 +122,7 @@ def cache(
             dtype=dtype,
             masks=masks,
             batch_rows=batch_rows,
-            shard_bytes=shard_bytes,
+            shard_bytes=shard_size,
         )
         if group.leads:
             needs = plan(job)

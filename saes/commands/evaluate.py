@@ -1,8 +1,11 @@
 """``interp eval``: the figures of one sparse autoencoder."""
 
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
+
+from interp.counts import Count
 
 app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
 
@@ -15,8 +18,10 @@ def evaluate(
     data: Path,
     model: str | None = None,
     revision: str | None = None,
-    tokens: int = 100_000,
+    tokens: Count = 100_000,
     context: int | None = None,
+    packing: Literal["packed", "document"] | None = None,
+    bos: Literal["model", "row", "document", "never"] | None = None,
     first_position: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -35,7 +40,11 @@ def evaluate(
     tokens
         How many to evaluate on.
     context
-        Tokens a row; by default the model's context, at most 512.
+        Tokens a row; by default as in training, else the model's context, at most 512.
+    packing
+        As for `interp cache`; by default as in training.
+    bos
+        As for `interp cache`; by default as in training.
     first_position
         Earlier positions of a row stay clean and are not counted.
     out
@@ -54,7 +63,8 @@ def evaluate(
     from saes.sae import SAE
 
     loaded = SAE.load(sae)
-    name = model or loaded.provenance.get("source", {}).get("model")
+    source = loaded.provenance.get("source", {})
+    name = model or source.get("model")
     if name is None:
         raise ValueError(f"{sae} does not say which model it belongs to; pass --model")
     language_model = load_model(name, revision=revision)
@@ -64,7 +74,9 @@ def evaluate(
             language_model.tokenizer,
             Path(folder) / "tokens",
             tokens=tokens,
-            context=context or min(512, context_length(language_model)),
+            context=context or source.get("context") or min(512, context_length(language_model)),
+            packing=packing or source.get("packing") or "packed",
+            bos=bos or source.get("bos") or "model",
         )
         report = measure(loaded, language_model, rows, max_tokens=tokens, first_position=first_position)
     table = Table(title=f"{sae} at {report.site}: {report.tokens:,} tokens of {report.documents} documents")
