@@ -69,6 +69,8 @@ class TrainConfig:
     """Steps."""
     log_every: int = 10
     """Steps."""
+    log_to: tuple[str, ...] = ()
+    """tensorboard, wandb, trackio: where the figures of log.jsonl go too; what fails there never stops the run."""
 
     @property
     def steps(self) -> int:
@@ -92,8 +94,9 @@ class TrainConfig:
         return {name: weight for name, weight in weights.items() if weight}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data without the folder: moving a run does not make it another one."""
-        plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in asdict(self).items() if name != "out"}
+        """Plain data, without what does not make a run another one: where it is and who is told of it."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("out", "log_to")}
+        plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
 
 
@@ -104,6 +107,7 @@ def check(config: TrainConfig) -> None:
     """
     from saes.activations import ACTIVATIONS
     from saes.losses import TERMS
+    from saes.sinks import SINKS
 
     for name in ("d_sae", "tokens", "batch_size", "checkpoint_every", "log_every"):
         if getattr(config, name) < 1:
@@ -114,6 +118,8 @@ def check(config: TrainConfig) -> None:
     for name in ("peak_lr", "clip"):
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
+    if unknown := set(config.log_to) - set(SINKS):
+        raise ValueError(f"log_to names {', '.join(sorted(unknown))}; there are {', '.join(SINKS)}")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {config.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
     with_k = [name for name, variant in ACTIVATIONS.items() if "k" in {f.name for f in fields(variant)}]

@@ -23,6 +23,7 @@ from saes import losses
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.run_folder import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.sae import CONFIG, SAE
+from saes.sinks import OpenSinks
 from saes.train_config import TrainConfig, check
 
 STATISTICS_ROWS = 65_536
@@ -83,15 +84,18 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
         names = ", ".join(config.activation for _, config in runs)
         task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
         logs = [stack.enter_context((c.out / "log.jsonl").open("a", encoding="utf-8")) for _, c in runs]
+        told = [stack.enter_context(OpenSinks(c.log_to, c.out, c.to_json())) for _, c in runs]
         for step, batch in enumerate(_batches(store, first, sites, done), done):
-            for (state, config), log in zip(runs, logs, strict=True):
+            for (state, config), log, sinks in zip(runs, logs, told, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
                     continue
                 train_step(state, batch[config.site], config, target=batch.get(config.target_site or ""))
                 if state.metrics:
                     rate = (step + 1 - done) * config.batch_size / (time.monotonic() - began)
-                    log.write(json.dumps({"step": state.step, **state.metrics, "tokens_per_second": rate}) + "\n")
+                    figures = {**state.metrics, "tokens_per_second": rate}
+                    log.write(json.dumps({"step": state.step, **figures}) + "\n")
                     log.flush()
+                    sinks.write(state.step, figures)
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
