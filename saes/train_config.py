@@ -118,8 +118,8 @@ def check(config: TrainConfig) -> None:
     for name in ("peak_lr", "clip"):
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
-    if unknown := set(config.log_to) - set(SINKS):
-        raise ValueError(f"log_to names {', '.join(sorted(unknown))}; there are {', '.join(SINKS)}")
+    if strangers := set(config.log_to) - set(SINKS):
+        raise ValueError(f"log_to names {', '.join(sorted(strangers))}; there are {', '.join(SINKS)}")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {config.activation!r}; choose one of {', '.join(ACTIVATIONS)}")
     with_k = [name for name, variant in ACTIVATIONS.items() if "k" in {f.name for f in fields(variant)}]
