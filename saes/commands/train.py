@@ -27,18 +27,29 @@ app = App(
 
 
 @app.default
-def train(*, store: Path, options: Annotated[TrainConfig, Parameter(name="*")], config: Path | None = None) -> None:
+def train(
+    *,
+    store: Path,
+    options: Annotated[TrainConfig, Parameter(name="*")],
+    sweep: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    config: Path | None = None,
+) -> None:
     """Train, or continue.
 
     Parameters
     ----------
     store
         Folder that `interp cache` wrote.
+    sweep
+        Several SAEs in one pass over the data, each in a folder below --out: k=16,32 seed=0,1 are four.
     config
         TOML file with any of these options (site = "blocks.2.hook_resid_post", d-sae = 8192); flags override it.
     """
     from interp import ActivationStore
-    from saes.training import train as run
+    from saes.sweep import expand
+    from saes.training import train_many
 
-    run(options, ActivationStore(store), progress=True)
-    print(f"SAE in {options.out}; measure it with: interp eval {options.out} --data PATH")
+    runs = expand(options, sweep or [])
+    train_many(runs, ActivationStore(store), progress=True)
+    for run in runs:
+        print(f"SAE in {run.out}; measure it with: interp eval {run.out} --data PATH")
