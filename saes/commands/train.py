@@ -1,12 +1,17 @@
-"""``interp train``: sparse autoencoders from an activation store."""
+"""``interp train``: sparse autoencoders from an activation store, or live from a model."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
+from interp.counts import Count
 from saes.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from interp.live import LiveActivations
 
 
 def _options_file(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
@@ -21,20 +26,41 @@ def _options_file(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
 
 app = App(
     name="train",
-    help="Train a sparse autoencoder on cached activations. The same command again resumes.",
+    help="Train a sparse autoencoder on a model's activations. The same command again resumes.",
     config=_options_file,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """Activations straight from a model, in place of a store."""
+
+    model: str | None = None
+    """As for `interp cache`."""
+    data: str | None = None
+    """As for `interp cache`; as much of it as --tokens asks for, again where that is more than there is."""
+    revision: str | None = None
+    """Training checkpoint of the model."""
+    context: int | None = None
+    """Tokens a row; by default the model's context, at most 512."""
+    packing: Literal["packed", "document"] = "packed"
+    """As for `interp cache`."""
+    bos: Literal["model", "row", "document", "never"] = "model"
+    """As for `interp cache`."""
+    buffer_tokens: Count = 262_144
+    """Activations that are held and shuffled at a time."""
 
 
 @app.default
 def train(
     *,
-    store: Path,
     options: Annotated[TrainConfig, Parameter(name="*")],
+    store: Path | None = None,
+    live: Annotated[Live, Parameter(name="*")] = Live(),
     sweep: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     config: Path | None = None,
 ) -> None:
-    """Train, or continue.
+    """Train, or continue, from --store, or live from --model and --data.
 
     Parameters
     ----------
@@ -45,11 +71,38 @@ def train(
     config
         TOML file with any of these options (site = "blocks.2.hook_resid_post", d-sae = 8192); flags override it.
     """
+    if (store is None) == (live.model is None) or (live.model is None) != (live.data is None):
+        raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
+
     from interp import ActivationStore
     from saes.sweep import expand
     from saes.training import train_many
 
     runs = expand(options, sweep or [])
-    train_many(runs, ActivationStore(store), progress=True)
+    source = ActivationStore(store) if store is not None else _live(live, runs, options)
+    train_many(runs, source, progress=True)
     for run in runs:
         print(f"SAE in {run.out}; measure it with: interp eval {run.out} --data PATH")
+
+
+def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveActivations":
+    """The model's activations; the text is tokenised into the run's folder."""
+    from interp.live import LiveActivations
+    from interp.models import context_length, load_model
+    from interp.tokens import write_token_rows
+
+    assert live.model is not None
+    model = load_model(live.model, revision=live.revision)
+    rows = write_token_rows(
+        live.data,
+        model.tokenizer,
+        options.out / "tokens",
+        tokens=options.tokens,
+        context=live.context or min(512, context_length(model)),
+        packing=live.packing,
+        bos=live.bos,
+        vocab_size=model.cfg.d_vocab,
+        max_context=context_length(model),
+    )
+    sites = {site for run in runs for site in (run.site, run.target_site) if site is not None}
+    return LiveActivations(model, rows, sites, buffer_tokens=live.buffer_tokens)

@@ -1,0 +1,49 @@
+"""``interp train`` as typed: from a store or live, options from a file, several SAEs at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp.cli import main
+from interp.embedded import TEXT_FOLDER
+from saes import SAE
+
+LIVE = ["train", "--model", "embedded", "--data", str(TEXT_FOLDER / "heldout.jsonl"), "--bos", "never"]
+SIZE = ["--site", "blocks.1.hook_resid_post", "--d-sae", "128", "--tokens", "6k", "--batch-size", "512"]
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_live_sweep_ends_with_the_saes_of_single_runs(tmp_path: Path) -> None:
+    assert run(*LIVE, *SIZE, "--k", "4", "--sweep", "seed=0,1", "--out", str(tmp_path / "both")) == 0
+    assert run(*LIVE, *SIZE, "--k", "4", "--seed", "1", "--out", str(tmp_path / "one")) == 0
+    together, alone = SAE.load(tmp_path / "both" / "seed=1"), SAE.load(tmp_path / "one")
+    assert torch.equal(together.W_enc, alone.W_enc)
+    source = together.provenance["source"]
+    assert (source["model"], source["bos"], source["context"]) == ("embedded", "never", 256)
+
+
+def test_the_file_fills_what_the_line_leaves_out(tmp_path: Path) -> None:
+    options = tmp_path / "run.toml"
+    options.write_text('k = 2\nd-sae = 64\nloss-weights = {aux = 0.5}\nsite = "blocks.1.hook_resid_post"\n')
+    line = [*LIVE, "--config", str(options), "--d-sae", "96", "--tokens", "1k", "--out", str(tmp_path / "out")]
+    assert run(*line) == 0
+    asked = json.loads((tmp_path / "out" / "train.json").read_text())["train"]
+    assert (asked["k"], asked["d_sae"], asked["loss_weights"]) == (2, 96, {"aux": 0.5})
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["--store", "x", "--model", "embedded", "--data", "x"], ["--model", "embedded"], ["--data", "x"]]
+)
+def test_where_activations_come_from_is_said_once(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", *given, *SIZE, "--out", str(tmp_path / "out")) == 2
+    assert "activations come from --store, or from --model together with --data" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
