@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from interp.sites import Site
 from saes import losses
+from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.run_folder import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.sae import CONFIG, SAE
@@ -133,22 +134,36 @@ def train_step(
             f" run; the last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}) or"
             " check the store"
         )
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if config.decoder == "unit_norm":
-        _project_decoder_gradient(sae)
-    gradient = nn.utils.clip_grad_norm_(sae.parameters(), config.clip)
-    state.optimizer.step()
+    gradient = update(state, loss, forward.latents, decoder=config.decoder, clip=config.clip)
     with torch.no_grad():
-        if config.decoder == "unit_norm":
-            sae.W_dec.div_(sae.decoder_norms()[:, None])
-        sae.activation.after_step(sae, forward.latents)
-        active = torch.zeros_like(state.silent, dtype=torch.bool)
-        active[forward.latents.indices[forward.latents.values != 0]] = True
-        state.silent = torch.where(active, 0, state.silent + 1)
-        state.step += 1
         logged = state.step % config.log_every == 0 or state.step == config.steps
         state.metrics = _metrics(forward, terms, loss, gradient, state) if logged else {}
+
+
+def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, decoder: str, clip: float) -> Tensor:
+    """One step down the gradient of ``loss``, and what follows every step; returns the gradient's norm before clipping.
+
+    Args:
+        latents: Of the forward pass: those that were active, and what the activation learns from them.
+        decoder: ``unit_norm`` keeps the rows of W_dec at norm 1; see ``TrainConfig``.
+        clip: Largest norm of the gradient.
+    """
+    sae = state.sae
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if decoder == "unit_norm":
+        _project_decoder_gradient(sae)
+    gradient = nn.utils.clip_grad_norm_(sae.parameters(), clip)
+    state.optimizer.step()
+    with torch.no_grad():
+        if decoder == "unit_norm":
+            sae.W_dec.div_(sae.decoder_norms()[:, None])
+        sae.activation.after_step(sae, latents)
+        active = torch.zeros_like(state.silent, dtype=torch.bool)
+        active[latents.indices[latents.values != 0]] = True
+        state.silent = torch.where(active, 0, state.silent + 1)
+        state.step += 1
+    return gradient
 
 
 def loss_terms(forward: Pass, config: TrainConfig, *, step: int) -> dict[str, Float[Tensor, ""]]:
