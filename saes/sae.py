@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from interp.files import atomic_path, sha256_of_file, write_json
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
+from saes.hub import located
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
 
@@ -189,15 +190,17 @@ class SAE(nn.Module):
         write_json(folder / CONFIG, config)
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "SAE":
+    def load(cls, path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> "SAE":
         """Read a folder that ``save``, or another tool (``saes.convert``), wrote.
 
-        Nothing in it is trusted: every shape and dtype is checked first, and no pickle is executed.
+        A ``path`` that is not there is looked for on the Hugging Face hub, at ``revision``: ``owner/name``, or
+        ``owner/name/folder`` (``saes.hub``). Nothing in it is trusted: every shape and dtype is checked first, and no
+        pickle is executed.
 
         Raises:
             ValueError: there is no SAE, it is damaged, or of a kind that cannot be held here.
         """
-        folder = Path(path)
+        folder = located(path, revision)
         if not _is_ours(folder):
             from saes.convert import read  # it imports this module
 
@@ -210,22 +213,23 @@ class SAE(nn.Module):
                 if type(config[name]) is not kind:
                     raise ValueError(f"{name} is {config[name]!r}; it must be {_KINDS[kind]}")
             dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}
-            sae = cls(
-                config["d_in"],
-                config["d_sae"],
-                activation_from_config(config["activation"]),
-                d_out=config["d_out"],
-                subtract_b_dec=config["subtract_b_dec"],
-                skip=config["skip"],
-                site=config["site"],
-                target_site=config["target_site"],
-                provenance=config["provenance"],
-                dtype=dtypes[config["dtype"]],
-            )
+            with torch.device("meta"):  # memory only once the file is known to hold these shapes
+                sae = cls(
+                    config["d_in"],
+                    config["d_sae"],
+                    activation_from_config(config["activation"]),
+                    d_out=config["d_out"],
+                    subtract_b_dec=config["subtract_b_dec"],
+                    skip=config["skip"],
+                    site=config["site"],
+                    target_site=config["target_site"],
+                    provenance=config["provenance"],
+                    dtype=dtypes[config["dtype"]],
+                )
             sae._read_weights(folder / WEIGHTS)
             if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError | TypeError) else error
             raise ValueError(f"cannot load an SAE from {folder}: {reason}") from error
         return sae.to(device)
@@ -242,6 +246,7 @@ class SAE(nn.Module):
                 if tuple(stored.get_shape()) != shape or _DTYPES.get(stored.get_dtype()) != parameter.dtype:
                     found = f"{stored.get_dtype()} {tuple(stored.get_shape())}"
                     raise ValueError(f"{name} is {found}, {CONFIG} says {parameter.dtype} {shape}")
+            self.to_empty(device="cpu")
             for name in shapes:
                 self.get_parameter(name).copy_(file.get_tensor(name))
 
@@ -250,5 +255,5 @@ def _is_ours(folder: Path) -> bool:
     """Whether the configuration there says that it is ours (or cannot be read, which ``load`` then tells)."""
     try:
         return "format" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()

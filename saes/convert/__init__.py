@@ -44,7 +44,7 @@ def read(folder: str | Path) -> SAE:
         if form.recognises(place):
             try:
                 return form.read(place)
-            except (KeyError, TypeError, OSError) as error:
+            except (KeyError, TypeError, AttributeError, OSError) as error:
                 raise ValueError(f"cannot read the {name} SAE in {place}: {type(error).__name__} {error}") from error
     raise ValueError(f"{place} holds no SAE of a known format: deepfield, {', '.join(FORMATS)}")
 

@@ -8,22 +8,26 @@ from torch import Tensor
 
 from interp.files import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
-from saes.convert.weights import build, read_json, read_pickled_tensors, state
+from saes.convert.weights import build, read_json, read_pickled_tensors, state, text, whole_number
 from saes.sae import SAE
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
-_CLASSES = {
-    "relu": "AutoEncoder",
-    "topk": "AutoEncoderTopK",
-    "batchtopk": "BatchTopKSAE",
-    "gated": "GatedAutoEncoder",
-    "jumprelu": "JumpReluAutoEncoder",
-    "matryoshka": "MatryoshkaBatchTopKSAE",
+_KINDS = {
+    "AutoEncoder": "relu",
+    "AutoEncoderNew": "relu",
+    "AutoEncoderTopK": "topk",
+    "BatchTopKSAE": "batchtopk",
+    "GatedAutoEncoder": "gated",
+    "JumpReluAutoEncoder": "jumprelu",
+    "MatryoshkaBatchTopKSAE": "matryoshka",
 }
+# The others subtract b_dec from their input.
+_PLAIN_INPUT = ("AutoEncoderNew", "JumpReluAutoEncoder")
 # Theirs -> ours; matrices of torch.nn.Linear are transposed.
 _LINEAR = {"encoder.weight": "W_enc", "decoder.weight": "W_dec"}
 _BIASES = {
     "bias": "b_dec",
+    "decoder.bias": "b_dec",
     "decoder_bias": "b_dec",
     "encoder.bias": "b_enc",
     "gate_bias": "b_enc",
@@ -37,63 +41,67 @@ def recognises(folder: Path) -> bool:
 
 
 def read(folder: Path) -> SAE:
-    """Any class but ``AutoEncoderNew``."""
+    """Any of its classes."""
     config = read_json(folder / _CONFIG)["trainer"]
-    kinds = {name: kind for kind, name in _CLASSES.items()}
-    if config["dict_class"] not in kinds:
-        raise ValueError(f"{folder}: {config['dict_class']} has no counterpart here; there are {', '.join(kinds)}")
-    kind = kinds[config["dict_class"]]
-    found: dict[str, Any] = read_pickled_tensors(folder / _WEIGHTS)
+    name = config["dict_class"]
+    if name not in _KINDS:
+        raise ValueError(f"{folder}: {name!r} has no counterpart here; there are {', '.join(_KINDS)}")
+    found = read_pickled_tensors(folder / _WEIGHTS)
     weights: dict[str, Tensor] = {}
-    for name, value in found.items():
-        if name in _LINEAR:
-            weights[_LINEAR[name]] = value.T.contiguous()
-        elif name not in ("k", "group_sizes"):
-            weights[_BIASES.get(name, name)] = value
+    for theirs, value in found.items():
+        if theirs in _LINEAR:
+            weights[_LINEAR[theirs]] = value.T.contiguous()
+        elif theirs not in ("k", "group_sizes"):
+            weights[_BIASES.get(theirs, theirs)] = value
     layer, module = config.get("layer"), config.get("submodule_name")
     return build(
-        _activation(kind, found, config),
+        _activation(_KINDS[name], found, config, folder),
         weights,
         where=folder,
-        subtract_b_dec=kind != "jumprelu",
-        site=f"blocks.{layer}.hook_resid_post" if isinstance(layer, int) and module is None else module,
+        subtract_b_dec=name not in _PLAIN_INPUT,
+        site=f"blocks.{layer}.hook_resid_post" if isinstance(layer, int) and module is None else text(module),
         provenance={"imported": {"format": "dictionary_learning", "config": config}},
     )
 
 
-def _activation(kind: str, found: dict[str, Any], config: dict[str, Any]) -> Activation:
-    k = int(found.get("k", config.get("k")) or 0)
-    if kind == "matryoshka":
-        sizes = [int(size) for size in found["group_sizes"]]
-        ends = [sum(sizes[: i + 1]) / sum(sizes) for i in range(len(sizes))]
-        return Matryoshka(k, shares=tuple(ends))
+def _activation(kind: str, found: dict[str, Any], config: dict[str, Any], folder: Path) -> Activation:
     simple: dict[str, Activation] = {"relu": ReLU(), "gated": Gated(), "jumprelu": JumpReLU()}
     if kind in simple:
         return simple[kind]
+    k = whole_number(found.get("k", config.get("k")), name="k", where=folder)
+    if kind == "matryoshka":
+        sizes = [whole_number(size, name="a group size", where=folder) for size in found["group_sizes"]]
+        if sum(sizes) != (d_sae := len(found["b_enc"])):
+            raise ValueError(f"{folder}: the groups have {sum(sizes)} latents together, the SAE {d_sae}")
+        return Matryoshka(k, shares=tuple(sum(sizes[: i + 1]) / sum(sizes) for i in range(len(sizes))))
     return TopK(k) if kind == "topk" else BatchTopK(k)
 
 
 def write(sae: SAE, folder: Path) -> None:
     """Write for dictionary_learning, whose own loader wants this pickled state dict.
 
+    Its ``load_dictionary`` rescales an ``AutoEncoder``, with its latents, to decoder columns of norm 1;
+    ``AutoEncoder.from_pretrained(..., normalize_decoder=False)`` takes it as it is.
+
     Raises:
-        ValueError: top-AFA, transcoders, and a JumpReLU that subtracts b_dec (theirs does not) or the reverse.
+        ValueError: top-AFA, transcoders, and an SAE that does not subtract b_dec where theirs does.
     """
     kind = sae.activation.name
-    if kind not in _CLASSES or sae.skip or sae.d_out != sae.d_in:
+    if kind not in _KINDS.values() or sae.skip or sae.target_site is not None or sae.d_out != sae.d_in:
         raise ValueError(
-            f"dictionary_learning cannot hold this {kind} SAE; it has {', '.join(_CLASSES)}, no transcoders"
+            f"dictionary_learning cannot hold this {kind} SAE; it has {', '.join(_KINDS)}, and no transcoders"
         )
+    name = "AutoEncoderNew" if kind == "relu" and not sae.subtract_b_dec else _class_of(kind)
     weights = state(sae)
-    if kind == "jumprelu" and sae.subtract_b_dec:
+    if sae.subtract_b_dec and name in _PLAIN_INPUT:
         # (x - b_dec) @ W_enc + b_enc = x @ W_enc + (b_enc - b_dec @ W_enc)
         weights["b_enc"] = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
-    elif kind != "jumprelu" and not sae.subtract_b_dec:
-        raise ValueError(f"dictionary_learning's {_CLASSES[kind]} subtracts b_dec from its input; this SAE does not")
+    elif not sae.subtract_b_dec and name not in _PLAIN_INPUT:
+        raise ValueError(f"dictionary_learning's {name} subtracts b_dec from its input; this SAE does not")
     with atomic_path(folder / _WEIGHTS) as partial:
-        torch.save(_renamed(kind, weights, sae), partial)
+        torch.save(_renamed(name, weights, sae), partial)
     trainer = {
-        "dict_class": _CLASSES[kind],
+        "dict_class": name,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
         "k": getattr(sae.activation, "k", None),
@@ -103,19 +111,25 @@ def write(sae: SAE, folder: Path) -> None:
     write_json(folder / _CONFIG, {"trainer": trainer, "buffer": {}})
 
 
-def _renamed(kind: str, weights: dict[str, Tensor], sae: SAE) -> dict[str, Tensor]:
-    k = torch.tensor(getattr(sae.activation, "k", 0))
-    if kind == "jumprelu":
+def _class_of(kind: str) -> str:
+    return next(name for name, its_kind in _KINDS.items() if its_kind == kind)
+
+
+def _renamed(name: str, weights: dict[str, Tensor], sae: SAE) -> dict[str, Tensor]:
+    if name == "JumpReluAutoEncoder":
         return weights
-    if kind == "matryoshka":
+    k = torch.tensor(getattr(sae.activation, "k", 0))
+    if name == "MatryoshkaBatchTopKSAE":
         ends = sae.activation.prefixes(sae.d_sae)
         sizes = torch.tensor([end - begin for begin, end in zip((0, *ends[:-1]), ends, strict=True)])
         return weights | {"k": k, "group_sizes": sizes}
     linear = {"encoder.weight": weights["W_enc"].T.contiguous(), "decoder.weight": weights["W_dec"].T.contiguous()}
-    if kind == "gated":
+    if name == "GatedAutoEncoder":
         named = {"decoder_bias": "b_dec", "gate_bias": "b_enc", "mag_bias": "b_mag", "r_mag": "r_mag"}
         return linear | {theirs: weights[ours] for theirs, ours in named.items()}
-    if kind == "relu":
-        return linear | {"bias": weights["b_dec"], "encoder.bias": weights["b_enc"]}
+    linear["encoder.bias"] = weights["b_enc"]
+    if name in ("AutoEncoder", "AutoEncoderNew"):
+        return linear | {"bias" if name == "AutoEncoder" else "decoder.bias": weights["b_dec"]}
+    # Of a TopK they use it only on request; -1 stands for none, as in a fresh one of theirs.
     threshold = weights.get("threshold", torch.tensor(-1.0))
-    return linear | {"b_dec": weights["b_dec"], "encoder.bias": weights["b_enc"], "k": k, "threshold": threshold}
+    return linear | {"b_dec": weights["b_dec"], "k": k, "threshold": threshold}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from saes.activations import Activation, ReLU, TopK
-from saes.convert.weights import build, read_pickled_tensors
+from saes.convert.weights import build, read_pickled_tensors, whole_number
 from saes.sae import SAE
 
 
@@ -33,6 +33,6 @@ def read(folder: Path) -> SAE:
     name = str(found.get("activation", "ReLU"))
     activation: Activation = ReLU()
     if "topk" in name.lower():
-        activation = TopK(int(found["activation_state_dict"]["k"]))
+        activation = TopK(whole_number(found["activation_state_dict"]["k"], name="k", where=path))
     note = "takes each token's activation minus its mean, divided by its standard deviation"
     return build(activation, weights, where=path, provenance={"imported": {"format": "openai", "input": note}})

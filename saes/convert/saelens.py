@@ -1,87 +1,100 @@
-"""SAELens 6: ``cfg.json`` and ``sae_weights.safetensors``, which Neuronpedia loads too."""
+"""SAELens: ``cfg.json`` and ``sae_weights.safetensors``, which Neuronpedia loads too. Written as by version 6."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from interp.files import atomic_path, write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saes.convert.weights import build, read_json, read_safetensors, state
+from saes.convert.weights import build, read_json, read_safetensors, state, text, whole_number
 from saes.sae import SAE
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
-_TRANSCODERS = {"transcoder": "standard", "skip_transcoder": "standard", "jumprelu_transcoder": "jumprelu"}
+# BatchTopK and Matryoshka become JumpReLU with their threshold, as SAELens's own trainer saves them.
+_ARCHITECTURES = {
+    "relu": "standard",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "batchtopk": "jumprelu",
+    "matryoshka": "jumprelu",
+    "gated": "gated",
+}
+_TRANSCODERS = {
+    "transcoder": "standard",
+    "skip_transcoder": "standard",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
 _NAMES = {"b_gate": "b_enc"}
 
 
 def recognises(folder: Path) -> bool:
     """Whether an SAELens SAE is there (ours has the same file names, and says ``format``)."""
-    if not ((folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file()):
-        return False
-    config = read_json(folder / _CONFIG)
-    return "architecture" in config and "format" not in config
+    return (
+        (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file() and "format" not in read_json(folder / _CONFIG)
+    )
 
 
 def read(folder: Path) -> SAE:
     """Standard, TopK, JumpReLU (also what BatchTopK and Matryoshka are saved as), Gated, and transcoders."""
     config = read_json(folder / _CONFIG)
-    architecture = config["architecture"]
-    kind = _TRANSCODERS.get(architecture, architecture)
+    metadata: dict[str, Any] = config.get("metadata") or {}
+    site = metadata.get("hook_name", config.get("hook_name", config.get("hook_point")))  # the last two before version 6
     for name in ("normalize_activations", "reshape_activations"):
-        if config.get(name, "none") not in ("none", None):
+        if config.get(name) not in ("none", None, False):
             raise ValueError(f"{folder}: {name} is {config[name]!r}; only SAEs of plain activations can be read")
     weights = {_NAMES.get(name, name): value for name, value in read_safetensors(folder / _WEIGHTS).items()}
+    if (weights.pop("scaling_factor", torch.ones(())) != 1).any():
+        raise ValueError(f"{folder}: its scaling_factor, of SAELens before version 6, has no counterpart here")
     if config.get("rescale_acts_by_decoder_norm"):
         norms = weights["W_dec"].norm(dim=-1)
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
-    metadata: dict[str, Any] = config.get("metadata") or {}
+    architecture = config.get("architecture", "standard")
     return build(
-        _activation(kind, config, folder),
+        _activation(_TRANSCODERS.get(architecture, architecture), config, folder),
         weights,
         where=folder,
         subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS,
-        site=metadata.get("hook_name"),
-        target_site=metadata.get("hook_name_out"),
+        site=text(site),
+        target_site=text(metadata.get("hook_name_out")),
         provenance={"imported": {"format": "saelens", "config": config}},
     )
 
 
 def _activation(kind: str, config: dict[str, Any], folder: Path) -> Activation:
-    if kind == "standard":
-        return ReLU()
+    before_6 = config.get("activation_fn_str", config.get("activation_fn", "relu"))
+    if before_6 == "topk":
+        return TopK(whole_number(config["activation_fn_kwargs"]["k"], name="k", where=folder))
+    if before_6 != "relu":
+        raise ValueError(f"{folder}: the activation {before_6!r}, of SAELens before version 6, has no counterpart here")
     if kind == "topk":
-        return TopK(int(config["k"]))
-    if kind == "jumprelu":
-        return JumpReLU()
-    if kind == "gated":
-        return Gated()
-    raise ValueError(f"{folder}: SAELens's architecture {kind!r} has no counterpart here")
+        return TopK(whole_number(config["k"], name="k", where=folder))
+    simple: dict[str, Activation] = {"standard": ReLU(), "jumprelu": JumpReLU(), "gated": Gated()}
+    if kind not in simple:
+        raise ValueError(
+            f"{folder}: SAELens's architecture {kind!r} has no counterpart here (of what is being trained with"
+            " BatchTopK or Matryoshka, read what save_inference_model wrote)"
+        )
+    return simple[kind]
 
 
 def write(sae: SAE, folder: Path) -> None:
-    """Write for SAELens. BatchTopK and Matryoshka become JumpReLU with their threshold, as its own trainer saves them.
+    """Write for SAELens.
 
     Raises:
-        ValueError: top-AFA, which SAELens computes differently; skip connections.
+        ValueError: top-AFA, which SAELens computes differently; transcoders of TopK or Gated, or that subtract b_dec.
     """
-    name = sae.activation.name
+    transcoder = sae.target_site is not None or sae.skip or sae.d_out != sae.d_in
+    architecture = _architecture(sae, transcoder)
     weights = state(sae)
-    if name in ("batchtopk", "matryoshka"):
-        weights["threshold"] = weights["threshold"].expand(sae.d_sae).contiguous()
-    architecture = {"relu": "standard", "batchtopk": "jumprelu", "matryoshka": "jumprelu"}.get(name, name)
-    transcoder = sae.target_site is not None or sae.skip
-    if architecture not in ("standard", "topk", "jumprelu", "gated") or (transcoder and architecture != "standard"):
-        raise ValueError(
-            f"SAELens cannot hold {'a transcoder of ' if transcoder else ''}{name}: its own of that name computes"
-            " something else, or it has none"
-        )
     if architecture == "gated":
         weights["b_gate"] = weights.pop("b_enc")
-    if transcoder:
-        architecture = "skip_transcoder" if sae.skip else "transcoder"
+    if "threshold" in weights:
+        weights["threshold"] = _rounded_down(weights["threshold"], sae.W_enc.dtype).expand(sae.d_sae).contiguous()
     config = {
         "architecture": architecture,
         "d_in": sae.d_in,
@@ -103,7 +116,29 @@ def write(sae: SAE, folder: Path) -> None:
         config |= {"k": sae.activation.k, "rescale_acts_by_decoder_norm": False}  # type: ignore[attr-defined]
     if transcoder:
         config["d_out"] = sae.d_out
-    weights = {key: value.to(torch.float32) if key == "threshold" else value for key, value in weights.items()}
     with atomic_path(folder / _WEIGHTS) as partial:
         save_file(weights, partial)
     write_json(folder / _CONFIG, config)
+
+
+def _architecture(sae: SAE, transcoder: bool) -> str:
+    name = sae.activation.name
+    architecture = _ARCHITECTURES.get(name)
+    if not transcoder and architecture is not None:
+        return architecture
+    if transcoder and sae.subtract_b_dec:
+        raise ValueError(f"SAELens's transcoders subtract no b_dec from their input; this one, of {name}, does")
+    skip = "skip_" if sae.skip else ""
+    if transcoder and architecture in _TRANSCODERS.values():
+        return f"{'jumprelu_' if architecture == 'jumprelu' else ''}{skip}transcoder"
+    raise ValueError(
+        f"SAELens cannot hold {'a transcoder of ' if transcoder else ''}{name}: its own of that name computes"
+        " something else, or it has none"
+    )
+
+
+def _rounded_down(threshold: Tensor, dtype: torch.dtype) -> Tensor:
+    """SAELens rounds thresholds to the weights' dtype. A number of that dtype exceeds a threshold exactly where it
+    exceeds the threshold rounded down."""
+    near = threshold.to(dtype)
+    return torch.where(near.to(threshold.dtype) > threshold, near.nextafter(near.new_tensor(-torch.inf)), near)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from interp.files import atomic_path, write_json
 from saes.activations import TopK
-from saes.convert.weights import build, read_json, read_safetensors, state
+from saes.convert.weights import build, read_json, read_safetensors, state, whole_number
 from saes.sae import SAE
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
@@ -26,7 +26,7 @@ def read(folder: Path) -> SAE:
     weights["W_enc"] = weights.pop("encoder.weight").T.contiguous()
     weights["b_enc"] = weights.pop("encoder.bias")
     return build(
-        TopK(int(config["k"])),
+        TopK(whole_number(config["k"], name="k", where=folder)),
         weights,
         where=folder,
         subtract_b_dec=not config.get("transcode", False),
@@ -39,10 +39,12 @@ def write(sae: SAE, folder: Path) -> None:
     """Write for sparsify.
 
     Raises:
-        ValueError: any variant but TopK.
+        ValueError: any variant but TopK, and transcoders whose output has another width than their input.
     """
     if sae.activation.name != "topk":
         raise ValueError(f"sparsify holds TopK alone, not {sae.activation.name}")
+    if sae.d_out != sae.d_in:
+        raise ValueError(f"sparsify's output is as wide as its input; here they are {sae.d_out} and {sae.d_in}")
     weights = state(sae)
     renamed = {"encoder.weight": weights.pop("W_enc").T.contiguous(), "encoder.bias": weights.pop("b_enc"), **weights}
     with atomic_path(folder / _WEIGHTS) as partial:

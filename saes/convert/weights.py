@@ -13,12 +13,14 @@ from torch import Tensor
 from saes.activations import Activation
 from saes.sae import SAE
 
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no object")
@@ -42,12 +44,32 @@ def read_pickled_tensors(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or holds more than tensors, and was not executed: {first}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not a dictionary of tensors")
+    for name, tensor in value.items():
+        # A view may claim any shape over one stored number, and take that much memory once it is copied.
+        if isinstance(tensor, Tensor) and (
+            tensor.layout is not torch.strided or tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes
+        ):
+            raise ValueError(f"{path}: {name} claims the shape {tuple(tensor.shape)}, but does not store its values")
     return value
+
+
+def whole_number(value: Any, *, name: str, where: Path) -> int:
+    """A count from a configuration or a pickled tensor."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{where}: {name} is {value!r}; it must be a whole number of 1 or more")
+    return value
+
+
+def text(value: Any) -> str | None:
+    """A name from a configuration, where there is one."""
+    return value if isinstance(value, str) else None
 
 
 def build(
     activation: Activation,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Any],
     *,
     where: Path,
     subtract_b_dec: bool = True,
@@ -63,34 +85,40 @@ def build(
     wanted = {"W_enc", "W_dec", "b_dec"}
     if missing := sorted(wanted - set(weights)):
         raise ValueError(f"{where} lacks {', '.join(missing)}")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{where}: {name} is a {type(value).__name__}, not a tensor")
+        if value.dtype not in _DTYPES:
+            raise ValueError(f"{where}: {name} is of {value.dtype}; there are {', '.join(map(str, _DTYPES))}")
     for name in ("W_enc", "W_dec"):
         if weights[name].ndim != 2:
             raise ValueError(f"{where}: {name} has shape {tuple(weights[name].shape)}, expected a matrix")
     d_in, d_sae = weights["W_enc"].shape
-    sae = SAE(
-        d_in,
-        d_sae,
-        activation,
-        d_out=weights["W_dec"].shape[1],
-        subtract_b_dec=subtract_b_dec,
-        skip="W_skip" in weights,
-        site=site,
-        target_site=target_site,
-        provenance=provenance,
-        dtype=weights["W_enc"].dtype,
-    )
+    with torch.device("meta"):  # memory only once every shape is known to be right
+        sae = SAE(
+            d_in,
+            d_sae,
+            activation,
+            d_out=weights["W_dec"].shape[1],
+            subtract_b_dec=subtract_b_dec,
+            skip="W_skip" in weights,
+            site=site,
+            target_site=target_site,
+            provenance=provenance,
+            dtype=weights["W_enc"].dtype,
+        )
+    for name, parameter in sae.named_parameters():
+        if name not in weights:
+            raise ValueError(f"{where} lacks {name}")
+        if weights[name].shape != parameter.shape:
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
+            )
+        if not torch.isfinite(weights[name]).all():
+            raise ValueError(f"{where}: {name} is not finite")
+    sae.to_empty(device="cpu")
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
-            if name not in weights:
-                if name == "b_enc":
-                    continue
-                raise ValueError(f"{where} lacks {name}")
-            if weights[name].shape != parameter.shape:
-                raise ValueError(
-                    f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
-                )
-            if not torch.isfinite(weights[name]).all():
-                raise ValueError(f"{where}: {name} is not finite")
             parameter.copy_(weights[name])
     return sae
 

@@ -180,14 +180,164 @@ def test_wrong_weights_are_named(change: dict[str, Tensor | None], message: str,
         SAE.load(tmp_path)
 
 
-def test_damaged_files(tmp_path: Path) -> None:
-    write(random_sae(TopK(4)), "sparsify", tmp_path)
-    (tmp_path / "sae.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
-    with pytest.raises(ValueError, match=r"sae.safetensors cannot be read"):
+def header(**tensors: object) -> bytes:
+    """The start of a safetensors file, whatever it claims."""
+    content = json.dumps(tensors).encode()
+    return len(content).to_bytes(8, "little") + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        (2**60).to_bytes(8, "little") + b"{}",
+        (2**27).to_bytes(8, "little") + b"{" + b" " * 2**10,
+        header(W_enc={"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 1]}),
+        header(W_enc={"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}) + b"0" * 64,
+        header(W_enc={"dtype": "F32", "shape": [4, 4], "data_offsets": [-64, 0]}) + b"0" * 64,
+    ],
+)
+def test_a_header_that_claims_more_than_the_file(content: bytes, tmp_path: Path) -> None:
+    for form, name in (("sparsify", "sae.safetensors"), ("saelens", "sae_weights.safetensors")):
+        write(random_sae(TopK(4)), form, tmp_path / form)
+        (tmp_path / form / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+            SAE.load(tmp_path / form)
+    (tmp_path / "params.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"params.safetensors cannot be read"):
         SAE.load(tmp_path)
-    (tmp_path / "cfg.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cfg.json cannot be read"):
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "[]", '{"a": "' + "\ud800" + '"'])
+def test_a_damaged_configuration(content: str, tmp_path: Path) -> None:
+    for form, config in (("sparsify", "cfg.json"), ("saelens", "cfg.json"), ("dictionary_learning", "config.json")):
+        write(random_sae(TopK(4)), form, tmp_path / form)
+        (tmp_path / form / config).write_text(content, errors="surrogatepass")
+        with pytest.raises(ValueError, match=rf"{config}( cannot be read| holds no object)|cannot load an SAE"):
+            SAE.load(tmp_path / form)
+
+
+@pytest.mark.parametrize("k", [0, -4, 1.5, True, None, "4", [4], float("inf"), 25, 10**30])
+def test_a_k_that_is_none(k: object, tmp_path: Path) -> None:
+    for form, config in (("sparsify", "cfg.json"), ("saelens", "cfg.json")):
+        write(random_sae(TopK(4)), form, tmp_path / form)
+        path = tmp_path / form / config
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"k": k}))
+        with pytest.raises(ValueError, match=r"k is .*(it must be a whole number of 1 or more|lower k)"):
+            SAE.load(tmp_path / form)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": torch.tensor([4, 5])}, "k is tensor"),
+        ({"k": torch.tensor(0)}, "k is 0"),
+        ({"group_sizes": torch.tensor([25, -1])}, "a group size is -1"),
+        ({"group_sizes": torch.tensor([5, 5])}, "the groups have 10 latents together, the SAE 24"),
+        ({"group_sizes": 24}, "cannot read the dictionary_learning SAE"),
+        ({"W_enc": "a string"}, "W_enc is a str"),
+        ({"W_enc": torch.zeros(8, 24, dtype=torch.int64)}, r"W_enc is of torch\.int64"),
+        ({"b_dec": torch.zeros(8, dtype=torch.complex64)}, r"b_dec is of torch\.complex64"),
+        ({"W_enc": torch.zeros(1).expand(10**6, 10**6)}, r"claims the shape \(1000000, 1000000\)"),
+        ({"W_enc": torch.eye(8, 24).to_sparse()}, "does not store its values"),
+        ({"W_enc": torch.empty(10**6, 10**6, device="meta")}, "does not store its values"),
+        ({"threshold": torch.zeros(24)}, r"threshold has shape \(24,\), expected \(\)"),
+    ],
+)
+def test_a_pickle_with_other_things(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    write(random_sae(VARIANTS["matryoshka"], dtype=torch.float32), "dictionary_learning", tmp_path)
+    path = tmp_path / "ae.pt"
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(ValueError, match=message):
         SAE.load(tmp_path)
+
+
+def test_weights_without_entries(tmp_path: Path) -> None:
+    """Shapes that need no bytes in the file, but much memory in what is made from them."""
+    (tmp_path / "cfg.json").write_text(json.dumps({"architecture": "skip_transcoder", "apply_b_dec_to_input": False}))
+    found = {"W_enc": torch.zeros(2**20, 1), "W_dec": torch.zeros(1, 2**20), "b_enc": torch.zeros(1)}
+    found |= {"b_dec": torch.zeros(2**20), "W_skip": torch.zeros(1)}
+    save_file(found, tmp_path / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match=r"W_skip has shape \(1,\), expected \(1048576, 1048576\)"):
+        SAE.load(tmp_path)
+    save_file(found | {"W_enc": torch.zeros(8, 0)}, tmp_path / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match="d_sae is 0"):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [2**20, 10**30])
+def test_our_own_configuration_takes_no_memory_for_what_it_claims(size: int, tmp_path: Path) -> None:
+    random_sae(TopK(4)).save(tmp_path)
+    path = tmp_path / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"d_in": size, "d_out": size, "d_sae": size}))
+    with pytest.raises(ValueError, match="cannot load an SAE"):
+        SAE.load(tmp_path)
+
+
+def test_names_of_another_kind_are_not_taken(tmp_path: Path) -> None:
+    write(random_sae(TopK(4), dtype=torch.float32), "saelens", tmp_path)
+    path = tmp_path / "cfg.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"metadata": {"hook_name": ["../.."], "hook_name_out": 7}}))
+    sae = SAE.load(tmp_path)
+    assert (sae.site, sae.target_site) == (None, None)
+    for change in ({"metadata": ["hook_name"]}, {"architecture": ["topk"]}):
+        path.write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match="cannot read the saelens SAE"):
+            SAE.load(tmp_path)
+
+
+# Files of other times and widths
+
+
+def test_saelens_before_version_6(tmp_path: Path) -> None:
+    """Its TopK was an activation of the standard architecture, and site and activation stood at the top."""
+    sae, x = random_sae(TopK(4), dtype=torch.float32), inputs(dtype=torch.float32)
+    write(sae, "saelens", tmp_path)
+    path = tmp_path / "cfg.json"
+    old = {"d_in": 8, "d_sae": 24, "hook_point": "blocks.0.hook_resid_post", "normalize_activations": False}
+    topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}}
+    path.write_text(json.dumps(old | topk))
+    again = SAE.load(tmp_path)
+    assert (again.activation, again.site) == (TopK(4), sae.site)
+    torch.testing.assert_close(again(x), sae(x), rtol=1e-5, atol=1e-5)
+    path.write_text(json.dumps(old | {"activation_fn": "relu"}))
+    assert SAE.load(tmp_path).activation == ReLU()
+    for change, message in (
+        ({"activation_fn_str": "tanh-relu"}, "tanh-relu"),
+        ({"normalize_activations": True}, "True"),
+    ):
+        path.write_text(json.dumps(old | change))
+        with pytest.raises(ValueError, match=message):
+            SAE.load(tmp_path)
+    path.write_text(json.dumps(old))
+    file = tmp_path / "sae_weights.safetensors"
+    save_file(load_file(file) | {"scaling_factor": torch.full((24,), 2.0)}, file)
+    with pytest.raises(ValueError, match="scaling_factor"):
+        SAE.load(tmp_path)
+
+
+def test_transcoders_of_two_widths_and_centred_ones_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    wide = SAE(8, 24, TopK(4), d_out=6, subtract_b_dec=False)
+    for form, message in (("sparsify", "here they are 6 and 8"), ("saelens", "a transcoder of topk")):
+        with pytest.raises(ValueError, match=message):
+            write(wide, form, tmp_path / form)
+    centred = SAE(8, 24, ReLU(), skip=True)
+    with pytest.raises(ValueError, match="transcoders subtract no b_dec"):
+        write(centred, "saelens", tmp_path / "saelens")
+    same_width = SAE(8, 24, JumpReLU(), subtract_b_dec=False, site="a", target_site="b")
+    with pytest.raises(ValueError, match="no transcoders"):
+        write(same_width, "dictionary_learning", tmp_path / "dictionary_learning")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_threshold_in_half_precision_is_rounded_down(tmp_path: Path) -> None:
+    """SAELens compares in the weights' dtype: nearest rounding would lose latents that lie on the threshold."""
+    sae = random_sae(VARIANTS["batchtopk"], dtype=torch.bfloat16)
+    with torch.no_grad():
+        sae.threshold.fill_(1.0037)  # between 1 and the next bfloat16, nearer to the latter
+    write(sae, "saelens", tmp_path)
+    assert set(SAE.load(tmp_path).threshold.tolist()) == {1.0}
 
 
 def test_gated_and_jumprelu_keep_their_meaning(tmp_path: Path) -> None:

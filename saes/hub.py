@@ -1,0 +1,111 @@
+"""SAEs of the Hugging Face hub: ``owner/name``, or ``owner/name/folder`` for one of several in a repository.
+
+The cache is asked first: an SAE that is in it needs no network. Then the hub is asked one short question, and of what
+it holds only the few files of that one SAE are fetched.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import CacheNotFound
+from huggingface_hub.utils import validate_repo_id
+
+LAYOUTS = (
+    ("cfg.json", "sae_weights.safetensors"),
+    ("cfg.json", "sae.safetensors"),
+    ("config.json", "ae.pt"),
+    ("params.safetensors",),
+    ("params.npz",),
+)
+"""Files that together are an SAE, in one of the formats that ``saes.convert`` reads or in ours."""
+_QUESTION_SECONDS = 5.0
+_LISTED = 20
+# No part can be "..", a pattern or hidden. A revision may have slashes.
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*"
+_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(/(?P<folder>{_PART}(/{_PART})*))?")
+_REVISION = re.compile(rf"{_PART}(/{_PART})*")
+
+
+def located(path: str | Path, revision: str | None = None) -> Path:
+    """``path`` where it exists or cannot be a hub id; else the folder of the SAE of that id in the hub's cache.
+
+    Raises:
+        ValueError: a hub id that neither the cache nor the hub has, the hub cannot be reached, or a revision of a path.
+    """
+    hub_id = None if Path(path).exists() else _ID.fullmatch(str(path))
+    if hub_id is None:
+        if revision is not None:
+            raise ValueError(f"{path} is no hub id (owner/name or owner/name/folder): it has no revision {revision!r}")
+        return Path(path)
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise ValueError(f"{revision!r} is no revision: give a branch, a tag or a commit")
+    repo, folder = hub_id["repo"], hub_id["folder"] or ""
+    validate_repo_id(repo)
+    return _cached(repo, folder, revision) or _fetched(repo, folder, revision)
+
+
+def cached_saes() -> dict[str, list[str]]:
+    """Hub id, with the folder -> its revisions in the cache (commits where no name points)."""
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return {}
+    found: dict[str, list[str]] = {}
+    for repository in repositories:
+        for revision in repository.revisions:
+            names = (file.file_path.relative_to(revision.snapshot_path).as_posix() for file in revision.files)
+            for folder in folders_of(names):
+                at = found.setdefault(_joined(repository.repo_id, folder), [])
+                at += sorted(revision.refs) or [revision.commit_hash]
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def folders_of(names: Iterable[str]) -> list[str]:
+    """Folders, among a repository's files, that hold an SAE."""
+    files = set(names)
+    folders = {name.rpartition("/")[0] for name in files}
+    return sorted(folder for folder in folders if any(files >= set(_inside(folder, layout)) for layout in LAYOUTS))
+
+
+def _inside(folder: str, names: Iterable[str]) -> list[str]:
+    return [_joined(folder, name) for name in names]
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first}/{second}".strip("/")
+
+
+def _cached(repo: str, folder: str, revision: str | None) -> Path | None:
+    for layout in LAYOUTS:
+        found = [try_to_load_from_cache(repo, name, revision=revision) for name in _inside(folder, layout)]
+        if all(isinstance(file, str) for file in found):
+            return Path(str(found[0])).parent
+    return None
+
+
+def _fetched(repo: str, folder: str, revision: str | None) -> Path:
+    what = _joined(repo, folder) + (f" at {revision}" if revision else "")
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=_QUESTION_SECONDS)
+        there = [file.rfilename for file in info.siblings or ()]
+        if folder in folders_of(there):
+            wanted = _inside(folder, sorted({name for layout in LAYOUTS for name in layout}))
+            snapshot = snapshot_download(repo, revision=revision, allow_patterns=wanted)
+            return Path(snapshot, folder)
+    except Exception as error:  # of the client's own kinds and of whatever HTTP library it uses this year
+        reason = " ".join(str(error).split()) or type(error).__name__
+        here = (f"{name} ({', '.join(revisions)})" for name, revisions in cached_saes().items())
+        raise ValueError(
+            f"{what} is neither a folder here nor in the hub's cache, and cannot be had from the hub ({reason})."
+            f" SAEs in the cache: {_list(here)}"
+        ) from error
+    others = (_joined(repo, other) for other in folders_of(there))
+    raise ValueError(f"{what} holds no SAE of a known format; in that repository there are: {_list(others)}")
+
+
+def _list(names: Iterable[str]) -> str:
+    first = list(names)
+    more = f" and {len(first) - _LISTED} more" if len(first) > _LISTED else ""
+    return (", ".join(first[:_LISTED]) + more) or "none"
