@@ -1,0 +1,68 @@
+"""``interp massive``: massive activations of a model, over its training, and what they are good for."""
+
+from typing import Literal
+
+from cyclopts import App
+
+app = App(name="massive", help="Massive activations: find them, follow them through training, intervene on them.")
+
+
+@app.default
+def measure(
+    model: str,
+    /,
+    *,
+    data: str,
+    sequences: int = 10,
+    context: int | None = None,
+    bos: Literal["model", "row", "document", "never"] = "never",
+    revision: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    absolute: float = 100.0,
+    relative: float = 1000.0,
+    top: int = 3,
+) -> None:
+    """Measure every layer: largest magnitudes and median, massive activations, attention sinks, super weights.
+
+    Parameters
+    ----------
+    model
+        A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
+    data
+        Text or token ids, as interp cache takes them.
+    sequences
+        Rows to measure; the papers take 10.
+    context
+        Tokens a row; by default the model's context, at most 2048.
+    bos
+        Where a beginning-of-sequence token is put; the papers put none.
+    revision
+        Training checkpoint, such as step1000.
+    dtype
+        Of the weights; published figures are of float32.
+    device
+        By default a GPU where there is one.
+    absolute
+        A massive activation's magnitude is above this ...
+    relative
+        ... and at least this many times the median.
+    top
+        Largest magnitudes kept of each layer and sequence.
+    """
+    from rich.console import Console
+
+    from interp.massive import attention_sinks, detect, find_super_weights, layer_stats
+    from interp.massive.rows import text_rows
+    from interp.massive.text_report import print_stats, print_super_weights
+    from interp.models import load_model
+
+    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    tokens, mask = text_rows(loaded, data, sequences=sequences, context=context, bos=bos)
+    console = Console(highlight=False)
+    stats = layer_stats(loaded, tokens, mask=mask, top=top)
+    found = detect(stats, absolute=absolute, relative=relative)
+    print_stats(
+        console, stats, found, attention_sinks(loaded, tokens), attention_sinks(loaded, tokens[:2], window=None)
+    )
+    print_super_weights(console, find_super_weights(loaded, tokens[:1]))

@@ -1,0 +1,80 @@
+"""Attention sinks: positions that most heads look at (Gu et al. 2024, arXiv 2410.10781), and massive tokens as such."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import metrics
+from interp.capturing import capture
+from interp.massive.detection import MassiveActivation
+from interp.metrics import Estimate
+from interp.models import require_raw_weights
+from interp.sites import expand_sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkStats:
+    """How much attention every position receives."""
+
+    sites: tuple[str, ...]
+    importance: Float[Tensor, "layers sequences heads key"]
+    """:func:`importance` of each head's pattern."""
+
+    def sink_rate(self, *, position: int = 0, eps: float = 0.3) -> Estimate:
+        """Share of (layer, head) pairs to which ``position`` is a sink: importance above ``eps``; ± over sequences.
+
+        Gu et al.'s Sink metric is this at the first position, with eps 0.3, on sequences of 64 tokens.
+        """
+        sinks = self.importance[..., position] > eps
+        return metrics.mean(sinks.float().mean((0, 2)))
+
+    def received(self, massive: Iterable[MassiveActivation] | None = None) -> tuple[Estimate, ...]:
+        """Of every layer, the mean attention over heads that massive tokens receive from later queries and themselves.
+
+        ± over those tokens. Without ``massive``: that the first position receives, ± over sequences.
+        """
+        places = {(each.sequence, each.position) for each in massive} if massive is not None else None
+        if places is None:
+            places = {(sequence, 0) for sequence in range(self.importance.shape[1])}
+        inside = sorted(place for place in places if place[1] < self.importance.shape[-1])
+        if not inside:
+            raise ValueError(
+                f"none of {len(places)} massive tokens is within the {self.importance.shape[-1]} positions measured;"
+                " measure attention on the same rows, with window=None"
+            )
+        sequences, positions = map(list, zip(*inside, strict=True))
+        return tuple(metrics.mean(layer[sequences, :, positions].mean(1)) for layer in self.importance)
+
+
+def importance(pattern: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch key"]:
+    """Mean attention that each key receives from the queries that can see it (arXiv 2410.10781, section 3.1)."""
+    length = pattern.shape[-1]
+    return pattern.float().sum(-2) / torch.arange(length, 0, -1, device=pattern.device)
+
+
+@torch.no_grad()
+def attention_sinks(
+    model: Any, tokens: Int[Tensor, "sequences position"], *, window: int | None = 64, batch: int = 1
+) -> SinkStats:
+    """Measure where every head of every layer looks; patterns are reduced inside their hooks.
+
+    Args:
+        model: from ``load_model``.
+        tokens: rows of one length.
+        window: first positions of each row to use; the rate depends on it, and Gu et al. take 64. None takes all.
+        batch: sequences a forward pass.
+
+    Raises:
+        ValueError: weights were processed; the model computes no attention patterns.
+    """
+    require_raw_weights(model, purpose="measure attention sinks")
+    sites = expand_sites(model, "blocks.*.attn.hook_pattern")
+    parts = []
+    for rows in tokens[:, :window].split(batch):
+        cache = capture(model, rows, sites, reduce=importance)
+        parts.append(torch.stack([cache[site] for site in sites]))
+    return SinkStats(sites=tuple(map(str, sites)), importance=torch.cat(parts, dim=1).cpu())

@@ -1,0 +1,115 @@
+"""Which activations are massive, by the rule of Sun et al. 2024 (arXiv 2402.17762), and what they have in common."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from interp.massive.stats import LayerStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class MassiveActivation:
+    """One entry of a hidden state; layer, sequence, position and dimension count from 0."""
+
+    layer: int
+    sequence: int
+    position: int
+    dim: int
+    token: int
+    """Id of the token at that position."""
+    value: float
+    """Signed."""
+    ratio: float
+    """Magnitude over the median magnitude of its layer and sequence."""
+
+
+@dataclass(frozen=True)
+class Detection(Sequence[MassiveActivation]):
+    """The massive activations found, by layer, sequence and magnitude; none is a result too."""
+
+    found: tuple[MassiveActivation, ...]
+    truncated: bool
+    """Some layer's whole top list is massive, so there may be more: measure with a larger ``top``."""
+
+    @overload
+    def __getitem__(self, index: int) -> MassiveActivation: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[MassiveActivation, ...]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self.found[index]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    @property
+    def first_layer(self) -> int | None:
+        """Where they emerge."""
+        return min((each.layer for each in self.found), default=None)
+
+    @property
+    def last_layer(self) -> int | None:
+        """The last block after which there are any."""
+        return max((each.layer for each in self.found), default=None)
+
+    @property
+    def fixed_dims(self) -> tuple[int, ...]:
+        """Dimensions that are massive in every sequence that has any massive activation."""
+        return self._in_all("dim")
+
+    @property
+    def fixed_positions(self) -> tuple[int, ...]:
+        """Positions that are massive in every sequence that has any."""
+        return self._in_all("position")
+
+    @property
+    def tokens(self) -> dict[int, int]:
+        """Token id -> sites (sequence and position) where it is massive in at least one layer, most frequent first."""
+        return dict(Counter(token for *_, token in self._places()).most_common())
+
+    @property
+    def starting(self) -> int:
+        """Massive sites at the first position of their sequence."""
+        return sum(position == 0 for _, position, _ in self._places())
+
+    @property
+    def not_starting(self) -> int:
+        """Massive sites elsewhere, such as at the first delimiter."""
+        return len(self._places()) - self.starting
+
+    def _places(self) -> set[tuple[int, int, int]]:
+        return {(each.sequence, each.position, each.token) for each in self.found}
+
+    def _in_all(self, name: str) -> tuple[int, ...]:
+        by_sequence: dict[int, set[int]] = {}
+        for each in self.found:
+            by_sequence.setdefault(each.sequence, set()).add(getattr(each, name))
+        return tuple(sorted(set.intersection(*by_sequence.values()))) if by_sequence else ()
+
+
+def detect(stats: LayerStats, *, absolute: float = 100.0, relative: float = 1000.0) -> Detection:
+    """Entries with a magnitude above ``absolute`` and at least ``relative`` times their layer's median.
+
+    The defaults are Sun et al.'s, who call them "a loose but broad definition". Only the largest entries that ``stats``
+    kept can be found. Raises ValueError for thresholds that are not positive.
+    """
+    if not (absolute > 0 and relative > 0):
+        raise ValueError(
+            f"thresholds must be positive, not absolute={absolute}, relative={relative}; Sun et al. took 100 and 1000"
+        )
+    magnitudes = stats.values.abs()
+    ratios = magnitudes / stats.medians[..., None]
+    massive = (magnitudes > absolute) & (ratios >= relative)
+    found = tuple(
+        MassiveActivation(
+            layer=layer,
+            sequence=sequence,
+            position=int(stats.positions[layer, sequence, rank]),
+            dim=int(stats.dims[layer, sequence, rank]),
+            token=int(stats.tokens[layer, sequence, rank]),
+            value=float(stats.values[layer, sequence, rank]),
+            ratio=float(ratios[layer, sequence, rank]),
+        )
+        for layer, sequence, rank in massive.nonzero().tolist()
+    )
+    return Detection(found, truncated=bool(massive.all(2).any()))

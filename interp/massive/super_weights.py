@@ -1,0 +1,131 @@
+"""Super weights: single weights that make a massive activation (Yu et al. 2024, arXiv 2411.07191)."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from interp.capturing import capture
+from interp.models import require_raw_weights
+from interp.sites import Site, layer_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperWeight:
+    """One entry of the last projection of a layer's MLP, ``down_proj[row, column]``."""
+
+    layer: int
+    row: int
+    """Dimension of the residual stream that it writes."""
+    column: int
+    """Neuron that it reads."""
+    weight: float
+    input: float
+    """The neuron's activation where its magnitude is largest."""
+    output: float
+    """What the projection writes to the dimension, where its magnitude is largest."""
+
+    @property
+    def share(self) -> float:
+        """Of the output that this one weight makes."""
+        return self.weight * self.input / self.output
+
+
+@torch.no_grad()
+def find_super_weights(
+    model: Any, tokens: Int[Tensor, "sequences position"], *, threshold: float = 50.0, limit: int = 10
+) -> tuple[SuperWeight, ...]:
+    """In the first layer where both input and output of ``down_proj`` spike above ``threshold``: the weight at the
+    dimension and the neuron of the two spikes. It is then set to zero and the search repeated, until no spike is left
+    or ``limit`` weights are found. The model is left as it was.
+
+    A spike that names a weight found before has other causes too, and ends the search.
+
+    Raises:
+        ValueError: weights were processed; a layer's MLP has no single last projection.
+    """
+    require_raw_weights(model, purpose="look for super weights")
+    found: list[SuperWeight] = []
+    layers = range(layer_count(model))
+    for layer in layers:
+        projection(model, layer)  # says at once where there is none
+    while len(found) < limit:
+        with ExitStack() as stack:
+            for weight in found:
+                stack.enter_context(zeroed(model, weight))
+            spike = _first_spike(model, tokens, threshold)
+        if spike is None or any((each.layer, each.row, each.column) == spike[:3] for each in found):
+            break
+        layer, row, column, value, output = spike
+        entry = float(_entry(model, layer, row, column))
+        found.append(SuperWeight(layer=layer, row=row, column=column, weight=entry, input=value, output=output))
+    return tuple(found)
+
+
+@contextmanager
+def zeroed(model: Any, weight: SuperWeight) -> Iterator[None]:
+    """Within the block the weight is zero; afterwards, also after an error, it is what it was, to the bit."""
+    entry = _entry(model, weight.layer, weight.row, weight.column)
+    before = entry.clone()
+    with torch.no_grad():
+        entry.zero_()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            entry.copy_(before)
+
+
+def projection(model: Any, layer: int) -> nn.Module:
+    """The last projection of a layer's MLP, which writes to the residual stream."""
+    out = getattr(model.blocks[layer].mlp, "out", None)
+    module = getattr(out, "original_component", None)
+    if not isinstance(module, nn.Module) or not isinstance(getattr(module, "weight", None), Tensor):
+        raise ValueError(
+            f"the MLP of block {layer} ({type(model.blocks[layer].mlp).__name__}) has no single last"
+            " projection; mixtures of experts have one an expert"
+        )
+    return module
+
+
+def output_weights(model: Any, layer: int) -> Tensor:
+    """[d_model, d_mlp] view of the last projection's weight, also where it is stored transposed (GPT-2)."""
+    module = projection(model, layer)
+    weight: Tensor = module.get_parameter("weight")
+    return weight if isinstance(module, nn.Linear) else weight.T
+
+
+def _entry(model: Any, layer: int, row: int, column: int) -> Tensor:
+    return output_weights(model, layer).detach()[row, column]
+
+
+def _first_spike(
+    model: Any, tokens: Int[Tensor, "sequences position"], threshold: float
+) -> tuple[int, int, int, float, float] | None:
+    """Layer, row, column, input and output of the first spike; one pass, each tensor reduced to its largest entry."""
+    layers = range(layer_count(model))
+    modules = {id(projection(model, layer)): layer for layer in layers}
+    paths = {
+        modules[id(module)]: ".".join(part for part in name.split(".") if part != "_original_component")
+        for name, module in model.original_model.named_modules()
+        if id(module) in modules
+    }
+    inputs = [Site("mlp_post", layer) for layer in layers]
+    outputs = [Site("path", path=paths[layer]) for layer in layers]
+    cache = capture(model, tokens, [*inputs, *outputs], reduce=_largest)
+    for layer in layers:
+        (value, column), (output, row) = cache[inputs[layer]].tolist(), cache[outputs[layer]].tolist()
+        if abs(value) > threshold and abs(output) > threshold:
+            return layer, int(row), int(column), value, output
+    return None
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """Signed value of the largest magnitude and its channel, as float64."""
+    flat = tensor.flatten()
+    index = flat.abs().argmax()
+    return torch.stack([flat[index].double(), (index % tensor.shape[-1]).double()])
