@@ -3,25 +3,27 @@
 Everything streams over the text; per token only a few numbers are kept. Standard errors are over documents.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from torch.nn import functional
 
 from interp import metrics
-from interp.capturing import capture
 from interp.metrics import Estimate
 from interp.sites import Site
 from interp.tokens import TokenRows
+from saes.afa_quality import AFAQuality, afa_quality
+from saes.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
+from saes.reference import reference
 from saes.sae import SAE
+from saes.text_batches import rows_wanted
+from saes.token_table import TokenTable, measure_tokens
 
 DENSITY_EDGES = tuple(-6 + 0.25 * i for i in range(25))
 """Bins of log10(share of tokens on which a latent is active)."""
-Splice = Callable[[Float[Tensor, "batch position d_in"]], Float[Tensor, "batch position d_in"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,20 @@ class Report:
     kl: Estimate
     """KL(clean || spliced)."""
 
+    afa: AFAQuality | None
+    """Norm of the latents against the norm of the activation; None where no latent is active and b_dec is 0."""
+    positions: tuple[AtPositions, ...]
+    """By position in the row."""
+    massive_norm: float
+    """Tokens whose activation has a norm above it, ``MASSIVE_TIMES`` the median norm of this text, are massive."""
+    without_massive: Figures
+    """Massive tokens are not counted, and stay clean in the splice."""
+    only_massive: Figures | None
+    """None where there is none."""
+
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
+        """Plain data; a standard error that is not known (infinite) becomes None."""
+        return _plain(asdict(self))
 
 
 @torch.no_grad()
@@ -76,128 +89,70 @@ def evaluate(
 ) -> Report:
     """Run ``model`` over the first rows of ``rows`` with the SAE spliced in at ``site`` (by default its own).
 
-    Positions before ``first_position`` stay clean and are not counted, for SAEs that were not trained on them.
-    Raises ValueError where the site or its width does not fit, or where no text is left.
+    A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position`` stay clean and
+    are not counted, for SAEs that were not trained on them.
+    Raises ValueError where the site, its width or the device does not fit, or where no text is left.
     """
     named = sae.site if site is None else site
     if named is None:
         raise ValueError("this SAE does not say which site it belongs to; pass site=...")
     place = Site.parse(named)
-    context = rows.ids.shape[1]
-    count = min(len(rows.ids), -(-max_tokens // context))
-    if count == 0 or not 0 <= first_position < context - 1:
-        raise ValueError(
-            f"no token to evaluate on: {len(rows.ids)} rows of {context} tokens, max_tokens {max_tokens},"
-            f" first_position {first_position}; give more text"
+    target = place if sae.target_site is None else Site.parse(sae.target_site)
+    device = next(model.parameters()).device
+    if sae.W_enc.device != device:
+        raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
+    count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
+    options = {"count": count, "batch_rows": batch_rows, "first_position": first_position}
+    known = reference(model, rows, place, target, **options)
+    for where, width, takes in ((place, known.d_in, sae.d_in), (target, len(known.mean), sae.d_out)):
+        if width != takes:
+            raise ValueError(f"activations at {where} have width {width}, the SAE's is {takes}; pass another site")
+    table, active = measure_tokens(sae, model, rows, place, target, known, **options)
+    return _report(sae, place, table, active, massive_norm=known.massive_norm)
+
+
+def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae"], *, massive_norm: float) -> Report:
+    unexplained = metrics.ratio(table.error, table.variance, groups=table.documents)
+    predicting = table.where(table.predicts)
+
+    def recovered(ablated: Tensor) -> Estimate:
+        return metrics.ce_recovered(
+            clean=predicting.ce_clean, spliced=predicting.ce_spliced, ablated=ablated, groups=predicting.documents
         )
-    mean = _mean_activation(model, rows, place, count, batch_rows, first_position)
-    if len(mean) != sae.d_in:
-        raise ValueError(f"activations at {place} have width {len(mean)}, the SAE takes {sae.d_in}; pass another site")
-    token_values: dict[str, list[Tensor]] = {}
-    active = torch.zeros(sae.d_sae, dtype=torch.int64)
-    for ids, documents in _row_batches(rows, count, batch_rows):
-        x = capture(model, ids, [place])[place].float()
-        latents = sae.encode(x)
-        values = _reconstruction(x, sae.decode(latents), latents.l0, mean)
-        chosen = (latents.values != 0) & _counted(documents, first_position)[..., None]
-        active += torch.bincount(latents.indices[chosen], minlength=sae.d_sae)
-        clean = model(ids)
-        splices: dict[str, Splice] = {
-            "ce_spliced": sae.forward,
-            "ce_zero": torch.zeros_like,
-            "ce_mean": lambda value: mean.to(value.dtype).expand_as(value),
-        }
-        values["ce_clean"] = metrics.cross_entropy(clean, ids)
-        for name, splice in splices.items():
-            logits = spliced_logits(model, ids, place, splice, first_position=first_position)
-            values[name] = metrics.cross_entropy(logits, ids)
-            if name == "ce_spliced":
-                values["kl"] = metrics.kl(clean, logits)[:, :-1]
-        values |= {"documents": documents, "predicting_documents": documents[:, :-1]}
-        counted = _counted(documents, first_position)
-        for name, value in values.items():
-            # A loss stands at the position before the token it is about, which padding is not.
-            mask = counted if value.shape == counted.shape else counted[:, :-1] & counted[:, 1:]
-            token_values.setdefault(name, []).append(value[mask])
-    return _report(sae, place, {name: torch.cat(parts) for name, parts in token_values.items()}, active)
 
-
-def spliced_logits(
-    model: Any, ids: Int[Tensor, "batch position"], site: Site, splice: Splice, *, first_position: int = 0
-) -> Float[Tensor, "batch position vocab"]:
-    """Logits with ``splice(activation)`` in place of the activation at ``site``, from ``first_position`` on."""
-
-    def hook(value: Tensor, hook: Any) -> Tensor:
-        new = splice(value.float()).to(value.dtype)
-        return torch.cat([value[:, :first_position], new[:, first_position:]], dim=1)
-
-    return model.run_with_hooks(ids, fwd_hooks=[(str(site), hook)])
-
-
-def _row_batches(rows: TokenRows, count: int, batch_rows: int) -> Any:
-    for begin in range(0, count, batch_rows):
-        window = slice(begin, min(begin + batch_rows, count))
-        yield rows.tensor_of("ids", window), rows.tensor_of("documents", window)
-
-
-def _counted(documents: Int[Tensor, "batch position"], first_position: int) -> Bool[Tensor, "batch position"]:
-    """Positions that are measured: of a document, and not before ``first_position``."""
-    counted = documents >= 0
-    counted[:, :first_position] = False
-    return counted
-
-
-def _mean_activation(
-    model: Any, rows: TokenRows, site: Site, count: int, batch_rows: int, first_position: int
-) -> Float[Tensor, " d_in"]:
-    sums, n = [], 0
-    for ids, documents in _row_batches(rows, count, batch_rows):
-        x = capture(model, ids, [site])[site][_counted(documents, first_position)]
-        sums.append(x.double().sum(0))
-        n += len(x)
-    return (torch.stack(sums).sum(0) / n).float()
-
-
-def _reconstruction(
-    x: Float[Tensor, "batch position d_in"],
-    x_hat: Float[Tensor, "batch position d_in"],
-    l0: Int[Tensor, "batch position"],
-    mean: Float[Tensor, " d_in"],
-) -> dict[str, Float[Tensor, "batch position"]]:
-    return {
-        "error": (x - x_hat).square().sum(-1),
-        "variance": (x - mean).square().sum(-1),
-        "cosine": functional.cosine_similarity(x, x_hat, dim=-1),
-        "l0": l0.float(),
-    }
-
-
-def _report(sae: SAE, site: Site, t: dict[str, Tensor], active: Int[Tensor, " d_sae"]) -> Report:
-    documents, predicts = t["documents"], t["predicting_documents"]
-    tokens = len(documents)
-    unexplained = metrics.ratio(t["error"], t["variance"], groups=documents)
-    losses = {name: t[name] for name in ("ce_clean", "ce_spliced", "ce_zero", "ce_mean", "kl")}
-    means = {name: metrics.mean(value, groups=predicts) for name, value in losses.items()}
-
-    def recovered(ablated: str) -> Estimate:
-        return metrics.ce_recovered(clean=t["ce_clean"], spliced=t["ce_spliced"], ablated=t[ablated], groups=predicts)
-
-    counts = torch.bincount(t["l0"].long())
-    density = (active[active > 0] / tokens).log10()
+    counts = torch.bincount(table.l0.long())
+    density = (active[active > 0] / len(table)).log10()
     return Report(
         site=str(site),
-        tokens=tokens,
+        tokens=len(table),
         documents=unexplained.n,
         d_sae=sae.d_sae,
         fvu=unexplained,
         explained_variance=metrics.explained_variance(unexplained),
-        mse=metrics.mean(t["error"] / sae.d_in, groups=documents),
-        cosine=metrics.mean(t["cosine"], groups=documents),
-        l0=metrics.mean(t["l0"], groups=documents),
+        mse=table.mean(table.error / sae.d_out),
+        cosine=table.mean(table.cosine),
+        l0=table.mean(table.l0),
         l0_histogram={i: int(n) for i, n in enumerate(counts) if n},
         dead_fraction=metrics.mean((active == 0).float()),
         density_histogram=tuple(int(n) for n in torch.histogram(density, torch.tensor(DENSITY_EDGES)).hist),
-        ce_recovered_zero=recovered("ce_zero"),
-        ce_recovered_mean=recovered("ce_mean"),
-        **means,
+        ce_clean=predicting.mean(predicting.ce_clean),
+        ce_spliced=predicting.mean(predicting.ce_spliced),
+        ce_zero=predicting.mean(predicting.ce_zero),
+        ce_mean=predicting.mean(predicting.ce_mean),
+        ce_recovered_zero=recovered(predicting.ce_zero),
+        ce_recovered_mean=recovered(predicting.ce_mean),
+        kl=predicting.mean(predicting.kl),
+        afa=afa_quality(table, d_sae=sae.d_sae),
+        positions=by_position(table, d_sae=sae.d_sae),
+        massive_norm=massive_norm,
+        without_massive=without_massive(table, d_sae=sae.d_sae),
+        only_massive=only_massive(table, d_sae=sae.d_sae),
     )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

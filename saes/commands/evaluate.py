@@ -24,6 +24,7 @@ def evaluate(
     bos: Literal["model", "row", "document", "never"] | None = None,
     first_position: int = 0,
     out: Path | None = None,
+    html: Path | None = None,
 ) -> None:
     """Evaluate and print.
 
@@ -49,42 +50,26 @@ def evaluate(
         Earlier positions of a row stay clean and are not counted.
     out
         Also write the figures there, as JSON.
+    html
+        Also write a page there that shows them; it is one file and opens offline.
     """
-    from tempfile import TemporaryDirectory
-
     from rich.console import Console
-    from rich.table import Table
 
     from interp.files import write_json
-    from interp.metrics import Estimate
-    from interp.models import context_length, load_model
-    from interp.tokens import write_token_rows
     from saes.evaluate import evaluate as measure
-    from saes.sae import SAE
+    from saes.evaluation_page import build_page
+    from saes.evaluation_table import tables
+    from saes.sae_inputs import open_inputs
 
-    loaded = SAE.load(sae)
-    source = loaded.provenance.get("source", {})
-    name = model or source.get("model")
-    if name is None:
-        raise ValueError(f"{sae} does not say which model it belongs to; pass --model")
-    language_model = load_model(name, revision=revision)
-    with TemporaryDirectory() as folder:
-        rows = write_token_rows(
-            data,
-            language_model.tokenizer,
-            Path(folder) / "tokens",
-            tokens=tokens,
-            context=context or source.get("context") or min(512, context_length(language_model)),
-            packing=packing or source.get("packing") or "packed",
-            bos=bos or source.get("bos") or "model",
-        )
-        report = measure(loaded, language_model, rows, max_tokens=tokens, first_position=first_position)
-    table = Table(title=f"{sae} at {report.site}: {report.tokens:,} tokens of {report.documents} documents")
-    table.add_column("figure")
-    table.add_column("value ± standard error", justify="right")
-    for field, value in vars(report).items():
-        if isinstance(value, Estimate):
-            table.add_row(field, str(value))
-    Console().print(table)
+    with open_inputs(
+        sae, data=data, tokens=tokens, model=model, revision=revision, context=context, packing=packing, bos=bos
+    ) as inputs:
+        report = measure(inputs.sae, inputs.model, inputs.rows, max_tokens=tokens, first_position=first_position)
+    console = Console()
+    for table in tables(report, title=str(sae)):
+        console.print(table)
     if out is not None:
         write_json(out, report.to_json())
+    if html is not None:
+        page = build_page(report, title=f"{inputs.sae.activation.name} SAE on {inputs.model_name}", data=str(data))
+        print(f"The page is {page.write(html)}: open it in a browser.")
