@@ -66,3 +66,76 @@ def measure(
         console, stats, found, attention_sinks(loaded, tokens), attention_sinks(loaded, tokens[:2], window=None)
     )
     print_super_weights(console, find_super_weights(loaded, tokens[:1]))
+
+
+@app.command
+def intervene(
+    model: str,
+    /,
+    *,
+    data: str,
+    to: str = "zero",
+    heldout: str | None = None,
+    layer: int | None = None,
+    position: int | None = None,
+    dim: int | None = None,
+    sequences: int = 10,
+    context: int | None = None,
+    bos: Literal["model", "row", "document", "never"] = "never",
+    revision: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Overwrite massive activations where they emerge, or one entry, and print loss, perplexity and KL with controls.
+
+    Parameters
+    ----------
+    model
+        As for interp massive.
+    data
+        Text or token ids to measure the loss on.
+    to
+        zero, mean (of the same dimension and token class on held-out text), or a number.
+    heldout
+        Text for the mean; by default the rows of data after those measured.
+    layer
+        Block after which to overwrite; with position and dim, one entry of every sequence.
+    position
+        Of that entry.
+    dim
+        Of that entry.
+    sequences
+        Rows to measure.
+    context
+        Tokens a row; by default the model's context, at most 2048.
+    bos
+        Where a beginning-of-sequence token is put.
+    revision
+        Training checkpoint, such as step1000.
+    device
+        By default a GPU where there is one.
+    """
+    from rich.console import Console
+
+    from interp import massive
+    from interp.massive.rows import text_rows
+    from interp.massive.text_report import print_intervention
+    from interp.models import load_model
+
+    place = {"layer": layer, "position": position, "dim": dim}
+    given = {name: value for name, value in place.items() if value is not None}
+    if len(given) not in (0, 3):
+        raise ValueError("one entry is named by --layer, --position and --dim together; without them, all massive ones")
+    loaded = load_model(model, revision=revision, device=device)
+    tokens, mask = text_rows(loaded, data, sequences=sequences, context=context, bos=bos)
+    tokens = tokens[mask.all(1)]  # a loss on padding would mean nothing
+    others = None
+    if to == "mean":
+        skip = sequences if heldout is None else 0
+        others, mask = text_rows(
+            loaded, heldout or data, sequences=sequences, context=tokens.shape[1], bos=bos, skip=skip
+        )
+        others = others[mask.all(1)]
+    entries = [massive.Entry(**given)] if given else None
+    target = to if to in ("zero", "mean") else float(to)
+    found = massive.intervene(loaded, tokens, entries=entries, to=target, heldout=others)  # type: ignore[arg-type]
+    print_intervention(Console(highlight=False), found)

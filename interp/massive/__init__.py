@@ -13,6 +13,10 @@ from interp.massive.attention import attention_sinks as attention_sinks
 from interp.massive.detection import Detection as Detection
 from interp.massive.detection import MassiveActivation as MassiveActivation
 from interp.massive.detection import detect as detect
+from interp.massive.intervention import Effect as Effect
+from interp.massive.intervention import Entry as Entry
+from interp.massive.intervention import Intervention as Intervention
+from interp.massive.intervention import intervene as intervene
 from interp.massive.stats import LayerStats as LayerStats
 from interp.massive.stats import layer_stats as layer_stats
 from interp.massive.super_weights import SuperWeight as SuperWeight

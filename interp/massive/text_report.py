@@ -5,6 +5,7 @@ from rich.table import Table
 
 from interp.massive.attention import SinkStats
 from interp.massive.detection import Detection
+from interp.massive.intervention import Intervention
 from interp.massive.stats import LayerStats
 from interp.massive.super_weights import SuperWeight
 
@@ -44,3 +45,15 @@ def print_super_weights(console: Console, weights: tuple[SuperWeight, ...]) -> N
         )
     if not weights:
         console.print("No super weight: no layer's down_proj has both an input and an output above 50.")
+
+
+def print_intervention(console: Console, found: Intervention) -> None:
+    """A line for the effect and each control."""
+    console.print(f"Entries after block {found.layer} set to {found.to}. Losses in nats a token, KL a position.")
+    console.print(f"Loss before: {found.loss_before}, perplexity {found.perplexity_before:.4g}")
+    table = Table("entries", "n", "loss", "change", "perplexity", "KL", show_edge=False)
+    rows = {"the chosen ones": found.effect, "random dimensions": found.random_dim, "random tokens": found.random_token}
+    for name, effect in rows.items():
+        figures = (str(effect.loss), str(effect.change), f"{effect.perplexity:.4g}", str(effect.kl))
+        table.add_row(name, str(effect.entries), *figures)
+    console.print(table)

@@ -1,0 +1,249 @@
+"""Overwrite massive activations and see what the model loses (Sun et al. 2024, arXiv 2402.17762, section 3).
+
+An entry of the residual stream after a block is set to zero, to its mean on held-out text, or to a value; later blocks
+compute with it. Two controls do the same to other entries. Some models do not mind (GPT-2, OPT): a change of nothing is
+a result.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import metrics
+from interp.capturing import capture
+from interp.massive.detection import MassiveActivation, detect
+from interp.massive.stats import layer_stats
+from interp.metrics import Estimate
+from interp.models import require_raw_weights
+from interp.sites import Site, check_site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A place in the hidden state after a block, in one sequence or in all of them."""
+
+    layer: int
+    position: int
+    dim: int
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What overwriting some entries did; losses are nats a predicted token, ± over sequences."""
+
+    entries: int
+    """Entries that were overwritten, over all sequences."""
+    loss: Estimate
+    change: Estimate
+    """Loss after minus before, paired by sequence."""
+    kl: Estimate
+    """KL(before || after) of the next token's distribution, in nats a position."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is more than a float holds."""
+        return _perplexity(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """Effects of one intervention and of its controls."""
+
+    layer: int
+    to: str
+    loss_before: Estimate
+    effect: Effect
+    random_dim: Effect
+    """Control: the same positions, as many other dimensions drawn at random."""
+    random_token: Effect
+    """Control: the same dimensions, at other positions drawn at random."""
+
+    @property
+    def perplexity_before(self) -> float:
+        """exp(loss_before)."""
+        return _perplexity(self.loss_before)
+
+
+@torch.no_grad()
+def intervene(
+    model: Any,
+    tokens: Int[Tensor, "sequences position"],
+    *,
+    entries: Iterable[Entry | MassiveActivation] | None = None,
+    to: Literal["zero", "mean"] | float = "zero",
+    heldout: Int[Tensor, "other position"] | None = None,
+    seed: int = 0,
+    batch: int = 1,
+) -> Intervention:
+    """Loss, perplexity and next-token KL with ``entries`` overwritten, beside the same for control entries.
+
+    Hooks are gone afterwards, also after an error.
+
+    Args:
+        model: from ``load_model``.
+        tokens: rows of one length.
+        entries: all of one layer. By default the massive activations of ``tokens`` in the layer where they emerge.
+        to: ``zero``; ``mean``, the signed mean of that dimension over tokens of the same class in ``heldout``; or a
+            number. Classes are the first position, each token id that is massive elsewhere, and all other tokens.
+        heldout: rows of other text, for ``mean``.
+        seed: of the controls.
+        batch: sequences a forward pass.
+
+    Raises:
+        ValueError: weights were processed; no entry, entries of several layers, or one outside the hidden state;
+            ``mean`` without ``heldout``.
+    """
+    require_raw_weights(model, purpose="intervene on massive activations")
+    chosen = _massive_at_first_layer(model, tokens) if entries is None else tuple(entries)
+    layer, places = _places(model, tokens, chosen)
+    values = _Values(model, layer, to, heldout)
+    generator = torch.Generator().manual_seed(seed)
+    others = _other_dims(places, model.cfg.d_model, generator), _other_positions(places, tokens, generator)
+    effects = _run(model, tokens, layer, [places, *others], values, batch)
+    return Intervention(
+        layer=layer,
+        to=str(to),
+        loss_before=effects[0],
+        effect=effects[1],
+        random_dim=effects[2],
+        random_token=effects[3],
+    )
+
+
+Place = tuple[int, int, int]
+"""Sequence, position, dimension."""
+
+
+def _massive_at_first_layer(model: Any, tokens: Tensor) -> tuple[MassiveActivation, ...]:
+    found = detect(layer_stats(model, tokens))
+    if not found:
+        raise ValueError(
+            "no activation is massive by the default thresholds, so there is nothing to overwrite; pass entries=[...]"
+        )
+    return tuple(each for each in found if each.layer == found.first_layer)
+
+
+def _places(model: Any, tokens: Tensor, entries: Sequence[Entry | MassiveActivation]) -> tuple[int, list[Place]]:
+    layers = {entry.layer for entry in entries}
+    if len(layers) != 1:
+        raise ValueError(f"entries must be of one layer, not of {sorted(layers) or 'none'}; give at least one entry")
+    layer = layers.pop()
+    check_site(model, Site("resid_post", layer))
+    sequences, positions = tokens.shape
+    places: dict[Place, None] = {}
+    for entry in entries:
+        rows = range(sequences) if entry.sequence is None else [entry.sequence]
+        for place in ((row, entry.position, entry.dim) for row in rows):
+            if not all(0 <= i < n for i, n in zip(place, (sequences, positions, model.cfg.d_model), strict=True)):
+                raise ValueError(
+                    f"{entry} is outside {sequences} sequences of {positions} tokens in {model.cfg.d_model} dimensions"
+                )
+            places[place] = None
+    return layer, list(places)
+
+
+class _Values:
+    """What an entry is set to."""
+
+    def __init__(self, model: Any, layer: int, to: str | float, heldout: Tensor | None) -> None:
+        if isinstance(to, str) and to not in ("zero", "mean"):
+            raise ValueError(f"to={to!r} is neither 'zero', 'mean' nor a number")
+        self._constant = None if to == "mean" else 0.0 if to == "zero" else float(to)
+        if self._constant is None:
+            if heldout is None:
+                raise ValueError("to='mean' needs heldout=..., rows of text that the effect is not measured on")
+            self._measure(model, layer, heldout)
+
+    def _measure(self, model: Any, layer: int, heldout: Tensor) -> None:
+        site = Site("resid_post", layer)
+        hidden = torch.cat([capture(model, rows, [site])[site].cpu().double() for rows in heldout.split(1)])
+        stats = layer_stats(model, heldout)
+        self._start = hidden[:, 0].mean(0)
+        self._rest = hidden[:, 1:].mean((0, 1))
+        self._massive: dict[tuple[int, int], list[float]] = {}
+        for each in detect(stats):
+            if each.layer == layer and each.position:
+                self._massive.setdefault((each.token, each.dim), []).append(each.value)
+
+    def of(self, place: Place, tokens: Tensor) -> float:
+        """For one entry."""
+        if self._constant is not None:
+            return self._constant
+        row, position, dim = place
+        if position == 0:
+            return float(self._start[dim])
+        massive = self._massive.get((int(tokens[row, position]), dim))
+        return sum(massive) / len(massive) if massive else float(self._rest[dim])
+
+
+def _other_dims(places: list[Place], width: int, generator: torch.Generator) -> list[Place]:
+    taken = {dim for *_, dim in places}
+    free = torch.tensor([dim for dim in range(width) if dim not in taken])
+    drawn = free[torch.randperm(len(free), generator=generator)].tolist()
+    twin = dict(zip(sorted(taken), drawn, strict=False))
+    return [(row, position, twin[dim]) for row, position, dim in places]
+
+
+def _other_positions(places: list[Place], tokens: Tensor, generator: torch.Generator) -> list[Place]:
+    taken: dict[int, set[int]] = {}
+    for row, position, _ in places:
+        taken.setdefault(row, set()).add(position)
+    twins: dict[tuple[int, int], int] = {}
+    for row, positions in taken.items():
+        free = torch.tensor([i for i in range(tokens.shape[1]) if i not in positions])
+        drawn = free[torch.randperm(len(free), generator=generator)].tolist()
+        twins |= {(row, position): other for position, other in zip(sorted(positions), drawn, strict=False)}
+    return [(row, twins[row, position], dim) for row, position, dim in places if (row, position) in twins]
+
+
+def _run(
+    model: Any, tokens: Tensor, layer: int, variants: list[list[Place]], values: _Values, batch: int
+) -> tuple[Estimate, Effect, Effect, Effect]:
+    """The clean loss, and the effect of each variant; every batch meets all of them before the next."""
+    before: list[Tensor] = []
+    after: list[list[Tensor]] = [[] for _ in variants]
+    divergence: list[list[Tensor]] = [[] for _ in variants]
+    for begin in range(0, len(tokens), batch):
+        rows = tokens[begin : begin + batch]
+        clean = model(rows)
+        before.append(metrics.cross_entropy(clean, rows).mean(1))
+        for number, places in enumerate(variants):
+            inside = [(row - begin, position, dim) for row, position, dim in places if 0 <= row - begin < len(rows)]
+            new = [values.of(place, rows) for place in inside]
+            logits = _overwritten(model, rows, layer, inside, new)
+            after[number].append(metrics.cross_entropy(logits, rows).mean(1))
+            divergence[number].append(metrics.kl(clean, logits).mean(1))
+    loss = torch.cat(before)
+    effects = [
+        Effect(
+            entries=len(places),
+            loss=metrics.mean(torch.cat(losses)),
+            change=metrics.mean(torch.cat(losses) - loss),
+            kl=metrics.mean(torch.cat(kls)),
+        )
+        for places, losses, kls in zip(variants, after, divergence, strict=True)
+    ]
+    return metrics.mean(loss), *effects  # type: ignore[return-value]
+
+
+def _overwritten(
+    model: Any, rows: Tensor, layer: int, places: list[Place], values: list[float]
+) -> Float[Tensor, "batch position vocab"]:
+    index = torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
+
+    def hook(value: Tensor, hook: Any) -> Tensor:
+        changed = value.clone()
+        changed[tuple(index.to(value.device))] = torch.tensor(values, dtype=value.dtype, device=value.device)
+        return changed
+
+    return model.run_with_hooks(rows, fwd_hooks=[(str(Site("resid_post", layer)), hook)])
+
+
+def _perplexity(loss: Estimate) -> float:
+    return math.exp(loss.value) if loss.value < 700 else math.inf
