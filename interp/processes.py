@@ -55,13 +55,31 @@ class Processes:
             else:
                 self._store.set(f"{name}-left-{self.rank}", "")
         except dist.DistError as error:
-            raise ValueError(f"process {self.rank} of {self.size} lost the others: {error}") from error
+            raise ValueError(f"{self._name} lost the others: {error}") from error
 
     def _until(self, done: Callable[[], bool]) -> None:
         while not done():
-            if self._store.check([_FAILED]):
-                raise ValueError(self._store.get(_FAILED).decode())
+            if reason := self.failed_elsewhere():
+                raise ValueError(reason)
             time.sleep(_POLL_SECONDS)
+
+    def failed_elsewhere(self) -> str | None:
+        """What another process failed with, once it has told."""
+        try:
+            if self._store is None or not self._store.check([_FAILED]):
+                return None
+            reason = self._store.get(_FAILED).decode()
+        except dist.DistError:  # the process that held the store is gone
+            return None
+        return None if reason.startswith(self._name) else reason
+
+    @property
+    def _name(self) -> str:
+        return f"process {self.rank} of {self.size}"
+
+    def store(self, name: str) -> dist.Store:
+        """A key-value store of all the processes, for one purpose."""
+        return dist.PrefixStore(name, self._store)
 
     @contextmanager
     def telling_others(self) -> Iterator[None]:
@@ -71,7 +89,7 @@ class Processes:
         except BaseException as error:
             with suppress(dist.DistError):  # they may be gone already
                 if self._store is not None and not self._store.check([_FAILED]):
-                    self._store.set(_FAILED, f"process {self.rank} of {self.size} failed: {error}")
+                    self._store.set(_FAILED, f"{self._name} failed: {error}")
             raise
 
 

@@ -107,8 +107,8 @@ class TopK(_Common):
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
-        indices = pre.dense.topk(self.k, dim=-1, sorted=False).indices
-        return Latents(pre.at(indices).relu(), indices, sae.d_sae)
+        indices = pre.dense.topk(min(self.k, sae.d_sae), dim=-1, sorted=False).indices
+        return Latents(sae.group.keep_largest(pre.at(indices).relu(), self.k), indices, sae.d_sae)
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,10 @@ class BatchTopK(_Common):
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class; ``sae.training`` says which of the two."""
-        dense = pre.dense
+        dense, group = pre.dense, sae.group
         if sae.training:
-            smallest = kth_largest(dense, self.k * (dense.numel() // sae.d_sae))
+            rows = group.count(dense.numel()) // (sae.d_sae * group.latent_shards)
+            smallest = kth_largest(dense, self.k * rows, group)
             # Never zero: a latent with value 0 is not active.
             slots = slots_where(dense >= smallest.clamp_min(torch.finfo(dense.dtype).tiny))
         else:
@@ -140,10 +141,10 @@ class BatchTopK(_Common):
 
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
         """Move the threshold towards this batch's smallest kept value; the first batch sets it."""
-        kept = latents.values[latents.values > 0]
-        if len(kept):
+        smallest = sae.group.smallest(latents.values[latents.values > 0])
+        if smallest.isfinite():
             rate = self.threshold_rate if sae.threshold > 0 else 1.0
-            sae.threshold.lerp_(kept.min().float(), rate)
+            sae.threshold.lerp_(smallest.float(), rate)
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,8 @@ class TopAFA(_Common):
             contributions = (pre.dense.relu().to(wide) * sae.decoder_norms().to(wide)).square()
             target = x_centred.to(wide).norm(dim=-1, keepdim=True)
             last = torch.inf if self.sentinel == "safe" else 1e8
-            rows, k = nearest_in_norm(contributions.flatten(0, -2), target.flatten(0, -2), last=last)
-            kept = torch.arange(rows.shape[-1], device=k.device) < k
+            rows, k = nearest_in_norm(contributions.flatten(0, -2), target.flatten(0, -2), last=last, group=sae.group)
+            rows, kept = sae.group.own(rows, torch.arange(rows.shape[-1], device=k.device) < k, sae.d_sae)
             indices, kept = (t.reshape(*pre.dense.shape[:-1], rows.shape[-1]) for t in (rows, kept))
         return Latents(pre.at(indices).relu() * kept, indices, sae.d_sae)
 

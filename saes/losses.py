@@ -29,24 +29,29 @@ class Pass:
     latents: Latents
     x_hat: Float[Tensor, "n d_out"]
     dead: Bool[Tensor, " d_sae"]
+    n_dead: int
+    """On all processes that share the latents."""
 
 
 def run(sae: SAE, x: Float[Tensor, "n d_in"], target: Float[Tensor, "n d_out"], dead: Bool[Tensor, " d_sae"]) -> Pass:
     """The forward pass of a training step."""
     latents = sae.encode(x)
-    return Pass(sae=sae, x=x, target=target, latents=latents, x_hat=sae.decode(latents, x), dead=dead)
+    n_dead = int(sae.group.over_latents(dead.sum()))
+    return Pass(sae=sae, x=x, target=target, latents=latents, x_hat=sae.decode(latents, x), dead=dead, n_dead=n_dead)
 
 
 def mse(p: Pass) -> Float[Tensor, ""]:
     """Mean over rows and dimensions, and over the prefixes that a Matryoshka SAE reconstructs from."""
-    shorter = [p.sae.decode(p.latents.below(size), p.x) for size in p.sae.activation.prefixes(p.sae.d_sae)[:-1]]
+    group, d_sae = p.sae.group, p.sae.d_sae
+    sizes = p.sae.activation.prefixes(d_sae * group.latent_shards)[:-1]
+    shorter = [p.sae.decode(p.latents.below(size - group.first_latent(d_sae)), p.x) for size in sizes]
     errors = [(p.target - x_hat).square().mean() for x_hat in (*shorter, p.x_hat)]
     return sum(errors[1:], errors[0]) / len(errors)
 
 
 def l1(p: Pass) -> Float[Tensor, ""]:
     """Mean over rows of sum_i f_i ||W_dec_i||, over d_in: what shrinking f and growing W_dec cannot cheat."""
-    return (p.latents.values * p.sae.decoder_norms()[p.latents.indices]).sum(-1).mean() / p.sae.d_in
+    return _mean_sum(p, p.latents.values * p.sae.decoder_norms()[p.latents.indices])
 
 
 def l0(p: Pass) -> Float[Tensor, ""]:
@@ -54,13 +59,18 @@ def l0(p: Pass) -> Float[Tensor, ""]:
     assert p.latents.pre is not None
     bandwidth = p.sae.activation.bandwidth  # type: ignore[attr-defined]
     active = step(p.latents.pre, p.sae.threshold[p.latents.indices], bandwidth) * (p.latents.pre > 0)
-    return active.sum(-1).mean() / p.sae.d_in
+    return _mean_sum(p, active)
 
 
 def gate_l1(p: Pass) -> Float[Tensor, ""]:
     """Gated: L1 of the rectified gates, scaled by the decoder's norms, over d_in (arXiv 2404.16014, equation 8)."""
     assert p.latents.pre is not None
-    return (p.latents.pre * p.sae.decoder_norms()[p.latents.indices]).sum(-1).mean() / p.sae.d_in
+    return _mean_sum(p, p.latents.pre * p.sae.decoder_norms()[p.latents.indices])
+
+
+def _mean_sum(p: Pass, slots: Float[Tensor, "n k_max"]) -> Float[Tensor, ""]:
+    """Mean over rows of the sum over latents, over d_in."""
+    return p.sae.group.over_latents(slots.sum(-1).mean()) / p.sae.d_in
 
 
 def gate_mse(p: Pass) -> Float[Tensor, ""]:
@@ -80,8 +90,7 @@ def afa(p: Pass, *, mode: Literal["paper", "centred"] = "paper") -> Float[Tensor
         f, target = p.latents.values, p.x
     else:
         f, target = p.latents.values * p.sae.decoder_norms()[p.latents.indices], p.sae.centred(p.x)
-    # vector_norm's gradient at a row of zeros is 0, not NaN.
-    return (vector_norm(f, dim=-1) - vector_norm(target, dim=-1)).square().mean()
+    return (p.sae.group.row_norm(f) - vector_norm(target, dim=-1)).square().mean()
 
 
 def afa_centred(p: Pass) -> Float[Tensor, ""]:
@@ -95,15 +104,17 @@ def aux(p: Pass, *, k: int = 512) -> Float[Tensor, ""]:
     0 where none is dead. The gradient reaches the dead latents' encoder and decoder weights, and the live ones through
     the error where the variant does not detach it.
     """
-    number = min(k, int(p.dead.sum()))
+    number = min(k, p.n_dead)
     if number == 0:
         return p.x.new_zeros(())
     error = p.target - p.x_hat
     if p.sae.activation.detach_aux_error:
         error = error.detach()
     rows = p.dead.nonzero().squeeze(-1)
-    values, indices = p.sae.pre_activations(p.x, only=rows).relu().topk(number, dim=-1, sorted=False)
-    return (error - Latents(values, indices, len(rows)).to_dense() @ p.sae.W_dec[rows]).square().mean()
+    pre, group = p.sae.pre_activations(p.x, only=rows).relu(), p.sae.group
+    values, indices = pre.topk(min(number, len(rows)), dim=-1, sorted=False)
+    rebuilt = Latents(group.keep_largest(values, number), indices, len(rows)).to_dense() @ p.sae.W_dec[rows]
+    return (error - group.over_latents(rebuilt)).square().mean()
 
 
 TERMS: Mapping[str, Callable[[Pass], Float[Tensor, ""]]] = MappingProxyType(

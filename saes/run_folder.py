@@ -37,6 +37,8 @@ class TrainState:
     """Steps since each latent was last active."""
     step: int = 0
     """Steps done."""
+    finished: bool = False
+    """The SAE is written, and nothing is left to do."""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -61,12 +63,18 @@ def claim(folder: Path, asked: dict[str, dict[str, Any]]) -> None:
 
 
 def save_checkpoint(state: TrainState, folder: Path) -> None:
-    """One file with weights, Adam's moments and counters; older ones are removed afterwards."""
-    tensors = {"silent": state.silent}
+    """One file with weights, Adam's moments and counters; older ones are removed afterwards.
+
+    Of several processes, which all call this, the leader writes; the file does not tell how many there were.
+    """
+    group = state.sae.group
+    tensors = {"silent": group.whole("silent", state.silent)}
     for name, parameter in state.sae.named_parameters():
-        tensors[f"weight.{name}"] = parameter.detach().contiguous()
+        tensors[f"weight.{name}"] = group.whole(name, parameter.detach()).contiguous()
         for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{name}.{key}"] = value.contiguous()
+            tensors[f"adam.{name}.{key}"] = group.whole(name, value).contiguous()
+    if not group.leads:
+        return
     header = {"step": state.step, "scale": state.scale, "target_scale": state.target_scale}
     checkpoints = folder / "checkpoints"
     with atomic_path(checkpoints / f"step{state.step:09d}.safetensors") as partial:

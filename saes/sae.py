@@ -21,6 +21,7 @@ from saes.activations import Activation, Extra, activation_from_config, activati
 from saes.hub import located
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
+from saes.parallel import ALONE, Group
 
 FORMAT = "deepfield-sae-1"
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -44,6 +45,8 @@ class SAE(nn.Module):
     threshold: Float[Tensor, "*d_sae"]
     r_mag: Float[Tensor, " d_sae"]
     b_mag: Float[Tensor, " d_sae"]
+    group: Group = ALONE
+    """Processes that train it together: this one may hold only some of the latents."""
 
     def __init__(
         self,
@@ -141,14 +144,14 @@ class SAE(nn.Module):
             b_dec = b_dec + x @ (self.W_skip.detach() if frozen else self.W_skip).T
         k_max = latents.values.shape[-1]
         if k_max > GATHER_UP_TO * self.d_sae:
-            return latents.to_dense() @ W_dec + b_dec
+            return self.group.over_latents(latents.to_dense() @ W_dec) + b_dec
         rows = functional.embedding_bag(
             latents.indices.reshape(-1, k_max),
             W_dec,
             per_sample_weights=latents.values.reshape(-1, k_max),
             mode="sum",
         )
-        return rows.reshape(*latents.values.shape[:-1], self.d_out) + b_dec
+        return self.group.over_latents(rows.reshape(*latents.values.shape[:-1], self.d_out)) + b_dec
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction."""

@@ -59,6 +59,8 @@ class TrainConfig:
     """mean_norm: train on inputs scaled to a mean norm of sqrt(d_in); folded into the weights at the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: matrix products under autocast; weights and moments stay float32."""
+    latent_shards: int = 1
+    """Of the processes that torchrun started, how many share the latents of the SAE; the others share the batch."""
     init_from: Path | None = None
     """Folder of an SAE to start from, instead of random weights."""
     seed: int = 0
@@ -94,8 +96,8 @@ class TrainConfig:
         return {name: weight for name, weight in weights.items() if weight}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what does not make a run another one: where it is and who is told of it."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("out", "log_to")}
+        """Plain data, without what does not make a run another one: where it is, who is told of it, who computes."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("out", "log_to", "latent_shards")}
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
 
@@ -109,7 +111,7 @@ def check(config: TrainConfig) -> None:
     from saes.losses import TERMS
     from saes.sinks import SINKS
 
-    for name in ("d_sae", "tokens", "batch_size", "checkpoint_every", "log_every"):
+    for name in ("d_sae", "tokens", "batch_size", "checkpoint_every", "log_every", "latent_shards"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be 1 or more")
     for name in ("warmup", "decay", "sparsity_warmup"):

@@ -7,6 +7,7 @@ takes the steps that it would take alone.
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -22,9 +23,11 @@ from interp.sites import Site
 from saes import losses
 from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
+from saes.parallel import arrange, one_for_all
 from saes.run_folder import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.sae import CONFIG, SAE
 from saes.sinks import OpenSinks
+from saes.spread import collect, spread
 from saes.train_config import TrainConfig, check
 
 STATISTICS_ROWS = 65_536
@@ -52,40 +55,58 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
     return train_many([config], store, progress=progress)[0]
 
 
+@one_for_all()
 def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE]:
     """Train several SAEs in one pass over the data: other sites, variants, sizes, seeds.
 
-    The result is that of training each alone, bit for bit. Raises as ``train``, and ValueError where they do not share
-    the data's order, batch size and number of tokens, or share a folder.
+    The result is that of training each alone, bit for bit. Under torchrun every process calls this, with the same
+    arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
+    size and number of tokens, or share a folder.
     """
     _check_together(configs, store)
+    groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
     states = [initial_state(config, store) for config in configs]
-    for config in configs:
-        claim(config.out, {"train": config.to_json(), "source": source_of(store)})
-    for state, config in zip(states, configs, strict=True):
-        if (config.out / CONFIG).is_file():
-            state.sae, state.step = SAE.load(config.out), config.steps
-        else:
-            resume(state, config.out)
-            truncate_log(config.out / "log.jsonl", state.step)
-    unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not (c.out / CONFIG).is_file()]
+    if groups[0].leads:
+        for config in configs:
+            claim(config.out, {"train": config.to_json(), "source": source_of(store)})
+        for state, config in zip(states, configs, strict=True):
+            _continue(state, config)
+    for state, group in zip(states, groups, strict=True):
+        spread(state, group)
+    unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
     if unfinished:
         _loop(unfinished, store, progress=progress)
-    return [state.sae for state in states]
+    for state in states:
+        collect(state.sae)
+    for state, config in unfinished:
+        state.sae.fold_scales(state.scale, state.target_scale)
+        if groups[0].leads:
+            state.sae.eval().save(config.out)
+    return [state.sae.eval() for state in states]
+
+
+def _continue(state: TrainState, config: TrainConfig) -> None:
+    """Take up what the run folder holds: the finished SAE, or the newest checkpoint."""
+    if (config.out / CONFIG).is_file():
+        state.sae, state.step, state.finished = SAE.load(config.out), config.steps, True
+    else:
+        resume(state, config.out)
+        truncate_log(config.out / "log.jsonl", state.step)
 
 
 def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
-    first = runs[0][1]
+    first, leads = runs[0][1], runs[0][0].sae.group.leads
     began, done = time.monotonic(), min(state.step for state, _ in runs)
     sites = sorted({site for _, c in runs for site in (c.site, c.target_site) if site is not None})
     with ExitStack() as stack:
         bar = stack.enter_context(
-            Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress)
+            Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not (progress and leads))
         )
         names = ", ".join(config.activation for _, config in runs)
         task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
-        logs = [stack.enter_context((c.out / "log.jsonl").open("a", encoding="utf-8")) for _, c in runs]
-        told = [stack.enter_context(OpenSinks(c.log_to, c.out, c.to_json())) for _, c in runs]
+        paths = [c.out / "log.jsonl" if leads else Path(os.devnull) for _, c in runs]
+        logs = [stack.enter_context(path.open("a", encoding="utf-8")) for path in paths]
+        told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
         for step, batch in enumerate(_batches(store, first, sites, done), done):
             for (state, config), log, sinks in zip(runs, logs, told, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
@@ -100,9 +121,6 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
-        for state, config in runs:
-            state.sae.eval().fold_scales(state.scale, state.target_scale)
-            state.sae.save(config.out)
 
 
 def _figures(state: TrainState, rate: float) -> str:
@@ -118,42 +136,47 @@ def train_step(
     target: Float[Tensor, "n d_out"] | None = None,
 ) -> None:
     """One update of the weights; fills ``state.metrics`` on the steps that are logged, else empties them."""
-    sae, x = state.sae, batch * state.scale
-    target = x if target is None else target * state.target_scale
+    sae, group = state.sae, state.sae.group
+    x = group.rows(batch) * state.scale
+    target = x if target is None else group.rows(target) * state.target_scale
     _set_learning_rate(state, config)
     dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward = losses.run(sae, x, target, dead)
         terms = loss_terms(forward, config, step=state.step)
-    loss = torch.stack(list(terms.values())).sum()
-    if not torch.isfinite(loss):
-        shown = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+    shares = group.shares(torch.stack(list(terms.values())), len(x), len(batch))
+    values = group.total(shares.detach())
+    if not torch.isfinite(values.sum()):
+        shown = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values.tolist(), strict=True))
         start = state.step * config.batch_size
         raise FloatingPointError(
-            f"the loss is not finite at step {state.step} ({shown}), on activations {start} to {start + len(x)} of the"
-            f" run; the last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}) or"
+            f"the loss is not finite at step {state.step} ({shown}), on activations {start} to {start + len(batch)} of"
+            f" the run; the last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}) or"
             " check the store"
         )
-    gradient = update(state, loss, forward.latents, decoder=config.decoder, clip=config.clip)
+    gradient = update(state, shares.sum(), forward.latents, decoder=config.decoder, clip=config.clip)
     with torch.no_grad():
         logged = state.step % config.log_every == 0 or state.step == config.steps
-        state.metrics = _metrics(forward, terms, loss, gradient, state) if logged else {}
+        state.metrics = _metrics(forward, dict(zip(terms, values, strict=True)), gradient, state) if logged else {}
 
 
 def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, decoder: str, clip: float) -> Tensor:
     """One step down the gradient of ``loss``, and what follows every step; returns the gradient's norm before clipping.
 
     Args:
+        loss: This process's share of it.
         latents: Of the forward pass: those that were active, and what the activation learns from them.
         decoder: ``unit_norm`` keeps the rows of W_dec at norm 1; see ``TrainConfig``.
         clip: Largest norm of the gradient.
     """
-    sae = state.sae
+    sae, group = state.sae, state.sae.group
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    group.sum_gradients(sae)
     if decoder == "unit_norm":
         _project_decoder_gradient(sae)
-    gradient = nn.utils.clip_grad_norm_(sae.parameters(), clip)
+    gradient = group.gradient_norm(sae)
+    nn.utils.clip_grads_with_norm_(sae.parameters(), clip, gradient)
     state.optimizer.step()
     with torch.no_grad():
         if decoder == "unit_norm":
@@ -161,7 +184,7 @@ def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, deco
         sae.activation.after_step(sae, latents)
         active = torch.zeros_like(state.silent, dtype=torch.bool)
         active[latents.indices[latents.values != 0]] = True
-        state.silent = torch.where(active, 0, state.silent + 1)
+        state.silent = torch.where(group.over_rows(active.int()) > 0, 0, state.silent + 1)
         state.step += 1
     return gradient
 
@@ -171,23 +194,21 @@ def loss_terms(forward: Pass, config: TrainConfig, *, step: int) -> dict[str, Fl
     rise = min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * config.steps))
     terms = {}
     for name, weight in config.weights(forward.sae.activation).items():
-        if name == "aux" and not forward.dead.any():
+        if name == "aux" and not forward.n_dead:
             continue
         terms[name] = (weight * rise if name in SPARSITY else weight) * TERMS[name](forward)
     return terms
 
 
-def _metrics(
-    forward: Pass, terms: dict[str, Tensor], loss: Tensor, gradient: Tensor, state: TrainState
-) -> dict[str, float]:
-    target = forward.target
-    variance = (target - target.mean(0)).square().mean()
+def _metrics(forward: Pass, terms: dict[str, Tensor], gradient: Tensor, state: TrainState) -> dict[str, float]:
+    target, group = forward.target, forward.sae.group
+    variance = group.mean((target - group.mean(target)).square()).mean()
     return {
-        "loss": loss.item(),
+        "loss": float(sum(terms.values())),
         **{name: term.item() for name, term in terms.items()},
-        "fvu": float((target - forward.x_hat).square().mean() / variance),
-        "l0": float(forward.latents.l0.float().mean()),
-        "dead": float(forward.dead.sum()),
+        "fvu": float(group.mean((target - forward.x_hat).square()).mean() / variance),
+        "l0": float(group.mean(group.over_latents(forward.latents.l0.float()))),
+        "dead": float(forward.n_dead),
         "gradient_norm": float(gradient),
         "lr": state.optimizer.param_groups[0]["lr"],
     }

@@ -1,0 +1,38 @@
+"""A training state on several processes: each gets its part from the leader, and a whole SAE is put together again."""
+
+import torch
+
+from saes.parallel import ALONE, Group
+from saes.run_folder import TrainState
+from saes.sae import SAE
+
+
+@torch.no_grad()
+def spread(state: TrainState, group: Group) -> None:
+    """Give every process its part of what the leader holds: step, counters, weights, moments.
+
+    All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
+    """
+    sae, adam = state.sae, state.optimizer.state
+    has = [bool(adam.get(parameter)) for parameter in sae.parameters()]
+    numbers = map(float, (state.step, state.finished, state.scale, state.target_scale, *has))
+    step, finished, state.scale, state.target_scale, *with_moments = group.agree(list(numbers))
+    state.step, state.finished = int(step), bool(finished)
+    state.silent = group.part("silent", state.silent)
+    for (name, parameter), had in zip(sae.named_parameters(), with_moments, strict=True):
+        if had:
+            empty = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+            moments = adam.get(parameter) or empty | {"exp_avg_sq": torch.zeros_like(parameter)}
+            adam[parameter] = {key: group.part(name, moment) for key, moment in moments.items()}
+        parameter.data = group.part(name, parameter.data)
+    sae.d_sae //= group.latent_shards
+    sae.group = group
+
+
+@torch.no_grad()
+def collect(sae: SAE) -> None:
+    """Make a whole SAE of the parts, on every process."""
+    for name, parameter in sae.named_parameters():
+        parameter.data = sae.group.whole(name, parameter.data)
+    sae.d_sae *= sae.group.latent_shards
+    sae.group = ALONE
