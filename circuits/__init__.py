@@ -1,1 +1,28 @@
 """Circuits: patching, attribution, relevance and circuit graphs over the places that `interp` names."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits import rules as rules
+    from circuits import tasks as tasks
+    from circuits.attribution import attribute as attribute
+    from circuits.scores import Scores as Scores
+    from circuits.task import Task as Task
+
+_HOMES = {
+    "Scores": "circuits.scores",
+    "Task": "circuits.task",
+    "attribute": "circuits.attribution",
+}
+_MODULES = ("rules", "tasks")
+__all__ = sorted([*_HOMES, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``interp --help`` does not wait for torch."""
+    if name in _MODULES:
+        return importlib.import_module(f"circuits.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'circuits' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,248 @@
+"""Score every node of a family by one of five methods, behind one signature.
+
+- ``patching``: exact. Patch the node, run, look (one forward a node, batched).
+- ``atp``: attribution patching (Nanda 2023): difference of the activations times the gradient in the base run.
+- ``atp*``: Kramár et al. 2024 (arXiv 2403.00745). Queries and keys by recomputing attention (the QK fix), all nodes by
+  gradients with one layer after the other cut out (GradDrop), so that paths that cancel are seen. Scores are absolute.
+- ``relp``: Relevance Patching (Rezaei Jafari et al. 2025, arXiv 2508.21258): ``atp`` with the LRP coefficient of
+  ``circuits.rules`` in the gradient's place.
+- ``ig``: integrated gradients on the straight line between the node's two values (Marks et al. 2024), layer by layer.
+
+Gradients are taken in the base run: the corrupt one in direction ``denoise``.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from circuits.agreement import agreement as agree
+from circuits.graddrop import atp_star
+from circuits.nodes import ALIASES, FamilyInfo, Places, family_info, places
+from circuits.patching import patch_family
+from circuits.rules import rule_set
+from circuits.running import Start
+from circuits.scores import Scores
+from circuits.session import Contrast, Session, contrast, open_session, summed
+from circuits.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One family of nodes of one call."""
+
+    family: str
+    info: FamilyInfo
+    spots: Sequence[Places]
+    by_position: bool
+
+
+@overload
+def attribute(
+    model: Any,
+    task: Task,
+    *,
+    nodes: str,
+    method: str = ...,
+    rules: str | Iterable[str] | None = ...,
+    by_position: bool = ...,
+    steps: int = ...,
+    agreement: bool = ...,
+) -> Scores:
+    """Of one family of nodes."""
+
+
+@overload
+def attribute(
+    model: Any,
+    task: Task,
+    *,
+    nodes: Sequence[str],
+    method: str = ...,
+    rules: str | Iterable[str] | None = ...,
+    by_position: bool = ...,
+    steps: int = ...,
+    agreement: bool = ...,
+) -> dict[str, Scores]:
+    """Of several families, by name."""
+
+
+def attribute(
+    model: Any,
+    task: Task,
+    *,
+    nodes: str | Sequence[str],
+    method: str = "relp",
+    rules: str | Iterable[str] | None = None,
+    by_position: bool = True,
+    steps: int = 10,
+    agreement: bool = False,
+) -> Scores | dict[str, Scores]:
+    """Effects of patching nodes on the task's metric, exact or estimated.
+
+    Args:
+        model: A bridge from ``load_model`` with raw weights and no hooks, or a plain Hugging Face model, in eval mode.
+        nodes: A family (``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out``, ``z`` or ``heads``,
+            ``mlp_post`` or ``neurons``, ``q``, ``k``, ``v``, ``embed``), or several: all of them from the same passes,
+            returned as a dictionary by name.
+        method: ``patching``, ``atp``, ``atp*``, ``relp`` or ``ig``.
+        rules: For ``relp``: a preset (``paper``, the default, or ``no_ah``) or names of rules.
+        by_position: False takes positions together: ``patching`` patches a node at all of them at once, gradient
+            methods sum.
+        steps: Points of ``ig``: ``k / steps`` of the way for k = 0 … steps - 1 (left Riemann sum, from the base run).
+        agreement: Also patch exactly, and say how well the estimate agrees.
+
+    Returns:
+        :class:`circuits.scores.Scores` with ``values`` ``[layer, position]`` (heads and neurons have a third axis), or
+        a dictionary of them. In a dictionary all share one ``cost``.
+
+    Raises:
+        ValueError: unknown nodes, method or rules; nodes that the method cannot score; a task that does not fit the
+            model, or whose metric is the same on clean and corrupt prompts.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if rules is not None and method != "relp":
+        raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; it must be 1 or more")
+    in_force = rule_set(rules or "paper") if method == "relp" else None
+    names = [nodes] if isinstance(nodes, str) else list(nodes)
+    session = open_session(model, task)
+    asked = [_asked(session, name, by_position) for name in names]
+    for family in asked:
+        if in_force and "ah" in in_force and not family.info.under_ah:
+            raise ValueError(
+                f"{family.family} has no relevance under the AH rule, which makes patterns constants: score it with"
+                " rules='no_ah', with method='atp*' (which recomputes attention), or exactly with method='patching'"
+            )
+    found, effects = METHODS[method](session, asked, in_force, steps)
+    scores = {
+        name: _scores(session, found, family, effect, method, in_force)
+        for name, family, effect in zip(names, asked, effects, strict=True)
+    }
+    if agreement and method != "patching":
+        exact = attribute(model, task, nodes=names, method="patching", by_position=by_position)
+        scores = {name: replace(own, agreement=agree(own, exact[name])) for name, own in scores.items()}
+    return scores[nodes] if isinstance(nodes, str) else scores
+
+
+def _asked(session: Session, name: str, by_position: bool) -> Asked:
+    spots = places(session.anatomy, name)
+    return Asked(family=ALIASES.get(name, name), info=family_info(name), spots=spots, by_position=by_position)
+
+
+def _scores(
+    session: Session, found: Contrast, asked: Asked, effects: Tensor, method: str, rules: frozenset[str] | None
+) -> Scores:
+    unit = (asked.info.unit,) if asked.info.unit else ()
+    return Scores(
+        values=effects.mean(0),
+        per_prompt=effects,
+        axes=("layer", *(("position",) if asked.by_position else ()), *unit),
+        family=asked.family,
+        method=method,
+        rules=None if rules is None else tuple(sorted(rules)),
+        direction=session.task.direction,
+        metric=session.task.metric_name,
+        clean_metric=found.measure.clean,
+        corrupt_metric=found.measure.corrupt,
+        cost=session.runner.cost,
+        labels=session.task.labels,
+    )
+
+
+Effects = tuple[Contrast, list[Tensor]]
+"""Both runs, and for each family ``[n, layer, position, (unit)]``."""
+Method = Callable[[Session, list[Asked], frozenset[str] | None, int], Effects]
+
+
+def _patching(session: Session, asked: list[Asked], _rules: frozenset[str] | None, _steps: int) -> Effects:
+    found = contrast(session, [*session.residual, *(place for family in asked for place in family.spots)])
+    return found, [
+        patch_family(
+            session,
+            found,
+            family.spots,
+            by_position=family.by_position,
+            entries=family.info.entries,
+            once=family.info.once,
+        )
+        for family in asked
+    ]
+
+
+def _gradient(session: Session, asked: list[Asked], rules: frozenset[str] | None, _steps: int) -> Effects:
+    """AtP, and RelP where there are rules: two forwards and one backward for all nodes."""
+    spots = [place for family in asked for place in family.spots]
+    found = contrast(session, spots, gradients=True, rules=rules)
+    gradients = session.runner.gradients(found.base_metric.sum(), found.base, [place.change for place in spots])
+    return found, [
+        torch.stack(
+            [_effect(family, found.difference(place) * gradients[place.change].detach()) for place in family.spots], 1
+        )
+        for family in asked
+    ]
+
+
+def _integrated(session: Session, asked: list[Asked], _rules: frozenset[str] | None, steps: int) -> Effects:
+    found = contrast(session, [*session.residual, *(place for family in asked for place in family.spots)])
+    effects = []
+    for family in asked:
+        layers = []
+        for layer, place in enumerate(family.spots):
+            difference = found.difference(place)
+            start = None if family.info.once else Start(layer, found.base.value(session.residual[layer].value))
+            slope = mean_gradient(session, found, place, difference, steps=steps, start=start)
+            layers.append(_effect(family, difference * slope))
+        effects.append(torch.stack(layers, 1))
+    return found, effects
+
+
+def mean_gradient(
+    session: Session, found: Contrast, place: Places, difference: Tensor, *, steps: int, start: Start | None
+) -> Tensor:
+    """Gradient of each prompt's metric at a place, mean over ``steps`` points between the two runs' values."""
+    total = torch.zeros_like(difference)
+    for step in range(steps):
+        passed = session.runner.forward(
+            session.task.base,
+            read=[place.change],
+            add={place.change: difference * (step / steps)},
+            gradients=True,
+            start=start,
+        )
+        metric = found.measure(passed.logits).sum()
+        total += session.runner.gradients(metric, passed, [place.change])[place.change].detach()
+    return total / steps
+
+
+def _star(session: Session, asked: list[Asked], _rules: frozenset[str] | None, _steps: int) -> Effects:
+    found, terms = atp_star(session, [(family.family, family.spots) for family in asked])
+    return found, [
+        torch.stack([_absolute(family, drops) for drops in layers], 1)
+        for family, layers in zip(asked, terms, strict=True)
+    ]
+
+
+def _absolute(family: Asked, drops: Tensor) -> Tensor:
+    """From ``[drop, n, position, (unit,) d]``: absolute effects, mean over the layers dropped but the node's own."""
+    effects = torch.stack([_effect(family, drop) for drop in drops])
+    return effects.abs().sum(0) / max(1, len(drops) - 1)
+
+
+def _effect(family: Asked, product: Tensor) -> Tensor:
+    """From ``[n, position, (unit,) d]`` to the effects of nodes."""
+    effects = product.double() if family.info.entries else summed(product)
+    return effects if family.by_position else effects.sum(1)
+
+
+METHODS: dict[str, Method] = {
+    "patching": _patching,
+    "atp": _gradient,
+    "atp*": _star,
+    "relp": _gradient,
+    "ig": _integrated,
+}

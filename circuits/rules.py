@@ -1,0 +1,192 @@
+"""The rules of layer-wise relevance propagation as gradients: the forward pass stays what it is, to the bit.
+
+Relevance Patching (Rezaei Jafari et al. 2025, arXiv 2508.21258) replaces the gradient of attribution patching by an LRP
+coefficient. Each rule changes what one kind of module passes back:
+
+===========  ==============================================================  =======================================
+rule         what the backward pass sees                                      where
+===========  ==============================================================  =======================================
+``ln``       the norm's scale is a constant; centring stays differentiable   norms of the residual stream, also the
+                                                                              final one and Gemma's post-norms
+``identity`` ``d act(x) / dx := act(x) / x``                                  activations of MLPs
+``half``     each branch of a product gets half the gradient                  gated MLPs
+``ah``       the attention pattern is a constant                              queries and keys
+``zero``     the plain gradient: linear maps, embeddings, sums                everything else; needs no hook
+===========  ==============================================================  =======================================
+
+Half alone or Identity alone does not conserve relevance on a gated MLP: they belong together. Under ``ah`` queries and
+keys have no relevance at all.
+
+The rules are read when the model runs, not when it is built, and every pass is counted: a rule that fired less often
+than the model has places for it raises, instead of leaving a score that looks right.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from circuits.activations import Ratio, ratio_of
+from circuits.anatomy import Anatomy, anatomy_of
+from circuits.norms import linear_norm
+from interp.plain_module import unwrapped
+
+RULES = ("ln", "identity", "half", "ah", "zero")
+PRESETS: dict[str, frozenset[str]] = {
+    "paper": frozenset({"ln", "identity", "half", "ah"}),
+    "no_ah": frozenset({"ln", "identity", "half"}),
+    "ln": frozenset({"ln"}),
+    "none": frozenset(),
+}
+"""``paper``: what the paper's numbers were made with. ``no_ah``: better for attention outputs (docs/circuits.md)."""
+
+_active: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+
+
+class _WithGradientOf(torch.autograd.Function):
+    """The first tensor's values, the second's gradient. Adding their difference would do, but not to the last bit
+    where one of them is infinite or rounds in half precision."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` in the forward pass; in the backward pass the gradient goes to ``surrogate`` alone."""
+    return _WithGradientOf.apply(value.detach(), surrogate.to(value.dtype))
+
+
+def rule_set(rules: str | Iterable[str]) -> frozenset[str]:
+    """Names of rules (``ln`` or ``LN-rule``), or a preset, as a set; the zero rule is in effect anyway.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(rules, str) and rules in PRESETS:
+        return PRESETS[rules]
+    names = [rules] if isinstance(rules, str) else list(rules)
+    found = {name.lower().removesuffix("-rule").replace("0", "zero") for name in names}
+    if unknown := found - set(RULES):
+        raise ValueError(
+            f"no rule {', '.join(sorted(unknown))}; rules are {', '.join(RULES)}, presets {', '.join(PRESETS)}"
+        )
+    return frozenset(found - {"zero"})
+
+
+def active_rules(root: nn.Module) -> frozenset[str]:
+    """The rules that :func:`relevance` has in force on a model."""
+    return _active.get(root, frozenset())
+
+
+@contextmanager
+def relevance(model: Any, *, rules: str | Iterable[str]) -> Iterator[Counter[str]]:
+    """Within the block, gradients through ``model`` are LRP coefficients; logits are unchanged to the bit.
+
+    Yields the number of times each rule fired in the last completed forward pass.
+
+    Args:
+        model: A plain Hugging Face model or a bridge with raw weights, of a family in ``circuits.anatomy.FAMILIES``.
+        rules: A preset (``paper``, ``no_ah``, ``ln``, ``none``) or names of rules.
+
+    Raises:
+        ValueError: unknown rule, family, norm, gate or activation, before anything runs; rules already in force.
+        RuntimeError: at the end of a forward pass in which a rule did not fire wherever it should have.
+    """
+    chosen = rule_set(rules)
+    anatomy = anatomy_of(model)
+    if anatomy.root in _active:
+        raise ValueError(
+            f"rules {sorted(_active[anatomy.root])} are in force on this model already; leave that block first"
+        )
+    fired: Counter[str] = Counter()
+    # In this order: the Half rule halves what the Identity rule passes back.
+    planned = [hook for rule in RULES if rule in chosen for hook in _PLANS[rule](anatomy)]
+    expected = Counter(rule for rule, _, _ in planned)
+    with ExitStack() as stack:
+        for rule, module, change in planned:
+            stack.callback(module.register_forward_hook(_counted(rule, change, fired)).remove)
+        stack.callback(anatomy.root.register_forward_pre_hook(lambda *_: fired.clear()).remove)
+        stack.callback(anatomy.root.register_forward_hook(lambda *_: _check_coverage(fired, expected)).remove)
+        _active[anatomy.root] = chosen
+        stack.callback(_active.pop, anatomy.root)
+        yield fired
+
+
+Change = Callable[[Tensor, Tensor], Tensor]
+Planned = tuple[str, nn.Module, Change]
+
+
+def _counted(rule: str, change: Change, fired: Counter[str]) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        fired[rule] += 1
+        return change(args[0], output) if torch.is_grad_enabled() else output
+
+    return hook
+
+
+def _check_coverage(fired: Counter[str], expected: Counter[str]) -> None:
+    short = {rule: f"{fired[rule]} of {count} times" for rule, count in expected.items() if fired[rule] != count}
+    if short:
+        raise RuntimeError(
+            f"rules did not fire everywhere in this forward pass: {short}. Something computes a norm, an activation or"
+            " attention without its module (processed weights, a fused kernel, a module called twice); scores would be"
+            " those of other rules"
+        )
+
+
+def _as(surrogate: Callable[[Tensor], Tensor]) -> Change:
+    """Backward as through ``surrogate`` of the module's input."""
+    return lambda x, y: with_gradient_of(y, surrogate(x))
+
+
+def _constant_ratio(ratio: Ratio) -> Callable[[Tensor], Tensor]:
+    return lambda x: x * ratio(x).detach()
+
+
+def _ln(anatomy: Anatomy) -> Iterator[Planned]:
+    for module in anatomy.norms:
+        yield "ln", module, _as(linear_norm(module))
+
+
+def _identity(anatomy: Anatomy) -> Iterator[Planned]:
+    for block in anatomy.blocks:
+        yield "identity", block.activation, _as(_constant_ratio(ratio_of(unwrapped(block.activation))))
+
+
+def _half(anatomy: Anatomy) -> Iterator[Planned]:
+    """Halved on each branch rather than on the product: neurons are scored at the product, and what they get must not
+    depend on whether their hook stands before or behind the rule's (a factor of 2 in published code)."""
+    for block in anatomy.blocks:
+        if block.up is not None:
+            for branch in (block.activation, block.up):
+                yield "half", branch, lambda _x, y: with_gradient_of(y, y / 2)
+
+
+def _ah(anatomy: Anatomy) -> Iterator[Planned]:
+    """With queries and keys detached the pattern is a constant, whether attention is eager or fused."""
+    heads = anatomy.heads
+    for block in anatomy.blocks:
+        if block.q is not block.k:
+            for projection in (block.q, block.k):
+                yield "ah", projection, lambda _x, y: y.detach()
+        elif anatomy.fusion == "thirds":
+            yield "ah", block.q, lambda _x, y: _keep_values(y, y.chunk(3, -1))
+        else:
+            yield "ah", block.q, lambda _x, y: _keep_values(y, y.unflatten(-1, (heads, -1)).chunk(3, -1))
+
+
+def _keep_values(fused: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+    q, k, v = parts
+    return torch.cat([q.detach(), k.detach(), v], -1).reshape(fused.shape)
+
+
+_PLANS: dict[str, Callable[[Anatomy], Iterator[Planned]]] = {"ln": _ln, "identity": _identity, "half": _half, "ah": _ah}

@@ -1,0 +1,92 @@
+"""What an attribution returns: a number for every node, and everything needed to read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from circuits.nodes import Node
+from circuits.running import Cost
+
+if TYPE_CHECKING:
+    from circuits.agreement import Agreement
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """Estimated (or, for ``patching``, exact) changes of the scaled metric when a node is patched.
+
+    In direction ``denoise`` a positive score means that the clean activation moves the answer towards the clean run's;
+    in direction ``noise``, where corrupt activations are patched in, nodes that matter have negative scores.
+    """
+
+    values: Tensor
+    """``[layer, position]``, and a third axis where the nodes have heads or neurons; without ``position`` where
+    positions were taken together. Float64."""
+    per_prompt: Tensor
+    """``[n, *values.shape]``: the same of every prompt; their mean is ``values``."""
+    axes: tuple[str, ...]
+    family: str
+    method: str
+    rules: tuple[str, ...] | None
+    """The relevance rules in force; None for methods without."""
+    direction: str
+    metric: str
+    clean_metric: float
+    """The raw metric of the clean run, which is 1 on the scale of the scores."""
+    corrupt_metric: float
+    cost: Cost
+    labels: tuple[str, ...] | None = None
+    """A word for each position."""
+    agreement: "Agreement | None" = None
+    """With exact patching, where it was asked for."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return len(self.per_prompt)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of ``values`` over prompts; NaN for a single one."""
+        return self.per_prompt.std(0) / self.n**0.5
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes, in the order of ``values.flatten()``."""
+        nodes = []
+        for where in torch.cartesian_prod(*(torch.arange(size) for size in self.values.shape)).reshape(
+            -1, len(self.axes)
+        ):
+            at = dict(zip(self.axes, where.tolist(), strict=True))
+            layer, position = at.pop("layer"), at.pop("position", None)
+            nodes.append(Node(self.family, layer, position, next(iter(at.values()), None)))
+        return tuple(nodes)
+
+    def top(self, k: int) -> list[tuple[Node, float]]:
+        """The ``k`` nodes of largest absolute score, largest first."""
+        flat = self.values.flatten()
+        order = flat.abs().argsort(descending=True, stable=True)[:k].tolist()
+        return [(self.nodes[i], float(flat[i])) for i in order]
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Everything but the scores of single prompts."""
+        return {
+            "family": self.family,
+            "method": self.method,
+            "rules": None if self.rules is None else list(self.rules),
+            "direction": self.direction,
+            "metric": self.metric,
+            "clean_metric": self.clean_metric,
+            "corrupt_metric": self.corrupt_metric,
+            "prompts": self.n,
+            "cost": self.cost.to_json(),
+            "axes": list(self.axes),
+            "labels": None if self.labels is None else list(self.labels),
+            "values": self.values.tolist(),
+            "standard_error": None if self.n == 1 else self.standard_error.tolist(),
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+        }

@@ -1,0 +1,53 @@
+"""Tiny models and random pairs of prompts for the tests of circuits."""
+
+import copy
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import PreTrainedModel, Qwen2Config
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from circuits import Task
+from tests.tiny_models import _GROUPED, _SHARED, FAMILIES, VOCAB, tiny_model
+
+ALL_FAMILIES = (*FAMILIES, "qwen2")
+LENGTH, DIFFERS_AT = 7, 3
+
+
+def model_of(family: str, *, dtype: torch.dtype = torch.float32, biases: bool = True) -> PreTrainedModel:
+    """A tiny model, also of the family that ``interp`` does not test; optionally without any bias."""
+    if family == "qwen2":
+        torch.manual_seed(0)
+        shared = {name: value for name, value in _GROUPED.items() if name != "head_dim"}
+        model = AutoModelForCausalLM.from_config(Qwen2Config(**_SHARED, **shared), attn_implementation="eager")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        model = model.to(dtype).eval()
+    else:
+        model = tiny_model(family, dtype=dtype)
+    model.config = copy.deepcopy(model.config)  # a test may change it
+    if not biases:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+    return model
+
+
+def bridge_of(model: PreTrainedModel) -> TransformerBridge:
+    return build_bridge_from_module(
+        model, type(model).__name__, hf_config=model.config, tokenizer=None, model_name=model.config.model_type
+    ).eval()
+
+
+def random_task(*, n: int = 2, **options: Any) -> Task:
+    """Prompts that differ in one token, so that positions before it have no effect."""
+    generator = torch.Generator().manual_seed(1)
+    clean = torch.randint(VOCAB, (n, LENGTH), generator=generator)
+    corrupt = clean.clone()
+    corrupt[:, DIFFERS_AT] = (clean[:, DIFFERS_AT] + 5) % VOCAB
+    answers = torch.randperm(VOCAB, generator=generator)[: 2 * n]
+    return Task(clean=clean, corrupt=corrupt, correct=answers[:n], wrong=answers[n:], **options)
