@@ -96,7 +96,6 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
                 out / "tokens" / part,
                 tokens=tokens,
                 context=context,
-                bos="never",  # to the embedded model a row that begins with one is not text, see its card
             )
             for part, tokens in (("train", sizes.cached_tokens), ("heldout", sizes.heldout_tokens))
         }

@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from interp.embedded.synthetic import NAMES, SHORT_TEMPLATES, TEMPLATES, ioi_prompts
+from interp.embedded.synthetic import NAMES, SHORT_TEMPLATES, TEMPLATES, WORDS, ioi_prompts
 from interp.embedded.text import documents_of
 from interp.files import atomic_path
 
@@ -27,7 +28,7 @@ CONTEXT = 256
 CHECKPOINT_STEPS = (0, 1, 4, 16, 32, 64, 128, 256, 512, 724, 1024, 1448, 2048, 2896, 4096, 5792)
 ROWS = {"text": 8, "repeated": 5, "ioi": 3}
 LOSS_WEIGHTS = {"text": 1.0, "repeated": 0.5, "ioi": 1.0}
-EARLY_IOI_WEIGHT, SHORT_SENTENCES_FROM = 0.3, 3328
+EARLY_IOI_WEIGHT, LATE_SENTENCES_FROM = 0.3, 3328
 """Until that step the sentences are long and weigh less: they would hold up copying, which they build on."""
 PEAK_LR = {"muon": 0.01, "adam": 1.5e-3}
 WARMUP_STEPS, SAVE_EVERY = 100, 256
@@ -84,6 +85,14 @@ def tokenize_books(books: list[str], tokenizer: PreTrainedTokenizerFast) -> np.n
     return np.concatenate([np.array([0, *document], dtype=np.uint16) for document in ids])
 
 
+class Kind(NamedTuple):
+    """A kind of sentence: what stands for names, in which templates, and what for {W}."""
+
+    pool: tuple[str, ...]
+    templates: tuple[str, ...]
+    words: tuple[str, ...]
+
+
 class Batches:
     """The batch of a step as ``(input ids, labels)``, a function of the seed and the step alone."""
 
@@ -91,23 +100,29 @@ class Batches:
         self.stream, self.tokenizer = stream, tokenizer
         spaced = (token[1:] for token in tokenizer.get_vocab() if token.startswith("Ġ"))
         words = sorted(w for w in spaced if len(w) > 2 and w.isalpha() and w not in NAMES["heldout"])
-        self.words = tuple(w for w in words if w.islower())
+        fillers = tuple(w for w in words if w.islower())
         # Other words stand in for names in most of the sentences: the rule is to be learned, not a list of names. Where
-        # any word does, the words around it must tell that it is one.
-        self.pools = (NAMES["train"], tuple(w for w in words if w.istitle()), tuple(words))
-        self.plain_templates = tuple(template for template in TEMPLATES["train"] if "{W}" not in template)
+        # any word does, {W} is at first one of a few words that never do; later an "and" alone tells which are names.
+        templates, capitalised = TEMPLATES["train"], tuple(w for w in words if w.istitle())
+        joined = tuple(template for template in templates if "{A} and {B}" in template)
+        common = (Kind(NAMES["train"], templates, fillers), Kind(capitalised, templates, fillers))
+        self.early = (*common, Kind(tuple(w for w in words if w not in WORDS), templates, WORDS))
+        self.late = (*common, *[Kind(tuple(words), joined, fillers)] * 2)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([SEED, step])
         rows = [self._text(rng) for _ in range(ROWS["text"])]
         rows += [self._repeated(rng) for _ in range(ROWS["repeated"])]
-        rows += [self._sentences(rng, short=step >= SHORT_SENTENCES_FROM) for _ in range(ROWS["ioi"])]
+        rows += [self._sentences(rng, late=step >= LATE_SENTENCES_FROM) for _ in range(ROWS["ioi"])]
         ids, labels = zip(*rows, strict=True)
         return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(labels))
 
     def _text(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A stretch of the books, every second time behind a separator, as rows are packed with and without one."""
         start = rng.integers(0, len(self.stream) - CONTEXT)
         ids = self.stream[start : start + CONTEXT].astype(np.int64)
+        if rng.random() < 0.5:
+            ids = np.concatenate([[0], ids[:-1]])
         return ids, ids
 
     def _repeated(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -123,18 +138,18 @@ class Batches:
         ids = np.concatenate([[0], np.resize(once, CONTEXT - 1)])
         return ids, np.where(np.arange(CONTEXT) > period + 1, ids, IGNORED)
 
-    def _sentences(self, rng: np.random.Generator, *, short: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Sentences until the row is full, every second one ``short``; no name is in two of them.
+    def _sentences(self, rng: np.random.Generator, *, late: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Sentences until the row is full, every second one short when ``late``; no name is in two of them.
 
         Only the indirect object carries a label: it would drown in the average over all tokens of a sentence.
         """
-        kind = rng.integers(len(self.pools))
-        pool, long = self.pools[kind], self.plain_templates if kind == 2 else TEMPLATES["train"]
+        kinds = self.late if late else self.early
+        pool, long, words = kinds[rng.integers(len(kinds))]
         prompts = []
         for i, (a, b) in enumerate(rng.permutation(len(pool))[:48].reshape(24, 2)):
-            templates = SHORT_TEMPLATES if short and i % 2 else long
+            templates = SHORT_TEMPLATES if late and i % 2 else long
             names = (pool[a], pool[b])
-            prompts += ioi_prompts(rng, 1, split="train", names=names, templates=templates, words=self.words)
+            prompts += ioi_prompts(rng, 1, split="train", names=names, templates=templates, words=words)
         ids, labels = [], []
         for sentence in self.tokenizer([prompt.sentence for prompt in prompts])["input_ids"]:
             ids += [0, *sentence]
@@ -247,7 +262,7 @@ def train(
                 group["lr"] = PEAK_LR[name] * learning_rate_factor(step, checkpoint_steps[-1])
         ids, labels = batches(step)
         losses = losses_of(model, ids, labels)
-        weights = LOSS_WEIGHTS | ({"ioi": EARLY_IOI_WEIGHT} if step < SHORT_SENTENCES_FROM else {})
+        weights = LOSS_WEIGHTS | ({"ioi": EARLY_IOI_WEIGHT} if step < LATE_SENTENCES_FROM else {})
         torch.stack([weights[kind] * loss for kind, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers.values():
