@@ -109,7 +109,9 @@ def test_a_row_may_begin_with_the_separator(heldout: np.ndarray):
     model, rows = load(steps()[-1]), heldout[: 40 * (CONTEXT - 1)].reshape(40, CONTEXT - 1)
     behind = np.concatenate([np.zeros((40, 1), dtype=rows.dtype), rows], axis=1)
     # As near as the words that a first position without context costs.
-    assert heldout_losses(model, behind.reshape(-1)).mean() < heldout_losses(model, heldout[: 40 * CONTEXT]).mean() + 0.2
+    assert (
+        heldout_losses(model, behind.reshape(-1)).mean() < heldout_losses(model, heldout[: 40 * CONTEXT]).mean() + 0.2
+    )
 
 
 def test_induction_was_learned():
