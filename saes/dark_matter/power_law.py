@@ -1,0 +1,144 @@
+"""``FVU(W) = c + a W^(-m)`` over the widths of a family of SAEs, and what it says of an infinitely wide one.
+
+Variable projection: for a given m the best c, a >= 0 are a linear problem, which leaves a search over m alone. (Adam
+from random starts, as in the paper's code, ends in local minima.) The horizon is the paper's: what width takes away is
+the features that are absent; of what stays, the part linear in x, and the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+_LOG_EXPONENTS = np.log(np.geomspace(0.01, 10, 25))
+_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A fitted number with its central 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """The fit; intervals are of a parametric bootstrap, unbounded where there are no more points than parameters."""
+
+    c: Interval
+    """FVU that no width takes away, at this L0."""
+    a: Interval
+    m: Interval
+    residual: float
+    """Root mean square of the points about the curve."""
+    points: int
+
+    def __call__(self, width: int | float) -> float:
+        """The fitted FVU at a width."""
+        return self.c.value + self.a.value * width**-self.m.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """FVU at each width, cut into three: they add up to the fitted curve."""
+
+    law: PowerLaw
+    widths: tuple[int, ...]
+    absent: tuple[float, ...]
+    """Features that a wider SAE learns: the fitted curve less c."""
+    linear: float
+    """c less the nonlinear part: never learned, but linear in x. Below 0 where the fit extrapolates below it."""
+    nonlinear: float
+    """Mean over widths of FVU_nonlinear, which the paper finds constant at fixed L0: an upper bound on what the SAEs
+    introduce."""
+
+
+def fit_power_law(
+    widths: Sequence[int], fvu: Sequence[float], *, standard_errors: Sequence[float] | None = None, seed: int = 0
+) -> PowerLaw:
+    """Least squares for c, a >= 0 and 0.01 <= m <= 10.
+
+    Args:
+        widths: Latents of each SAE.
+        fvu: Of each SAE, all at about the same L0.
+        standard_errors: Of ``fvu``; without them the points' scatter about the curve stands for them.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: fewer than 3 different widths, or values that are not finite.
+    """
+    x, y = np.asarray(widths, dtype=float), np.asarray(fvu, dtype=float)
+    if len(x) != len(y) or len(np.unique(x)) < 3 or not (np.isfinite(y).all() and (x > 0).all()):
+        raise ValueError(
+            f"{len(np.unique(x))} different widths and {len(y)} values of FVU: three parameters need 3 widths or more,"
+            " and a finite FVU for each"
+        )
+    c, a, m = _fit(x, y)
+    residuals = y - (c + a * x**-m)
+    freedom = len(x) - 3
+    if standard_errors is not None:
+        noise = np.asarray(standard_errors, dtype=float)
+    else:
+        noise = np.full(len(x), np.sqrt(residuals @ residuals / freedom) if freedom else np.inf)
+    if np.isfinite(noise).all():
+        generator = np.random.default_rng(seed)
+        draws = np.array(
+            [_fit(x, c + a * x**-m + noise * generator.standard_normal(len(x))) for _ in range(_RESAMPLES)]
+        )
+        low, high = np.quantile(draws, (0.025, 0.975), axis=0)
+    else:
+        low, high = np.full(3, -np.inf), np.full(3, np.inf)
+    intervals = [Interval(float(v), float(lo), float(hi)) for v, lo, hi in zip((c, a, m), low, high, strict=True)]
+    return PowerLaw(
+        c=intervals[0],
+        a=intervals[1],
+        m=intervals[2],
+        residual=float(np.sqrt(np.mean(residuals**2))),
+        points=len(x),
+    )
+
+
+def horizon(law: PowerLaw, widths: Sequence[int], fvu_nonlinear: Sequence[float]) -> Horizon:
+    """The paper's cut of FVU (sae_power_laws.py, lines 477 to 524)."""
+    nonlinear = float(np.mean(fvu_nonlinear))
+    return Horizon(
+        law=law,
+        widths=tuple(widths),
+        absent=tuple(law(width) - law.c.value for width in widths),
+        linear=law.c.value - nonlinear,
+        nonlinear=nonlinear,
+    )
+
+
+def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    scale = x.min()  # so that both columns have entries of 1
+
+    def error(log_m: float) -> float:
+        powers = (x / scale) ** -np.exp(log_m)
+        c, a = non_negative_line(powers, y)
+        return float(np.sum((y - c - a * powers) ** 2))
+
+    errors = [error(log_m) for log_m in _LOG_EXPONENTS]
+    best = int(np.argmin(errors))
+    around = (_LOG_EXPONENTS[max(best - 1, 0)], _LOG_EXPONENTS[min(best + 1, len(errors) - 1)])
+    found = minimize_scalar(error, bounds=around, method="bounded", options={"xatol": 1e-9})
+    m = float(np.exp(found.x if found.fun <= errors[best] else _LOG_EXPONENTS[best]))
+    c, a = non_negative_line((x / scale) ** -m, y)
+    return c, a * float(scale) ** m, m
+
+
+def non_negative_line(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The c, a >= 0 that minimise ``||y - c - a z||²``: least squares, or where that is negative, an edge."""
+    spread = z - z.mean()
+    if (variation := spread @ spread) > 0:
+        a = spread @ y / variation
+        c = y.mean() - a * z.mean()
+        if a >= 0 and c >= 0:
+            return float(c), float(a)
+    flat, through_origin = max(y.mean(), 0.0), max(z @ y / (z @ z), 0.0)
+    if np.sum((y - flat) ** 2) <= np.sum((y - through_origin * z) ** 2):
+        return float(flat), 0.0
+    return 0.0, float(through_origin)
