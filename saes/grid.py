@@ -75,8 +75,9 @@ class Grid(Group):
         """See ``Group``."""
         if self.latent_shards == 1:
             return super().row_norm(slots)
+        squares = slots.to(torch.promote_types(slots.dtype, torch.float32)).square()
         # The gradient of a square root at 0 is NaN, that of the bound is 0.
-        return self.over_latents(slots.square().sum(-1)).clamp_min(torch.finfo(slots.dtype).tiny).sqrt()
+        return self.over_latents(squares.sum(-1)).clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
     def count(self, mine: int) -> int:
         """See ``Group``."""
@@ -106,7 +107,7 @@ class Grid(Group):
             return values
         return torch.cat(_gathered(values, self.mesh.get_group("latents")), dim=-1)
 
-    def keep_largest(self, values: Float[Tensor, "n m"], k: int) -> Float[Tensor, "n m"]:
+    def keep_largest(self, values: Float[Tensor, "*n m"], k: int) -> Float[Tensor, "*n m"]:
         """See ``Group``; the gradient reaches what is kept."""
         if self.latent_shards == 1:
             return values
@@ -151,7 +152,7 @@ class Grid(Group):
     def whole(self, name: str, local: Tensor) -> Tensor:
         """See ``Group``."""
         described = DTensor.from_local(local, self.mesh, self._placements(name, local), run_check=False)
-        return described.full_tensor().to(local.device)
+        return described.full_tensor().cpu()  # a GPU may hold a part, but not the whole
 
     def _placements(self, name: str, tensor: Tensor) -> list[Placement]:
         dimension = latent_dimension(name, tensor)

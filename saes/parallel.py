@@ -86,7 +86,7 @@ class Group:
         """Along the last dimension, the values of the processes that hold other latents: [n, m] to [n, shards * m]."""
         return values
 
-    def keep_largest(self, values: Float[Tensor, "n m"], k: int) -> Float[Tensor, "n m"]:
+    def keep_largest(self, values: Float[Tensor, "*n m"], k: int) -> Float[Tensor, "*n m"]:
         """Zero what is not among the ``k`` largest of its row over all latents; a process brings its own m <= k."""
         return values
 
@@ -109,7 +109,7 @@ class Group:
         return whole
 
     def whole(self, name: str, local: Tensor) -> Tensor:
-        """What ``part`` divided, on every process."""
+        """What ``part`` divided, on every process, in main memory where there are several."""
         return local
 
 
