@@ -50,6 +50,8 @@ class Report:
     ce_clean: Estimate
     ce_spliced: Estimate
     """The SAE's reconstruction in place of the activation."""
+    ce_difference: Estimate
+    """CE_spliced - CE_clean, token by token."""
     ce_zero: Estimate
     """Zero in its place."""
     ce_mean: Estimate
@@ -137,6 +139,7 @@ def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae
         density_histogram=tuple(int(n) for n in torch.histogram(density, torch.tensor(DENSITY_EDGES)).hist),
         ce_clean=predicting.mean(predicting.ce_clean),
         ce_spliced=predicting.mean(predicting.ce_spliced),
+        ce_difference=predicting.mean(predicting.ce_spliced - predicting.ce_clean),
         ce_zero=predicting.mean(predicting.ce_zero),
         ce_mean=predicting.mean(predicting.ce_mean),
         ce_recovered_zero=recovered(predicting.ce_zero),

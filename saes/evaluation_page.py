@@ -24,15 +24,13 @@ def build_page(report: Report, *, title: str, data: str) -> Page:
         subtitle=f"{report.site} · {report.tokens:,} tokens of {report.documents} documents of {data}",
     )
     cards = [
-        ("FVU", str(report.fvu), "variance unexplained, about the mean"),
-        ("L0", str(report.l0), f"active latents a token, of {report.d_sae:,}"),
-        ("CE recovered", str(report.ce_recovered_zero), "1 is the clean model, 0 zero ablation"),
-        ("Dead latents", str(report.dead_fraction), f"share silent on all {report.tokens:,} tokens"),
+        _card("FVU", report.fvu, "variance unexplained, about the mean"),
+        _card("L0", report.l0, f"active latents a token, of {report.d_sae:,}"),
+        _card("CE recovered", report.ce_recovered_zero, "1 is the clean model, 0 zero ablation"),
+        _card("Dead latents", report.dead_fraction, f"share silent on all {report.tokens:,} tokens"),
     ]
     if report.afa is not None:
-        cards.append(
-            ("ε_LBO, median", str(report.afa.epsilon_lbo_median), "norm of latents against that of activation")
-        )
+        cards.append(_card("ε_LBO, median", report.afa.epsilon_lbo_median, "latents' norm against the activation's"))
     page.cards(cards)
     page.heading("Figures").table(["figure", "value ± standard error", "n"], figure_rows(report)).text(
         "n are documents, over which the standard error is taken; for the dead fraction, latents. Losses are measured"
@@ -51,10 +49,15 @@ def build_page(report: Report, *, title: str, data: str) -> Page:
     page.heading("Parts of the text").text(
         f"A token is massive where its activation's norm is above {MASSIVE_TIMES:g} times the median norm of this text,"
         f" here {report.massive_norm:.4g}. Without them means: they are not counted, and stay clean in the splice. FVU"
-        " is about the mean of the tokens that are not massive; CE added is that of the splice minus that of the clean"
-        " model, in nats a token."
+        " of parts is about the mean of the tokens that are not massive; CE added is that of the splice minus that of"
+        " the clean model, in nats a token."
     )
     return page.table(PART_COLUMNS, part_rows(report)).data("report", report.to_json())
+
+
+def _card(label: str, estimate: Estimate, note: str) -> tuple[str, str, str]:
+    """The error goes into the note: a card is too narrow for both."""
+    return label, f"{estimate.value:.3g}", f"± {estimate.standard_error:.1g} · {note}"
 
 
 def _figure(title: str, x: str, y: str, traces: list[Any], **layout: object) -> go.Figure:
@@ -62,17 +65,18 @@ def _figure(title: str, x: str, y: str, traces: list[Any], **layout: object) -> 
 
 
 def _l0(report: Report) -> Captioned:
-    # One bar a bin of equal width: single counts would be hairlines where L0 runs into the thousands.
+    # Bars of equal width: single counts would be hairlines where L0 runs into the thousands.
     counts, shares = list(report.l0_histogram), [n / report.tokens for n in report.l0_histogram.values()]
-    trace = go.Histogram(x=counts, y=shares, histfunc="sum", nbinsx=60, marker_color=COLORS[0])
+    bins = {"start": -0.5, "end": max(counts) + 0.5, "size": 1 + max(counts) // 100}
+    trace = go.Histogram(x=counts, y=shares, histfunc="sum", xbins=bins, autobinx=False, marker_color=COLORS[0])
     figure = _figure("Active latents a token", "L0", "share of tokens", [trace], bargap=0.05)
-    figure.update_xaxes(rangemode="tozero" if len(counts) > 1 else "normal")
+    figure.update_xaxes(range=[0, 1.1 * max(counts) + 1])
     return figure, f"Mean {report.l0}; n = {report.tokens:,} tokens."
 
 
 def _density(report: Report) -> Captioned:
     centres = [(a + b) / 2 for a, b in pairwise(DENSITY_EDGES)]
-    trace = go.Bar(x=centres, y=report.density_histogram, marker_color=COLORS[2])
+    trace = go.Bar(x=centres, y=report.density_histogram, marker_color=COLORS[2], marker_line_width=0)
     figure = _figure("How often latents are active", "log10 share of tokens", "latents", [trace], bargap=0.05)
     alive = sum(report.density_histogram)
     return (
@@ -132,7 +136,7 @@ def _positions(report: Report) -> list[Captioned]:
         ("Active latents", "L0", COLORS[2], lambda figures: figures.l0),
         (
             "Loss added by the SAE",
-            "CE with the SAE - clean (nats/token)",
+            "CE added (nats/token)",
             COLORS[3],
             lambda figures: figures.ce_difference,
         ),
@@ -153,4 +157,4 @@ def _by_position(
         line_color=color,
     )
     figure = _figure(title, "position in the row", y, [trace])
-    return figure.update_xaxes(type="category").update_yaxes(rangemode="tozero")
+    return figure.update_xaxes(type="category").update_yaxes(rangemode="tozero", exponentformat="power")

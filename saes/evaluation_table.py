@@ -17,6 +17,7 @@ LABELS = {
     "dead_fraction": "Dead fraction",
     "ce_clean": "CE clean (nats/token)",
     "ce_spliced": "CE with the SAE (nats/token)",
+    "ce_difference": "CE added by the SAE (nats/token)",
     "ce_mean": "CE mean-ablated (nats/token)",
     "ce_zero": "CE zero-ablated (nats/token)",
     "ce_recovered_zero": "CE recovered, zero baseline",
@@ -31,7 +32,7 @@ AFA_LABELS = {
     "under_activated": "Under-activated share",
     "over_activated": "Over-activated share",
 }
-PART_COLUMNS = ("tokens", "n", "FVU", "L0", "CE added", "CE clean", "cosine", "ε_LBO")
+PART_COLUMNS = ("tokens", "n", "FVU", "L0", "CE added", "CE clean", "ε_LBO")
 _IN_TERMINAL = 5
 """As many of the columns fit into 80 characters."""
 
@@ -45,21 +46,24 @@ def figure_rows(report: Report) -> list[tuple[str, str, str]]:
 
 
 def part_rows(report: Report) -> list[tuple[str, ...]]:
-    """``PART_COLUMNS`` of the massive tokens, of the others, and of each range of positions."""
-    parts: list[tuple[str, Figures | None]] = [
-        ("without massive", report.without_massive),
-        ("massive alone", report.only_massive),
+    """``PART_COLUMNS`` of all tokens, of the massive ones, of the others, and of each range of positions."""
+    epsilon = None if report.afa is None else report.afa.epsilon_lbo
+    whole = (report.fvu, report.l0, report.ce_difference, report.ce_clean, epsilon)
+    rows = [
+        ("all", f"{report.tokens:,}", *map(_text, whole)),
+        _part_row("without massive", report.without_massive),
+        _part_row("massive alone", report.only_massive),
     ]
     for part in report.positions:
         where = f"position {part.first}" if part.first == part.last else f"positions {part.first}-{part.last}"
-        parts.append((where, part.figures))
-    return [_part_row(name, part) for name, part in parts]
+        rows.append(_part_row(where, part.figures))
+    return rows
 
 
 def _part_row(name: str, part: Figures | None) -> tuple[str, ...]:
     if part is None:
         return (name, "0", *"-" * (len(PART_COLUMNS) - 2))
-    estimates = (part.fvu, part.l0, part.ce_difference, part.ce_clean, part.cosine, part.epsilon_lbo)
+    estimates = (part.fvu, part.l0, part.ce_difference, part.ce_clean, part.epsilon_lbo)
     return (name, f"{part.tokens:,}", *map(_text, estimates))
 
 

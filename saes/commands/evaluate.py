@@ -65,11 +65,12 @@ def evaluate(
         sae, data=data, tokens=tokens, model=model, revision=revision, context=context, packing=packing, bos=bos
     ) as inputs:
         report = measure(inputs.sae, inputs.model, inputs.rows, max_tokens=tokens, first_position=first_position)
-    console = Console()
-    for table in tables(report, title=str(sae)):
-        console.print(table)
     if out is not None:
         write_json(out, report.to_json())
     if html is not None:
         page = build_page(report, title=f"{inputs.sae.activation.name} SAE on {inputs.model_name}", data=str(data))
-        print(f"The page is {page.write(html)}: open it in a browser.")
+        page.write(html)
+    for table in tables(report, title=str(sae)):
+        Console().print(table)
+    if html is not None:
+        print(f"The page is {html}: open it in a browser.")

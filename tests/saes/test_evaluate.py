@@ -110,6 +110,7 @@ def test_every_part_by_definition(
     close(report.mse, (x - x_hat)[kept].square().mean())
     for name, value in (("ce_clean", clean), ("ce_spliced", whole), ("ce_zero", zero), ("ce_mean", at_mean)):
         close(getattr(report, name), value[predicts].mean())
+    close(report.ce_difference, (whole - clean)[predicts].mean())
     close(report.ce_recovered_zero, (zero - whole)[predicts].mean() / (zero - clean)[predicts].mean())
     close(report.ce_recovered_mean, (at_mean - whole)[predicts].mean() / (at_mean - clean)[predicts].mean())
 
