@@ -1,11 +1,14 @@
-"""``interp sae convert``: between our format and other tools'."""
+"""``interp sae``: ``convert`` between our format and other tools'; ``features`` shows what latents respond to."""
 
 from pathlib import Path
 from typing import Literal
 
 from cyclopts import App
 
+from saes.commands.features import features
+
 app = App(name="sae", help="Work with saved SAEs.")
+app.command(features)
 
 
 @app.command

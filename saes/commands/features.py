@@ -1,0 +1,92 @@
+"""``interp sae features``: a page that shows what single latents respond to."""
+
+from pathlib import Path
+from typing import Literal
+
+from interp.counts import Count
+
+
+def features(
+    sae: Path,
+    /,
+    *,
+    data: Path,
+    out: Path,
+    latents: str | None = None,
+    max_latents: int = 500,
+    examples: int = 8,
+    model: str | None = None,
+    revision: str | None = None,
+    tokens: Count = 100_000,
+    context: int | None = None,
+    packing: Literal["packed", "document"] | None = None,
+    bos: Literal["model", "row", "document", "never"] | None = None,
+    first_position: int = 0,
+) -> None:
+    """Write a page of latents: passages where each is most active, its effect on the next token, its nearest ones.
+
+    Parameters
+    ----------
+    sae
+        Folder of the SAE.
+    data
+        Text to look for passages in: a file or folder, as for `interp cache`.
+    out
+        HTML file to write; it holds everything and opens offline.
+    latents
+        Numbers, such as 0,5,9; by default as many as --max-latents, spread over how dense they are.
+    max_latents
+        How many to choose where --latents does not; a page of 500 has one or two megabytes.
+    examples
+        Passages a latent.
+    model
+        By default the model whose activations it was trained on.
+    revision
+        Training checkpoint of the model.
+    tokens
+        How many to read.
+    context
+        Tokens a row; by default as in training, else the model's context, at most 512.
+    packing
+        As for `interp cache`; by default as in training.
+    bos
+        As for `interp cache`; by default as in training.
+    first_position
+        Earlier positions of a row are not looked at.
+    """
+    chosen = None if latents is None else _numbers(latents)
+
+    from interp.sites import Site
+    from saes.feature_book import look_up
+    from saes.feature_page import token_texts, write_feature_page
+    from saes.features import Text
+    from saes.sae_inputs import open_inputs
+
+    with open_inputs(
+        sae, data=data, tokens=tokens, model=model, revision=revision, context=context, packing=packing, bos=bos
+    ) as inputs:
+        if inputs.sae.site is None:
+            raise ValueError(f"{sae} does not say which site it belongs to, so there are no activations to look at")
+        text = Text(
+            model=inputs.model,
+            rows=inputs.rows,
+            site=Site.parse(inputs.sae.site),
+            max_tokens=tokens,
+            first_position=first_position,
+        )
+        book = look_up(inputs.sae, text, latents=chosen, max_latents=max_latents, examples=examples)
+        path = write_feature_page(
+            book,
+            out,
+            title=f"Latents of {sae.name}, {inputs.sae.activation.name} SAE on {inputs.model_name}",
+            data=str(data),
+            text_of=token_texts(inputs.model.tokenizer),
+        )
+    print(f"{len(book.latents):,} latents in {path}: open it in a browser.")
+
+
+def _numbers(latents: str) -> list[int]:
+    try:
+        return [int(part) for part in latents.split(",")]
+    except ValueError:
+        raise ValueError(f"--latents {latents}: numbers with commas between them are wanted, such as 0,5,9") from None

@@ -1,0 +1,167 @@
+"""What single latents respond to: how often, how strongly, and the passages of a text where most.
+
+Two passes over the text, both streaming: the first counts for all latents; the second keeps the strongest passages of
+the chosen ones, each with the activations around its strongest token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from interp.capturing import capture
+from interp.sites import Site
+from interp.tokens import TokenRows
+from saes.latents import Latents
+from saes.sae import SAE
+from saes.text_batches import measured, row_batches, rows_wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """The part of a text that features are looked up in, with the model that reads it."""
+
+    model: Any
+    rows: TokenRows
+    site: Site
+    max_tokens: int = 100_000
+    first_position: int = 0
+    """Earlier positions of a row are shown, and not counted."""
+    batch_rows: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCounts:
+    """Of every latent over a text: counts, not estimates."""
+
+    tokens: int
+    """Measured tokens of the text."""
+    active: Int[Tensor, " d_sae"]
+    """Tokens on which the latent is not zero; divided by ``tokens``, its density."""
+    maximum: Float[Tensor, " d_sae"]
+    """Its largest activation, 0 where it never is active."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A passage around the token of one row on which a latent is most active."""
+
+    row: int
+    position: int
+    """Of that token in its row."""
+    activation: float
+    first: int
+    """Position of the passage's first token."""
+    ids: tuple[int, ...]
+    activations: tuple[float, ...]
+    """Of the latent, on each token of the passage."""
+
+
+@torch.no_grad()
+def count_latents(sae: SAE, text: Text) -> LatentCounts:
+    """Raises ValueError where there is no text or the site's width is not the SAE's."""
+    tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
+    maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
+    for _, latents in _encoded(sae, text):
+        on = latents.values != 0
+        indices = latents.indices[on]
+        active += torch.bincount(indices, minlength=sae.d_sae)
+        maximum.scatter_reduce_(0, indices, latents.values[on].float(), "amax")
+        tokens += latents.l0.numel()
+    return LatentCounts(tokens=tokens, active=active.cpu(), maximum=maximum.cpu())
+
+
+def spread_over_density(counts: LatentCounts, n: int) -> list[int]:
+    """``n`` of the latents that are ever active (all, if fewer), evenly spaced in order of density, in order of number.
+
+    The densest and the rarest are among them.
+    """
+    if n < 1:
+        raise ValueError(f"{n} latents were asked for; ask for 1 or more")
+    order = counts.active.argsort(descending=True, stable=True)[: int((counts.active > 0).sum())]
+    return sorted(order[torch.linspace(0, len(order) - 1, min(n, len(order))).round().long()].tolist())
+
+
+@torch.no_grad()
+def top_examples(
+    sae: SAE, text: Text, latents: Sequence[int], *, k: int = 8, before: int = 20, after: int = 10
+) -> list[tuple[Example, ...]]:
+    """For each of ``latents`` the ``k`` rows with the largest activations, largest first; fewer where fewer have any.
+
+    A row appears once, at its strongest token, with up to ``before`` and ``after`` tokens of the row around it. Of
+    equal activations the earlier row comes first.
+    Raises ValueError for a latent that the SAE lacks, k < 1, and as ``count_latents``.
+    """
+    if wrong := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
+        raise ValueError(f"there is no latent {wrong[0]}; this SAE has 0 to {sae.d_sae - 1}")
+    if k < 1 or before < 0 or after < 0:
+        raise ValueError(f"k is {k}, before {before}, after {after}; k must be 1 or more, the others 0 or more")
+    width = before + 1 + after
+    shape, device = (len(latents), 0), sae.W_enc.device
+    values, windows = torch.zeros(shape, device=device), torch.zeros(*shape, width, device=device)
+    rows, positions = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+    for first_row, found in _encoded(sae, text, whole_rows=True):
+        dense = _columns(found, latents)
+        peaks, at = dense.max(1)
+        around = at[:, None] + torch.arange(width, device=device)[:, None]
+        window = functional.pad(dense, (0, 0, before, after)).gather(1, around)
+        numbers = torch.arange(first_row, first_row + len(peaks), device=device)[:, None].expand_as(at)
+        # Stable, so that a row which came earlier keeps its place before an equal one.
+        merged, order = torch.cat([values, peaks.T], 1).sort(dim=1, descending=True, stable=True)
+        values, order = merged[:, :k], order[:, :k]
+        rows = torch.cat([rows, numbers.T], 1).gather(1, order)
+        positions = torch.cat([positions, at.T], 1).gather(1, order)
+        windows = torch.cat([windows, window.permute(2, 0, 1)], 1).gather(1, order[..., None].expand(-1, -1, width))
+    columns = zip(values.tolist(), rows.tolist(), positions.tolist(), windows.cpu(), strict=True)
+    return [
+        tuple(
+            _example(text.rows, row, position, window, before)
+            for value, row, position, window in zip(*column, strict=True)
+            if value > 0
+        )
+        for column in columns
+    ]
+
+
+def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w"], before: int) -> Example:
+    first = max(0, position - before)
+    kept = rows.documents[row, first : position - before + len(window)] >= 0  # padding is on the right
+    ids = rows.ids[row, first : first + int(np.count_nonzero(kept))]
+    offset = first - (position - before)
+    return Example(
+        row=row,
+        position=position,
+        activation=float(window[before]),
+        first=first,
+        ids=tuple(ids.tolist()),
+        activations=tuple(window[offset : offset + len(ids)].tolist()),
+    )
+
+
+def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
+    """Number of the first row and latents of each batch: of measured tokens alone, or of whole rows, with zeros."""
+    count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
+    first_row = 0
+    for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):
+        x = capture(text.model, ids, [text.site])[text.site].to(sae.W_enc.dtype)
+        if x.shape[-1] != sae.d_in:
+            raise ValueError(f"activations at {text.site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
+        latents, kept = sae.encode(x), measured(documents, text.first_position)
+        if whole_rows:
+            yield first_row, Latents(latents.values * kept[..., None], latents.indices, sae.d_sae)
+        else:
+            yield first_row, Latents(latents.values[kept], latents.indices[kept], sae.d_sae)
+        first_row += len(ids)
+
+
+def _columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
+    """Dense activations of the chosen latents alone."""
+    column = torch.full((latents.d_sae,), len(chosen), device=latents.indices.device)
+    column[list(chosen)] = torch.arange(len(chosen), device=latents.indices.device)
+    dense = latents.values.new_zeros(*latents.values.shape[:-1], len(chosen) + 1, dtype=torch.float32)
+    return dense.scatter_add_(-1, column[latents.indices], latents.values.float())[..., :-1]
