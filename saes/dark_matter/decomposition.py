@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp import metrics
 from interp.metrics import Estimate
 from saes.dark_matter.bootstrap import Resamples, Unexplained
 from saes.dark_matter.held_out import SplitBy, check_counts, held_out_rows
@@ -49,6 +50,8 @@ class ErrorSplit:
     """From x to the error: ``probe(x)`` is the linear error, for any rows."""
     fvu: Estimate
     """FVU(x, x_hat), about the mean."""
+    l0: Estimate | None
+    """Active latents a token, where they are known."""
     figures: tuple[Figures, ...]
     """Of the probe above first; then of the others that were asked for."""
     norm_baselines: Mapping[str, Estimate]
@@ -209,6 +212,7 @@ def split_error(
     return ErrorSplit(
         probe=probe,
         fvu=whole.fvu(),
+        l0=metrics.mean(l0[held], groups=rows.documents[held]) if l0.isfinite().all() else None,
         figures=tuple(
             Figures(
                 fit_intercept=intercept,

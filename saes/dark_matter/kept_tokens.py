@@ -25,6 +25,8 @@ class KeptTokens:
     documents: Int[Tensor, " n"]
     positions: Int[Tensor, " n"]
     ids: Int[Tensor, " n"]
+    norm_limit: float
+    """Tokens with a larger norm were left out; infinite where none was."""
     warnings: tuple[str, ...]
     """What a reader of any figure made from them has to know."""
 
@@ -106,8 +108,10 @@ def keep_tokens(
     if not keep.any():
         raise ValueError(f"drop_first {drop_first} leaves none of {len(keep)} tokens; drop fewer")
     median = norms[keep].nanmedian()
+    limit = float("inf")
     if drop_norm_above is not None:
-        keep &= ~(norms > drop_norm_above * median)
+        limit = drop_norm_above * float(median)
+        keep &= ~(norms > limit)
     massive = keep & (norms > MASSIVE_TIMES * median)
     warnings = []
     if massive.any():
@@ -132,5 +136,6 @@ def keep_tokens(
         documents=columns.documents[rows],
         positions=columns.positions[rows],
         ids=columns.tokens[rows],
+        norm_limit=limit,
         warnings=tuple(warnings),
     )

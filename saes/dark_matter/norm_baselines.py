@@ -32,7 +32,7 @@ def norm_baselines(
         classes: Predict the mean of the class (token, position) over the rows fitted on; a class that is not among
             them, the mean of all.
         numbers: Predict by a line. Rows where the number is not finite (the loss, where nothing is predicted) are
-            left out.
+            left out; so is the baseline where no such row is fitted on, or none judged.
     """
     found = {}
     for name, values in classes.items():
@@ -41,6 +41,8 @@ def norm_baselines(
         found[name] = left.r2()
     for name, values in numbers.items():
         finite = torch.isfinite(values)
+        if not (finite & held).any() or not (finite & ~held).any():
+            continue
         found[name] = held_out_r2(
             values[finite, None].double(),
             squared_norm[finite],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.sites import Site
 from saes.dark_matter.kept_tokens import KeptTokens
+from saes.pursuit import gradient_pursuit
 from saes.sae import SAE
 
 
@@ -109,6 +110,18 @@ class RowsOfSAE:
             x = x.to(sae.W_enc)
             latents = sae.encode(x)
             return Reconstruction(sae.decode(latents, x).cpu(), latents.l0.cpu())
+
+        return cls(kept=kept, site=site, reconstruct=reconstruct)
+
+    @classmethod
+    def by_pursuit(cls, kept: KeptTokens, sae: SAE, site: Site) -> "RowsOfSAE":
+        """Its decoder with codes by gradient pursuit: as many steps a token as the encoder has active latents."""
+
+        @torch.no_grad()
+        def reconstruct(x: Float[Tensor, "n d"]) -> Reconstruction:
+            x = x.to(sae.W_enc)
+            codes = gradient_pursuit(x, sae.W_dec, sae.encode(x).l0, b_dec=sae.b_dec)
+            return Reconstruction(sae.decode(codes, x).cpu(), codes.l0.cpu())
 
         return cls(kept=kept, site=site, reconstruct=reconstruct)
 

@@ -1,0 +1,38 @@
+"""The model's loss at each token of a store: a baseline for the size of the SAE's error there."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import metrics
+from interp.masks import Masks
+from interp.tokens import TokenRows
+from saes.dark_matter.kept_tokens import KeptTokens
+from saes.text_batches import row_batches
+
+
+@torch.no_grad()
+def token_losses(
+    model: Any, rows: TokenRows, kept: KeptTokens, *, max_rows: int, batch_rows: int = 8
+) -> Float[Tensor, " n"] | None:
+    """Nats for the token after each one of ``kept``; NaN behind ``max_rows`` and where none of the document follows.
+
+    None where it cannot be told which position of the rows a stored token was, since a norm mask left some out.
+    """
+    provenance = kept.store.provenance
+    masks = Masks(drop_special=bool(provenance.get("drop_special")), drop_first=int(provenance.get("drop_first") or 0))
+    mask = masks.of_rows(rows, slice(None))
+    if int(mask.sum()) != len(kept.store) or not np.array_equal(rows.ids[mask][kept.rows.numpy()], kept.ids.numpy()):
+        return None
+    losses = torch.full(rows.ids.shape, torch.nan)
+    device = next(model.parameters()).device
+    begin = 0
+    for ids, documents in row_batches(rows, min(max_rows, len(rows.ids)), batch_rows, device=device):
+        found = metrics.cross_entropy(model(ids), ids)
+        same = documents[:, 1:] == documents[:, :-1]
+        losses[begin : begin + len(ids), :-1] = torch.where(same, found, torch.nan).cpu()
+        begin += len(ids)
+    return losses[torch.from_numpy(mask)][kept.rows]
