@@ -1,5 +1,6 @@
 """``interp massive``: massive activations of a model, over its training, and what they are good for."""
 
+from pathlib import Path
 from typing import Literal
 
 from cyclopts import App
@@ -139,3 +140,61 @@ def intervene(
     target = to if to in ("zero", "mean") else float(to)
     found = massive.intervene(loaded, tokens, entries=entries, to=target, heldout=others)  # type: ignore[arg-type]
     print_intervention(Console(highlight=False), found)
+
+
+@app.command(name="sweep")
+def sweep_(
+    model: str,
+    /,
+    *,
+    data: str,
+    out: Path,
+    steps: str = "all",
+    budget: str | None = None,
+    sequences: int = 10,
+    context: int | None = None,
+    bos: Literal["model", "row", "document", "never"] = "never",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+) -> None:
+    """Measure every checkpoint of a training run; killed and started again, it continues.
+
+    Parameters
+    ----------
+    model
+        embedded, a folder with step{N} subfolders, or a model of the hub, such as pythia-410m.
+    data
+        Text or token ids; the same rows are measured at every checkpoint.
+    out
+        Folder for the results.
+    steps
+        all, paper (37 of Pythia's 154), log (each at least twice the one before), or a list such as 0,512,143000.
+    budget
+        Disk that downloaded checkpoints may take, such as 5GB; with room for two, the next is fetched ahead.
+    sequences
+        Rows to measure; the papers take 10.
+    context
+        Tokens a row; by default the model's context, at most 2048.
+    bos
+        Where a beginning-of-sequence token is put; the papers put none.
+    dtype
+        Of the weights; published figures are of float32.
+    device
+        By default a GPU where there is one.
+    """
+    from rich.console import Console
+
+    from interp.counts import parse_count
+    from interp.massive.checkpoint_sources import open_source
+    from interp.massive.rows import training_rows
+    from interp.massive.text_report import print_sweep
+    from interp.massive.training_sweep import sweep
+
+    limit = parse_count(budget.strip().lower().removesuffix("b")) if budget else None
+    source = open_source(model)
+    tokens, mask = training_rows(source, data, sequences=sequences, context=context, bos=bos)
+    console = Console(highlight=False)
+    run = sweep(
+        source, tokens[mask.all(1)], out, steps=steps, dtype=dtype, device=device, budget=limit, tell=console.print
+    )
+    print_sweep(console, run)

@@ -22,3 +22,6 @@ from interp.massive.stats import layer_stats as layer_stats
 from interp.massive.super_weights import SuperWeight as SuperWeight
 from interp.massive.super_weights import find_super_weights as find_super_weights
 from interp.massive.super_weights import zeroed as zeroed
+from interp.massive.sweep_table import SweepTable as SweepTable
+from interp.massive.training_sweep import SweepRun as SweepRun
+from interp.massive.training_sweep import sweep as sweep

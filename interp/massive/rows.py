@@ -6,30 +6,58 @@ from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
 
+from interp.massive.checkpoint_sources import Source
 from interp.models import context_length
 from interp.tokens import write_token_rows
+
+Rows = tuple[Int[Tensor, "sequences position"], Bool[Tensor, "sequences position"]]
 
 
 def text_rows(
     model: Any, data: str | Path, *, sequences: int, context: int | None = None, bos: str = "never", skip: int = 0
-) -> tuple[Int[Tensor, "sequences position"], Bool[Tensor, "sequences position"]]:
+) -> Rows:
     """The first rows of a text after ``skip`` of them, and a mask without the padding that ends a text too short.
 
     ``data`` is anything that ``interp cache`` takes. By default a row is as long as the model's context, at most 2,048.
     Raises ValueError where there is no row.
     """
-    longest = context_length(model)
+    return _rows(data, model.tokenizer, context_length(model), model.cfg.d_vocab, sequences, context, bos, skip)
+
+
+def training_rows(
+    source: Source, data: str | Path, *, sequences: int, context: int | None = None, bos: str = "never"
+) -> Rows:
+    """The same for a training run, whose tokenizer is that of all its checkpoints; no weights are read."""
+    config = AutoConfig.from_pretrained(source.config_folder(), local_files_only=True, trust_remote_code=False)
+    folder = source.tokenizer_folder()
+    tokenizer = None
+    if any(folder.glob("tokenizer*")):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return _rows(data, tokenizer, config.max_position_embeddings, config.vocab_size, sequences, context, bos, 0)
+
+
+def _rows(
+    data: str | Path,
+    tokenizer: Any,
+    longest: int,
+    vocab_size: int,
+    sequences: int,
+    context: int | None,
+    bos: str,
+    skip: int,
+) -> Rows:
     context = min(2048, longest) if context is None else context
     with TemporaryDirectory() as scratch:
         rows = write_token_rows(
             str(data),
-            model.tokenizer,
+            tokenizer,
             scratch,
             tokens=(skip + sequences) * context,
             context=context,
             bos=bos,
-            vocab_size=model.cfg.d_vocab,
+            vocab_size=vocab_size,
             max_context=longest,
         )
         window = slice(skip, skip + sequences)

@@ -8,6 +8,7 @@ from interp.massive.detection import Detection
 from interp.massive.intervention import Intervention
 from interp.massive.stats import LayerStats
 from interp.massive.super_weights import SuperWeight
+from interp.massive.training_sweep import SweepRun
 
 
 def print_stats(console: Console, stats: LayerStats, found: Detection, sinks: SinkStats, received: SinkStats) -> None:
@@ -57,3 +58,26 @@ def print_intervention(console: Console, found: Intervention) -> None:
         figures = (str(effect.loss), str(effect.change), f"{effect.perplexity:.4g}", str(effect.kl))
         table.add_row(name, str(effect.entries), *figures)
     console.print(table)
+
+
+def print_sweep(console: Console, run: SweepRun) -> None:
+    """A line a checkpoint, with what is wrong with it, and what this run did."""
+    table = Table("step", "ratio", "at block", "sinks", "weights", "note", show_edge=False)
+    for row in run.table.rows:
+        ratios = [estimate.value for estimate in row.measured.stats.ratio]
+        notes = [f"from {row.measured.revision}"] if row.measured.revision == "main" else []
+        notes += [f"same weights as {_listed(row.identical_to)}"] if row.identical_to else []
+        notes += [f"shares blocks with {_listed(row.shares_blocks_with)}"] if row.shares_blocks_with else []
+        notes += ["left out of fits"] if row.suspect else []
+        place = str(max(range(len(ratios)), key=ratios.__getitem__))
+        figures = (f"{max(ratios):.1f}", place, f"{row.measured.sink_rate:.0%}", row.measured.weights[7:15])
+        table.add_row(str(row.step), *figures, "; ".join(notes))
+    console.print(table)
+    if run.table.missing:
+        console.print(f"Missing: {_listed(tuple(run.table.missing))}")
+    console.print(", ".join(f"{count} {what}" for what, count in run.done.items()) or "nothing to do")
+
+
+def _listed(steps: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, steps[:6]))
+    return shown + (f" and {len(steps) - 6} more" if len(steps) > 6 else "")
