@@ -55,7 +55,10 @@ def atp_star(session: Session, families: Sequence[tuple[str, Sequence[Places]]])
         if (family, layer) in changed:
             return torch.stack([changed[family, layer](g[z[layer].change]) for g in gradients])
         difference = found.difference(place)
-        return torch.stack([difference * g[place.change] for g in gradients])
+        found_products = torch.stack([difference * g[place.change] for g in gradients])
+        if family in ("attn_out", "mlp_out"):  # the cut is made right behind them, where autograd does not see it
+            found_products[layer] = 0
+        return found_products
 
     return found, [
         [products(family, layer, place) for layer, place in enumerate(layers)] for family, layers in families

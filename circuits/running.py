@@ -109,12 +109,15 @@ class Runner:
         self, of: Tensor, passed: Passed, spots: Sequence[Spot], *, keep_graph: bool = False
     ) -> dict[Spot, Tensor]:
         """d ``of`` / d value at the spots of one pass, zero where ``of`` does not depend on them."""
-        wholes = [passed.wholes[spot] for spot in spots]
-        found = torch.autograd.grad(of, wholes, allow_unused=True, retain_graph=keep_graph)
+        wholes = {spot: passed.wholes[spot] for spot in spots}
+        # Behind a rule that detaches there is no graph.
+        live = {spot: whole for spot, whole in wholes.items() if whole.requires_grad}
+        found = torch.autograd.grad(of, list(live.values()), allow_unused=True, retain_graph=keep_graph)
+        slopes = dict(zip(live, found, strict=True))
         self.cost.backwards += len(passed.logits) / self.prompts
         return {
-            spot: spot.read(torch.zeros_like(whole) if gradient is None else gradient)
-            for spot, whole, gradient in zip(spots, wholes, found, strict=True)
+            spot: spot.read(torch.zeros_like(whole) if slopes.get(spot) is None else slopes[spot])
+            for spot, whole in wholes.items()
         }
 
 
