@@ -1,0 +1,60 @@
+"""Our evaluation beside SAELens's own, of the same SAE on the same tokens, where the definitions agree."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformer_lens.model_bridge import TransformerBridge
+
+from interp.embedded import MODEL_FOLDER, TEXT_FOLDER, steps
+from interp.tokens import write_token_rows
+from saes import JumpReLU, TopK
+from saes.activations import Activation
+from saes.convert import write
+from saes.evaluate import evaluate
+from tests.saes.evaluated import sae_at_site
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
+from peers import ENVIRONMENTS  # noqa: E402
+
+PYTHON = ENVIRONMENTS / "saelens" / "bin" / "python"
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="SAELens has no environment here; `make test-peers` makes it")
+@pytest.mark.parametrize("variant", [TopK(8), JumpReLU()], ids=lambda variant: variant.name)
+def test_core_numbers_are_saelens(variant: Activation, embedded: TransformerBridge, tmp_path: Path) -> None:
+    sae, context = sae_at_site(variant), 64
+    write(sae, "saelens", tmp_path / "sae")
+    rows = write_token_rows(
+        TEXT_FOLDER / "heldout.jsonl", embedded.tokenizer, tmp_path / "rows", tokens=32 * context, context=context
+    )
+    save_file({"ids": rows.tensor_of("ids", slice(0, 32))}, tmp_path / "ids.safetensors")
+    worker = [PYTHON, HERE / "worker_saelens_evals.py", MODEL_FOLDER / f"step{steps()[-1]}"]
+    done = subprocess.run(
+        [*worker, tmp_path / "sae", tmp_path / "ids.safetensors"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    ours = evaluate(sae, embedded, rows)
+    assert ours.tokens == 32 * context
+    same = {
+        "ce_loss_without_sae": ours.ce_clean,
+        "ce_loss_with_sae": ours.ce_spliced,
+        "ce_loss_with_ablation": ours.ce_zero,
+        "ce_loss_score": ours.ce_recovered_zero,
+        "explained_variance": ours.explained_variance,
+        "l0": ours.l0,
+        "cossim": ours.cosine,
+    }
+    for name, estimate in same.items():
+        assert estimate.value == pytest.approx(theirs[name], rel=1e-4, abs=1e-5), name
+    # Theirs sums over dimensions, ours is the mean.
+    assert ours.mse.value * sae.d_in == pytest.approx(theirs["mse"], rel=1e-4)
+    # Theirs includes the last position of every row, whose next token is not in the text.
+    assert ours.kl.value == pytest.approx(theirs["kl_div_with_sae"], rel=0.05)
+    assert torch.isfinite(torch.tensor(list(theirs.values()))).all()
