@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 _FAILED = "failed"
 _POLL_SECONDS = 0.05
+_LINGER_SECONDS = 5
 
 
 @dataclass
@@ -69,9 +70,20 @@ class Processes:
             if self._store is None or not self._store.check([_FAILED]):
                 return None
             reason = self._store.get(_FAILED).decode()
+            self._store.set(f"read-{self.rank}", "")
         except dist.DistError:  # the process that held the store is gone
             return None
         return None if reason.startswith(self._name) else reason
+
+    def linger(self) -> None:
+        """After a failure: the process that may hold the store stays until the others have read it, or for seconds."""
+        if self._store is None or not self.leads:
+            return
+        deadline = time.monotonic() + _LINGER_SECONDS
+        others = [f"read-{rank}" for rank in range(1, self.size)]
+        with suppress(dist.DistError):
+            while not self._store.check(others) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
 
     @property
     def _name(self) -> str:

@@ -136,22 +136,26 @@ def arrange(*, latent_shards: int, d_sae: int) -> Group:
         )
     if job.size == 1:
         return ALONE
-    device = processes.default_device()
+    from saes.grid import Grid  # a third of a second that one process need not wait for
+
+    mesh = _mesh(job.size // latent_shards, latent_shards)
+    return Grid(mesh=mesh, leads=job.leads, latent_shards=latent_shards)
+
+
+@cache
+def _mesh(rows: int, latents: int) -> DeviceMesh:
+    """Connects the processes, once for each arrangement. Bad news does not travel while they connect, so all wait."""
+    job, device = processes.current(), processes.default_device()
+    job.wait_for_all()
     if not dist.is_initialized():
         if device is not None:
             torch.cuda.set_device(device)
         backend = "gloo" if device is None else "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, store=job.store("tensors"), rank=job.rank, world_size=job.size)
         atexit.register(_leave)
-    from saes.grid import Grid  # a third of a second that one process need not wait for
-
-    mesh = _mesh("cpu" if device is None else "cuda", job.size // latent_shards, latent_shards)
-    return Grid(mesh=mesh, leads=job.leads, latent_shards=latent_shards)
-
-
-@cache
-def _mesh(device: str, rows: int, latents: int) -> DeviceMesh:
-    return init_device_mesh(device, (rows, latents), mesh_dim_names=("rows", "latents"))
+    mesh = init_device_mesh("cpu" if device is None else "cuda", (rows, latents), mesh_dim_names=("rows", "latents"))
+    job.wait_for_all()
+    return mesh
 
 
 @contextmanager
@@ -166,13 +170,12 @@ def one_for_all() -> Iterator[None]:
         with job.telling_others():
             yield
         job.wait_for_all()
-    except RuntimeError as error:  # what gloo and nccl raise when another process has gone
-        _leave()
-        if reason := job.failed_elsewhere():
-            raise ValueError(reason) from error
-        raise
-    except BaseException:
+    except BaseException as error:
+        reason = job.failed_elsewhere()
         _leave()  # so that the others' sums fail at once
+        job.linger()
+        if reason and isinstance(error, RuntimeError):  # gloo and nccl only say that another process has gone
+            raise ValueError(reason) from error
         raise
 
 

@@ -5,7 +5,7 @@ files, each whole or absent, and at the end the SAE itself stands beside them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,11 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
 
     Of several processes, which all call this, the leader writes; the file does not tell how many there were.
     """
-    group = state.sae.group
-    tensors = {"silent": group.whole("silent", state.silent)}
-    for name, parameter in state.sae.named_parameters():
-        tensors[f"weight.{name}"] = group.whole(name, parameter.detach()).contiguous()
-        for key, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"adam.{name}.{key}"] = group.whole(name, value).contiguous()
+    group, tensors = state.sae.group, {}
+    for key, name, part in _parts(state):
+        whole = group.whole(name, part)
+        if group.leads:
+            tensors[key] = whole.contiguous()
     if not group.leads:
         return
     header = {"step": state.step, "scale": state.scale, "target_scale": state.target_scale}
@@ -81,6 +80,15 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
         save_file(tensors, partial, metadata={"state": json.dumps(header)})
     for old in sorted(checkpoints.glob("step*.safetensors"))[:-KEEP_CHECKPOINTS]:
         old.unlink()
+
+
+def _parts(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
+    """What a checkpoint holds, as key, name of the weight that it belongs to, and this process's part."""
+    yield "silent", "silent", state.silent
+    for name, parameter in state.sae.named_parameters():
+        yield f"weight.{name}", name, parameter.detach()
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            yield f"adam.{name}.{key}", name, value
 
 
 def resume(state: TrainState, folder: Path) -> None:

@@ -21,7 +21,7 @@ def spread(state: TrainState, group: Group) -> None:
     state.silent = group.part("silent", state.silent)
     for (name, parameter), had in zip(sae.named_parameters(), with_moments, strict=True):
         if had:
-            empty = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+            empty = {"step": torch.zeros((), device=parameter.device), "exp_avg": torch.zeros_like(parameter)}
             moments = adam.get(parameter) or empty | {"exp_avg_sq": torch.zeros_like(parameter)}
             adam[parameter] = {key: group.part(name, moment) for key, moment in moments.items()}
         parameter.data = group.part(name, parameter.data)

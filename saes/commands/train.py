@@ -74,35 +74,42 @@ def train(
     if (store is None) == (live.model is None) or (live.model is None) != (live.data is None):
         raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
 
-    from interp import ActivationStore
+    from interp import ActivationStore, processes
     from saes.sweep import expand
     from saes.training import train_many
 
-    runs = expand(options, sweep or [])
-    source = ActivationStore(store) if store is not None else _live(live, runs, options)
-    train_many(runs, source, progress=True)
-    for run in runs:
+    group = processes.current()
+    with group.telling_others():
+        runs = expand(options, sweep or [])
+        source = ActivationStore(store) if store is not None else _live(live, runs, options)
+        train_many(runs, source, progress=True)
+    for run in runs if group.leads else ():
         print(f"SAE in {run.out}; measure it with: interp eval {run.out} --data PATH")
 
 
 def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveActivations":
     """The model's activations; the text is tokenised into the run's folder."""
+    from interp import processes
     from interp.live import LiveActivations
     from interp.models import context_length, load_model
-    from interp.tokens import write_token_rows
+    from interp.tokens import open_token_rows, write_token_rows
 
     assert live.model is not None
-    model = load_model(live.model, revision=live.revision)
-    rows = write_token_rows(
-        live.data,
-        model.tokenizer,
-        options.out / "tokens",
-        tokens=options.tokens,
-        context=live.context or min(512, context_length(model)),
-        packing=live.packing,
-        bos=live.bos,
-        vocab_size=model.cfg.d_vocab,
-        max_context=context_length(model),
-    )
+    model = load_model(live.model, revision=live.revision, device=processes.default_device())
+    group, folder = processes.current(), options.out / "tokens"
+    if group.leads:
+        write_token_rows(
+            live.data,
+            model.tokenizer,
+            folder,
+            tokens=options.tokens,
+            context=live.context or min(512, context_length(model)),
+            packing=live.packing,
+            bos=live.bos,
+            vocab_size=model.cfg.d_vocab,
+            max_context=context_length(model),
+        )
+    group.wait_for_all()
+    rows = open_token_rows(folder)
     sites = {site for run in runs for site in (run.site, run.target_site) if site is not None}
     return LiveActivations(model, rows, sites, buffer_tokens=live.buffer_tokens)

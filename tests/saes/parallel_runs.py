@@ -1,13 +1,15 @@
-"""What ``test_parallel`` starts with torchrun: every case of its table, each in a folder of its own.
+"""What ``test_parallel`` starts on several processes.
 
-Alone it trains one of them, so that it can be killed: ``python -m tests.saes.parallel_runs FOLDER [CASE STEP]`` ends by
-SIGKILL, on the last process, at that step.
+``python -m tests.saes.parallel_runs FOLDER`` trains every case of the table, each in a folder of its own. With
+``CASE SHARDS HOW`` it trains one, and its last process ends at step 11: HOW is ``killed`` (SIGKILL) or ``fails``.
 """
 
 import os
 import signal
 import sys
 from pathlib import Path
+
+import torch
 
 from interp import Site, processes
 from saes import TrainConfig, selection, train, training
@@ -42,6 +44,8 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "afa-centred": ("afa", {"loss_weights": {"afa": 0.0, "afa_centred": 1.0}}),
     "transcoder": ("topk", {"target_site": "out", "skip": True}),
     "wide-k": ("topk", {"k": 64}),
+    # The test leaves its folder as one process leaves it that ends in the middle.
+    "continued": ("matryoshka", {}),
 }
 BOTH_WAYS = ("batchtopk", "afa", "gated-aux", "transcoder")
 """Cases for four processes, two by two."""
@@ -67,20 +71,24 @@ def main(folder: Path) -> None:
     for shards in (1, 2) if size == 2 else (2,):
         for name, (activation, changes) in CASES.items():
             if size == 2 or name in BOTH_WAYS:
-                train(config(folder / f"{name}-{shards}", activation, latent_shards=shards, **changes), source())
+                run = config(folder / f"{name}-{shards}", activation, latent_shards=shards, **changes)
+                trained, again = train(run, source()), train(run, source())
+                assert torch.equal(trained.W_enc, again.W_enc)  # what is finished is returned to all
+                assert not trained.training | again.training
 
 
-def killed(folder: Path, case: str, shards: int, at: int) -> None:
-    """Die at a step."""
+def ending(folder: Path, case: str, shards: int, how: str) -> None:
+    """End at a step."""
     step = training.train_step
 
-    def dying(state, *arguments, **options):  # type: ignore[no-untyped-def]
-        job = processes.current()
-        if state.step == at and job.rank == job.size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def last_step(state, *arguments, **options):  # type: ignore[no-untyped-def]
+        if state.step == 11 and processes.current().rank == processes.current().size - 1:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("no more")
         step(state, *arguments, **options)
 
-    training.train_step = dying
+    training.train_step = last_step
     activation, changes = CASES[case]
     train(config(folder, activation, latent_shards=shards, **changes), source())
 
@@ -89,4 +97,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         main(Path(sys.argv[1]))
     else:
-        killed(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        ending(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
