@@ -148,7 +148,7 @@ class SAE(nn.Module):
         rows = functional.embedding_bag(
             latents.indices.reshape(-1, k_max),
             W_dec,
-            per_sample_weights=latents.values.reshape(-1, k_max),
+            per_sample_weights=latents.values.reshape(-1, k_max).to(W_dec.dtype),  # autocast has halved them
             mode="sum",
         )
         return self.group.over_latents(rows.reshape(*latents.values.shape[:-1], self.d_out)) + b_dec

@@ -244,3 +244,12 @@ def test_jumprelu_thresholds_move_to_where_the_loss_wants_them(config: TrainConf
         MemorySource(data),
     )
     assert float(sae.threshold.detach().min()) > 3 * 0.1
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bfloat16_trains_as_float32_does(activation: str, tmp_path: Path) -> None:
+    source, unexplained = MemorySource(planted(1000, d=32, features=64)[0]), []
+    for precision in ("float32", "bfloat16"):
+        train(replace(killable(tmp_path / precision, activation), precision=precision), source)  # type: ignore[arg-type]
+        unexplained.append(json.loads((tmp_path / precision / "log.jsonl").read_text().splitlines()[-1])["fvu"])
+    assert unexplained[1] == pytest.approx(unexplained[0], rel=0.05)
