@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from nnsight.modeling.transformers import TransformersModel
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from interp import capture
