@@ -12,7 +12,7 @@ Gradients are taken in the base run: the corrupt one in direction ``denoise``.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -125,7 +125,7 @@ def attribute(
     }
     if agreement and method != "patching":
         exact = attribute(model, task, nodes=names, method="patching", by_position=by_position)
-        scores = {name: replace(own, agreement=agree(own, exact[name])) for name, own in scores.items()}
+        scores = {name: own.compared_with(agree(own, exact[name])) for name, own in scores.items()}
     return scores[nodes] if isinstance(nodes, str) else scores
 
 

@@ -1,10 +1,10 @@
 """Exact activation patching: one node at a time, many at once in the rows of a batch.
 
-A cell whose activation is the same in both runs has no effect and is not run (in a causal model, all positions before
-the first that differs). A patch in layer l leaves everything before l alone, so passes start there.
+A cell whose activation is the same in both runs has no effect and is not run. A patch in layer l leaves everything
+before l alone, so passes start there; and none changes the tokens before the first that differs, whose keys and values
+are computed once.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,27 +26,30 @@ def patch_cells(
     layer: int | None,
     cells: Sequence[tuple[int, ...]],
     change: Callable[[tuple[int, ...]], Tensor],
-    residual: Tensor | None,
 ) -> Tensor:
-    """Effects ``[cell, n]`` on the scaled metric of adding ``change(cell)`` (``[n, position, (unit,) d]``) at a spot.
-
-    ``residual`` is what enters ``layer`` in the base run; without a layer passes start at the embeddings.
-    """
-    tokens = session.task.base
+    """Effects ``[cell, n]`` on the scaled metric of adding ``change(cell)``, ``[n, live position, (unit,) d]``, at a
+    spot of a layer, or of the embeddings for None. Live positions are those behind the tokens that both runs share."""
+    shared = session.prefix
+    tokens = session.task.base[:, shared.length :]
     at_once = max(1, TOKENS_AT_ONCE // tokens.numel())
+    residual = None if layer is None else live(session, found.base.value(session.residual[layer].value)).detach()
     effects = []
     for begin in range(0, len(cells), at_once):
         chunk = cells[begin : begin + at_once]
-        start = None
-        if layer is not None:
-            assert residual is not None
-            start = Start(layer, residual.detach().repeat(len(chunk), 1, 1))
         passed = session.runner.forward(
-            tokens.repeat(len(chunk), 1), add={at: torch.cat([change(cell) for cell in chunk])}, start=start
+            tokens.repeat(len(chunk), 1),
+            add={at: torch.cat([change(cell) for cell in chunk])},
+            start=None if layer is None or residual is None else Start(layer, residual.repeat(len(chunk), 1, 1)),
+            cache=shared.cache(len(chunk)),
         )
         metric = found.measure(passed.logits.unflatten(0, (len(chunk), -1)))
-        effects.append((metric - found.base_metric.detach()).double())
+        effects.append((metric - found.base_metric.detach()).double().cpu())
     return torch.cat(effects) if effects else torch.zeros(0, len(tokens), dtype=torch.float64)
+
+
+def live(session: Session, value: Tensor) -> Tensor:
+    """The positions ``[n, position, …]`` behind those that both runs share."""
+    return value[:, session.prefix.length :]
 
 
 def patch_family(
@@ -56,13 +59,9 @@ def patch_family(
     all positions at once."""
     layers = []
     for layer, place in enumerate(spots):
-        delta = found.difference(place)
-        shape = delta.shape[1:] if entries else delta.shape[1:-1]
-        shape = shape if by_position else shape[1:]
-        effects = torch.zeros(math.prod(shape), len(delta), dtype=torch.float64)
-        differs = (delta if entries else delta.any(-1)).any(0)
+        delta = live(session, found.difference(place))
+        differs = (delta != 0 if entries else (delta != 0).any(-1)).any(0)
         differs = differs if by_position else differs.any(0)
-        cells = [tuple(cell) for cell in differs.nonzero().tolist()]
 
         def change(cell: tuple[int, ...], delta: Tensor = delta) -> Tensor:
             only = torch.zeros_like(delta)
@@ -70,16 +69,13 @@ def patch_family(
             only[index] = delta[index]
             return only
 
-        residual = None if once else found.base.value(session.residual[layer].value)
-        if cells:
-            effects[differs.flatten()] = patch_cells(
-                session,
-                found,
-                at=place.change,
-                layer=None if once else layer,
-                cells=cells,
-                change=change,
-                residual=residual,
-            ).cpu()
-        layers.append(effects.T.reshape(len(delta), *shape))
+        cells = [tuple(cell) for cell in differs.nonzero().tolist()] if differs.ndim else [()] * bool(differs)
+        effects = torch.zeros(len(delta), *differs.shape, dtype=torch.float64)
+        effects[:, differs.cpu()] = patch_cells(
+            session, found, at=place.change, layer=None if once else layer, cells=cells, change=change
+        ).T.reshape(len(delta), *([-1] if differs.ndim else [int(differs)]))
+        if by_position:
+            before = effects.new_zeros(len(delta), session.prefix.length, *effects.shape[2:])
+            effects = torch.cat([before, effects], 1)
+        layers.append(effects)
     return torch.stack(layers, 1)

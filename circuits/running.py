@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from circuits.anatomy import Anatomy
 from circuits.nodes import Spot
@@ -69,8 +70,11 @@ class Runner:
         add: Mapping[Spot, Tensor] | None = None,
         gradients: bool = False,
         start: Start | None = None,
+        cache: DynamicCache | None = None,
     ) -> Passed:
         """Run ``tokens [batch, position]``; ``add`` holds changes in the shape that the spot's ``read`` gives.
+
+        With a ``cache`` of what comes before them (see ``circuits.prefix``), all positions count from there.
 
         With ``gradients``, the graph starts at the embeddings (or at ``start``); parameters get no gradient.
         """
@@ -101,7 +105,9 @@ class Runner:
             for block in self.anatomy.blocks[: 0 if start is None else start.layer]:
                 hooks.enter_context(_skipped(block.whole))
             device = next(self.anatomy.root.parameters()).device
-            output = self.anatomy.root(input_ids=tokens.to(device), use_cache=False, logits_to_keep=1)
+            output = self.anatomy.root(
+                input_ids=tokens.to(device), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+            )
         self.cost.forwards += len(tokens) / self.prompts
         return Passed(logits=output.logits[:, -1], wholes=wholes)
 

@@ -1,7 +1,7 @@
 """What an attribution returns: a number for every node, and everything needed to read it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,10 @@ class Scores:
             layer, position = at.pop("layer"), at.pop("position", None)
             nodes.append(Node(self.family, layer, position, next(iter(at.values()), None)))
         return tuple(nodes)
+
+    def compared_with(self, found: "Agreement") -> "Scores":
+        """The same with an agreement."""
+        return replace(self, agreement=found)
 
     def top(self, k: int) -> list[tuple[Node, float]]:
         """The ``k`` nodes of largest absolute score, largest first."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor
 from circuits.anatomy import Anatomy, anatomy_of
 from circuits.metrics import Measure, measure_between
 from circuits.nodes import Places, Spot, places
+from circuits.prefix import Prefix, shared_prefix
 from circuits.rules import active_rules, relevance
 from circuits.running import Passed, Runner
 from circuits.task import Task
 from interp.plain_module import plain_module
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Session:
     """A model opened for a task."""
 
@@ -26,6 +28,11 @@ class Session:
     runner: Runner
     residual: Sequence[Places]
     """What enters each block."""
+
+    @cached_property
+    def prefix(self) -> Prefix:
+        """What both runs begin with."""
+        return shared_prefix(self.anatomy, self.task.base, self.task.source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def test_graddrop_sees_paths_that_cancel() -> None:
         circuits.attribute(model, task, nodes="attn_out", method=method).per_prompt[:, -2].abs().sum()
         for method in ("atp", "atp*")
     )
-    assert star > 10 * plain
+    assert star > 3 * plain
 
 
 def halves(_module, _args, output):

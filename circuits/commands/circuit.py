@@ -1,0 +1,96 @@
+"""``interp circuit``: score the edges of a task, cut the model down to a circuit, and measure what it explains."""
+
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+
+app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
+
+
+@app.default
+def circuit(
+    model: str = "embedded",
+    /,
+    *,
+    task: str = "ioi",
+    prompts: int = 16,
+    seed: int = 0,
+    method: Literal["eap", "eap-ig", "relp", "path-patching", "acdc"] = "eap-ig",
+    size: int = 50,
+    ablation: Literal["resample", "mean", "zero"] = "resample",
+    revision: str | None = None,
+    out: Path | None = None,
+    graphml: Path | None = None,
+    dot: Path | None = None,
+    neuronpedia: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Find a circuit.
+
+    Parameters
+    ----------
+    model
+        As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
+    task
+        ioi, greater_than, agreement, induction, docstring, or a JSONL file of clean, corrupt, correct, wrong.
+    prompts
+        How many pairs of prompts to draw for a built-in task.
+    seed
+        Of the draw.
+    method
+        How edges are scored.
+    size
+        Edges of largest absolute score to keep.
+    ablation
+        What stands in for the outputs outside the circuit.
+    revision
+        Training checkpoint of the model.
+    out
+        Write the circuit there, as JSON.
+    graphml
+        Write it there for Gephi, Cytoscape or yEd.
+    dot
+        Write it there for Graphviz.
+    neuronpedia
+        Write it there in the graph JSON of circuit-tracer and Neuronpedia.
+    html
+        Write a page of its figures there; it is one file and opens offline.
+    """
+    from rich.console import Console
+
+    from circuits.circuit import Circuit
+    from circuits.draw import circuit_page
+    from circuits.edges import attribute_edges
+    from circuits.export import write_dot, write_graphml, write_neuronpedia
+    from circuits.faithfulness import Evaluator
+    from circuits.open_task import open_task
+
+    language_model, opened = open_task(
+        model, task=task, prompts=prompts, seed=seed, direction="noise", revision=revision
+    )
+    scores = attribute_edges(language_model, opened, method=method)
+    whole = Circuit.from_edges(scores, model=model, task=opened.name, prompts=len(opened))
+    found = whole.prune(size=min(size, len(whole.edges)))
+    evaluator = Evaluator(language_model, opened, ablation=ablation)
+    measured, curve = evaluator.evaluate(found), evaluator.curve(whole)
+    console = Console()
+    console.print(
+        f"{opened.name} in {model}: {measured.edges} of {len(whole.edges)} edges, faithfulness"
+        f" {measured.faithfulness:.3f} ± {measured.standard_error:.1g}, completeness {measured.completeness:.3f},"
+        f" CPR {curve.cpr:.3f}, CMD {curve.cmd:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
+        f" {scores.cost.forwards:g} forwards, {scores.cost.backwards:g} backwards)"
+    )
+    if out is not None:
+        found.save(out)
+    if graphml is not None:
+        write_graphml(found, graphml)
+    if dot is not None:
+        write_dot(found, dot)
+    if neuronpedia is not None:
+        tokens = [*(opened.labels or map(str, range(opened.length)))]
+        write_neuronpedia(found, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
+    if html is not None:
+        edges = [(u, v, score) for (u, v), score in found.edges.items()]
+        page = circuit_page(edges, measured, curve, opened, model_name=model, method=method)
+        console.print(f"The page is {page.write(html)}: open it in a browser.")

@@ -1,0 +1,71 @@
+"""``interp patch``: exact patching beside its estimates, as a table and as heat maps."""
+
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+
+app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
+
+
+@app.default
+def patch(
+    model: str = "embedded",
+    /,
+    *,
+    task: str = "ioi",
+    prompts: int = 16,
+    seed: int = 0,
+    nodes: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    revision: str | None = None,
+    out: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Compare attribution with exact patching.
+
+    Parameters
+    ----------
+    model
+        As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
+    task
+        ioi, greater_than, agreement, induction, docstring, or a JSONL file of clean, corrupt, correct, wrong.
+    prompts
+        How many pairs of prompts to draw for a built-in task.
+    seed
+        Of the draw.
+    nodes
+        Families of nodes; repeat the option for several.
+    direction
+        denoise patches clean activations into the corrupt run, noise the other way round.
+    revision
+        Training checkpoint of the model.
+    out
+        Also write all scores there, as JSON.
+    html
+        Also write a page of heat maps there; it is one file and opens offline.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from circuits.comparison import compare
+    from circuits.draw import agreement_table, patch_page
+    from circuits.open_task import open_task
+    from interp.files import write_json
+
+    language_model, opened = open_task(
+        model, task=task, prompts=prompts, seed=seed, direction=direction, revision=revision
+    )
+    found = compare(language_model, opened, nodes=nodes)
+    console = Console()
+    columns, rows = agreement_table(found)
+    table = Table(*columns, title=f"{opened.name} in {model}: {len(opened)} prompts, {direction}", title_justify="left")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in found.seconds.items())
+    console.print(f"Wall time: {seconds}.")
+    if out is not None:
+        write_json(out, found.to_json())
+    if html is not None:
+        console.print(f"The page is {patch_page(found, opened, model_name=model).write(html)}: open it in a browser.")

@@ -1,0 +1,78 @@
+"""Estimates side by side against exact patching: the table of the RelP paper, for any model and task."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.agreement import agreement
+from circuits.attribution import attribute
+from circuits.scores import Scores
+from circuits.task import Task
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "AtP": {"method": "atp"},
+    "LN": {"method": "relp", "rules": "ln"},
+    "LN+Id+Half": {"method": "relp", "rules": "no_ah"},
+    "all four": {"method": "relp", "rules": "paper"},
+}
+"""Attribution patching, and relevance with one, three and all rules."""
+FAMILIES = ("resid_pre", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Exact scores by family, and estimates with their agreement by variant and family."""
+
+    exact: Mapping[str, Scores]
+    estimates: Mapping[str, Mapping[str, Scores]]
+    seconds: Mapping[str, float]
+    """Wall time by variant, and of ``exact``."""
+
+    def markdown(self) -> str:
+        """Pearson on all cells with its 95 % interval, and the slope; a row for each family."""
+        lines = ["| nodes | " + " | ".join(self.estimates) + " |", "|---" * (1 + len(self.estimates)) + "|"]
+        for family in self.exact:
+            cells = []
+            for variant in self.estimates.values():
+                found = variant[family].agreement
+                assert found is not None
+                low, high = found.pearson_interval
+                cells.append(f"{found.pearson:.3f} ({low:.3f} to {high:.3f}), slope {found.slope:.2f}")
+            lines.append(f"| {family} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """All scores and agreements."""
+        return {
+            "exact": {family: scores.to_json() for family, scores in self.exact.items()},
+            "estimates": {
+                name: {family: scores.to_json() for family, scores in variant.items()}
+                for name, variant in self.estimates.items()
+            },
+            "seconds": dict(self.seconds),
+        }
+
+
+def compare(
+    model: Any,
+    task: Task,
+    *,
+    nodes: Sequence[str] = FAMILIES,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Comparison:
+    """Patch exactly once, score by every variant, and say how well each agrees.
+
+    Args:
+        variants: Arguments of :func:`circuits.attribute` by name; by default ``VARIANTS``.
+    """
+    begin = time.perf_counter()
+    exact = attribute(model, task, nodes=list(nodes), method="patching")
+    seconds = {"exact": time.perf_counter() - begin}
+    estimates = {}
+    for name, options in (VARIANTS if variants is None else variants).items():
+        begin = time.perf_counter()
+        found = attribute(model, task, nodes=list(nodes), **options)
+        seconds[name] = time.perf_counter() - begin
+        estimates[name] = {family: own.compared_with(agreement(own, exact[family])) for family, own in found.items()}
+    return Comparison(exact=exact, estimates=estimates, seconds=seconds)

@@ -1,0 +1,156 @@
+"""Heat maps of scores, and the pages that the commands write. Text of prompts is shown as text, never as HTML."""
+
+import plotly.graph_objects as go
+from torch import Tensor
+
+from circuits.comparison import Comparison
+from circuits.faithfulness import Curve, Faithfulness
+from circuits.scores import Scores
+from circuits.task import Task
+from interp.report import COLORS, Page
+
+_NAMES = {
+    "resid_pre": "Residual stream before each block",
+    "resid_mid": "Residual stream between attention and MLP",
+    "resid_post": "Residual stream after each block",
+    "attn_out": "Attention outputs",
+    "mlp_out": "MLP outputs",
+    "z": "Heads",
+    "embed": "Embeddings",
+}
+
+
+def heat_map(scores: Scores, *, title: str | None = None) -> go.Figure:
+    """Layer by position (heads become rows of their layer); white is 0, and both ends of the scale are equally far."""
+    values = scores.values.detach().cpu()
+    rows = [f"{layer}" for layer in range(len(values))]
+    if scores.axes == ("layer", "position", "head") or scores.axes == ("layer", "head"):
+        heads = values.shape[-1]
+        if "position" in scores.axes:
+            rows = [f"{layer}.{head}" for layer in range(len(values)) for head in range(heads)]
+            values = values.transpose(1, 2).flatten(0, 1)
+    elif values.ndim != 2:
+        raise ValueError(f"scores with axes {', '.join(scores.axes)} cannot be drawn as one map; use Scores.top(k)")
+    by_position = "position" in scores.axes
+    columns = _labels(scores, values) if by_position else [f"{i}" for i in range(values.shape[1])]
+    most = float(values.abs().max()) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.tolist(),
+            x=list(range(values.shape[1])),
+            y=list(range(len(rows))),
+            customdata=[[[row, column] for column in columns] for row in rows],
+            hovertemplate="%{customdata[0]} · %{customdata[1]}<br>%{z:.4f}<extra></extra>",
+            zmin=-most,
+            zmax=most,
+            colorscale="RdBu",
+            zmid=0,
+        )
+    )
+    figure.update_xaxes(tickvals=list(range(values.shape[1])), ticktext=columns, tickangle=-60, title_text="")
+    step = max(1, len(rows) // 30)
+    figure.update_yaxes(
+        tickvals=list(range(0, len(rows), step)),
+        ticktext=rows[::step],
+        title_text="layer.head" if values.shape[0] != len(scores.values) else "layer",
+    )
+    return figure.update_layout(
+        title=title or _NAMES.get(scores.family, scores.family), height=min(900, 220 + 14 * len(rows))
+    )
+
+
+def _labels(scores: Scores, values: Tensor) -> list[str]:
+    """Tokens with their positions, as plotly shows them without reading tags in them."""
+    tokens = scores.labels or [""] * values.shape[1]
+    shown = [token.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for token in tokens]
+    return [f"{token} {position}".replace("\n", "⏎") for position, token in enumerate(shown)]
+
+
+def patch_page(found: Comparison, task: Task, *, model_name: str) -> Page:
+    """Exact patching and each estimate side by side, family by family, with how well they agree."""
+    first = next(iter(found.exact.values()))
+    page = Page(
+        f"Patching {task.name} in {model_name}",
+        subtitle=f"{first.n} prompts of {task.length} tokens · {task.metric_name} · direction {task.direction}",
+    )
+    page.cards(
+        [
+            (task.metric_name, f"{first.clean_metric:.3f}", "on the clean prompts: 1 on the scale of the maps"),
+            (task.metric_name, f"{first.corrupt_metric:.3f}", "on the corrupt prompts: 0"),
+            ("Exact patching", f"{found.seconds['exact']:.1f} s", f"{first.cost.forwards:.0f} forward passes"),
+        ]
+    )
+    page.heading("Agreement with exact patching").table(*agreement_table(found)).text(
+        "Pearson's correlation over all cells, with 95 % of bootstrap samples of prompts, and over the cells that"
+        " patching changes at all. Correlations do not see scale: the slope does, and is 1 where"
+        " estimates have the right size."
+    )
+    for family, exact in found.exact.items():
+        page.heading(_NAMES.get(family, family))
+        maps = [
+            (heat_map(exact, title="exact patching"), f"Change of the metric when one node is patched, n = {exact.n}.")
+        ]
+        maps += [
+            (heat_map(variant[family], title=name), f"Estimate; {variant[family].cost.forwards:g} forwards,"
+             f" {variant[family].cost.backwards:g} backwards, {found.seconds[name]:.2f} s.")
+            for name, variant in found.estimates.items()
+        ]  # fmt: skip
+        page.figures(*maps)
+    return page.data("comparison", found.to_json())
+
+
+def agreement_table(found: Comparison) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the agreement of every family and variant."""
+    columns = ["nodes", "method", "Pearson", "95 %", "non-zero cells", "slope", "rank"]
+    rows: list[list[object]] = []
+    for family in found.exact:
+        for name, variant in found.estimates.items():
+            own = variant[family].agreement
+            assert own is not None
+            low, high = own.pearson_interval
+            rows.append(
+                [family, name, f"{own.pearson:.3f}", f"{low:.3f} to {high:.3f}", f"{own.pearson_nonzero:.3f}",
+                 f"{own.slope:.2f}", f"{own.rank:.3f}"]
+            )  # fmt: skip
+    return columns, rows
+
+
+def circuit_page(
+    edges: list[tuple[str, str, float]],
+    measured: Faithfulness,
+    curve: Curve,
+    task: Task,
+    *,
+    model_name: str,
+    method: str,
+) -> Page:
+    """A circuit's figures, its faithfulness by size, and its edges from the strongest."""
+    page = Page(
+        f"Circuit for {task.name} in {model_name}",
+        subtitle=f"{len(task)} prompts · edges by {method} · {measured.ablation} ablation",
+    )
+    page.cards(
+        [
+            ("Faithfulness", f"{measured.faithfulness:.3f}", f"± {measured.standard_error:.1g}, n = {measured.n}"),
+            ("Completeness", f"{measured.completeness:.3f}", "of what was left out: 0 is best"),
+            ("Edges", f"{measured.edges}", f"of {curve.edges[-1]}"),
+            ("CPR", f"{curve.cpr:.3f}", "area under faithfulness"),
+            ("CMD", f"{curve.cmd:.3f}", "area under its distance from 1"),
+        ]
+    )
+    figure = go.Figure(
+        go.Scatter(
+            x=curve.edges,
+            y=curve.faithfulness,
+            error_y={"array": curve.standard_error},
+            mode="lines+markers",
+            line_color=COLORS[0],
+        )
+    )
+    figure.update_xaxes(title_text="edges kept", type="log").update_yaxes(title_text="faithfulness")
+    page.heading("Faithfulness by size").figures(
+        (figure.update_layout(title="Metric with the rest ablated"), f"1 is the model, 0 all ablated; n = {curve.n}.")
+    )
+    strongest = sorted(edges, key=lambda edge: -abs(edge[2]))[:100]
+    page.heading("Edges").table(["writer", "reader", "score"], [[u, v, f"{score:.4f}"] for u, v, score in strongest])
+    return page.data("edges", edges)

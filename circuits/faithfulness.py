@@ -1,0 +1,153 @@
+"""How much of a behaviour a circuit accounts for: everything outside it is ablated, and the metric is looked at.
+
+    faithfulness(C) = (m(C) - m(nothing)) / (m(model) - m(nothing))
+
+m(C) is the task's metric on the clean prompts with every edge outside C cut, m(nothing) with all edges cut. 1: the
+circuit does what the model does. Completeness is the same of the complement: near 0 if nothing that matters was left
+out (Marks et al. 2024). CPR and CMD are the areas under faithfulness and under its distance from 1 over the circuit's
+size, as in the MIB benchmark (Mueller et al. 2025).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.circuit import Circuit, Edge
+from circuits.edge_patching import EdgePatcher, cut_all_but
+from circuits.session import open_session
+from circuits.task import Task
+from circuits.wiring import Wiring
+
+ABLATIONS = ("resample", "mean", "zero")
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Of the edges: the sizes at which MIB evaluates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faithfulness:
+    """Of one circuit; each with its standard error over prompts (the ends m(model), m(nothing) taken as given)."""
+
+    faithfulness: float
+    standard_error: float
+    completeness: float
+    completeness_standard_error: float
+    model_metric: float
+    nothing_metric: float
+    edges: int
+    ablation: str
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Faithfulness by size."""
+
+    fractions: tuple[float, ...]
+    """Share of the model's edges that were kept by score, before those on no path were dropped."""
+    edges: tuple[int, ...]
+    """How many were left."""
+    faithfulness: tuple[float, ...]
+    standard_error: tuple[float, ...]
+    cpr: float
+    """Trapezoid area under faithfulness over the fractions: higher is better, and above 1 is possible."""
+    cmd: float
+    """Trapezoid area under ``|1 - faithfulness|``: lower is better."""
+    ablation: str
+    n: int
+
+
+class Evaluator:
+    """Cuts a model down to circuits of one task.
+
+    Args:
+        ablation: What the readers outside a circuit see: ``resample``, the writer's output on the corrupt prompts;
+            ``mean``, its mean over them, position by position; ``zero``, nothing.
+
+    Raises:
+        ValueError: an unknown ablation; ablating everything changes nothing.
+    """
+
+    def __init__(self, model: Any, task: Task, *, ablation: str = "resample") -> None:
+        if ablation not in ABLATIONS:
+            raise ValueError(f"ablation {ablation!r} is not one of {', '.join(ABLATIONS)}")
+        self.ablation = ablation
+        # The circuit has to do the clean task, whichever way its scores were made.
+        session = open_session(model, task.replace(direction="noise"))
+        self.wiring = Wiring(session.anatomy)
+        self._patcher = EdgePatcher(session, self.wiring)
+        if ablation == "mean":
+            self._patcher.reference = self._patcher.reference.mean(1, keepdim=True).expand_as(self._patcher.reference)
+        elif ablation == "zero":
+            self._patcher.reference = torch.zeros_like(self._patcher.reference)
+        everything = self.wiring.mask
+        whole, nothing = self.metric(torch.stack([torch.zeros_like(everything), everything]))
+        self.model_metric, self.nothing_metric = float(whole.mean()), float(nothing.mean())
+        if abs(self.model_metric - self.nothing_metric) < 1e-6:
+            raise ValueError(f"cutting every edge ({ablation} ablation) leaves {task.metric_name} as it is")
+
+    def metric(self, cut: Tensor) -> Tensor:
+        """The raw metric ``[row, n]`` with the edges ``cut [row, writer, reader]``."""
+        return self._patcher.found.measure.raw(self._patcher.logits(cut)).double()
+
+    def cut(self, circuit: Circuit) -> Tensor:
+        """The edges outside a circuit, ``[writer, reader]``."""
+        return cut_all_but(self.wiring, list(circuit.edges))
+
+    def scaled(self, cut: Tensor) -> Tensor:
+        """0 with everything cut, 1 for the model; ``[row, n]``."""
+        return (self.metric(cut) - self.nothing_metric) / (self.model_metric - self.nothing_metric)
+
+    def evaluate(self, circuit: Circuit) -> Faithfulness:
+        """Faithfulness and completeness of one circuit."""
+        outside = self.cut(circuit)
+        inside = self.wiring.mask & ~outside
+        faithful, rest = self.scaled(torch.stack([outside, inside]))
+        return Faithfulness(
+            faithfulness=float(faithful.mean()),
+            standard_error=_error(faithful),
+            completeness=float(rest.mean()),
+            completeness_standard_error=_error(rest),
+            model_metric=self.model_metric,
+            nothing_metric=self.nothing_metric,
+            edges=len(circuit.edges),
+            ablation=self.ablation,
+            n=faithful.shape[-1],
+        )
+
+    def minimality(self, circuit: Circuit) -> dict[Edge, float]:
+        """By edge: what faithfulness loses when it alone is taken out of the circuit (Wang et al. 2022). Edges near 0
+        need not be there."""
+        outside = self.cut(circuit)
+        cuts = [outside]
+        for edge in circuit.edges:
+            one_more = outside.clone()
+            one_more[self.wiring.index(*edge)] = True
+            cuts.append(one_more)
+        whole, *less = self.scaled(torch.stack(cuts)).mean(1).tolist()
+        return {edge: whole - value for edge, value in zip(circuit.edges, less, strict=True)}
+
+    def curve(self, circuit: Circuit, *, fractions: Sequence[float] = FRACTIONS) -> Curve:
+        """Faithfulness of ``circuit`` pruned to fractions of its edges, which must be in ascending order."""
+        if list(fractions) != sorted(set(fractions)) or not fractions or not 0 <= fractions[0] <= fractions[-1] <= 1:
+            raise ValueError(f"fractions must rise from 0 or more to 1 at most, not {list(fractions)}")
+        pruned = [circuit.prune(size=round(fraction * len(circuit.edges))) for fraction in fractions]
+        found = self.scaled(torch.stack([self.cut(smaller) for smaller in pruned]))
+        means = found.mean(1)
+        x = torch.tensor(list(fractions), dtype=torch.float64)
+        return Curve(
+            fractions=tuple(fractions),
+            edges=tuple(len(smaller.edges) for smaller in pruned),
+            faithfulness=tuple(means.tolist()),
+            standard_error=tuple(_error(row) for row in found),
+            cpr=float(torch.trapezoid(means, x)),
+            cmd=float(torch.trapezoid((1 - means).abs(), x)),
+            ablation=self.ablation,
+            n=found.shape[-1],
+        )
+
+
+def _error(values: Tensor) -> float:
+    return float(values.std(-1) / values.shape[-1] ** 0.5)

@@ -1,0 +1,155 @@
+"""Circuits: pruning, faithfulness at its ends, areas by hand, and files that come back equal."""
+
+import json
+
+import networkx
+import pytest
+import torch
+
+from circuits.circuit import Circuit
+from circuits.edge_patching import EdgePatcher
+from circuits.edges import attribute_edges
+from circuits.export import to_dot, to_neuronpedia, write_graphml
+from circuits.faithfulness import ABLATIONS, Evaluator
+from circuits.session import open_session
+from circuits.wiring import Wiring
+from tests.circuits.pairs import model_of, random_task
+
+
+@pytest.fixture(scope="module")
+def whole() -> Circuit:
+    scores = attribute_edges(model_of("llama"), random_task(direction="noise"), method="eap")
+    return Circuit.from_edges(scores, model="tiny llama", task="random")
+
+
+def by_hand() -> Circuit:
+    """embed -> a0.h0 -> m1 -> logits, a dead end a0.h1, an orphan m0 and a direct edge."""
+    edges = {
+        ("embed", "a0.h0.v"): 3.0,
+        ("a0.h0", "m1"): -2.0,
+        ("m1", "logits"): 1.0,
+        ("embed", "a0.h1.q"): 5.0,
+        ("m0", "logits"): 4.0,
+        ("embed", "logits"): 0.1,
+    }
+    names = ["embed", "a0.h0", "a0.h1", "m0", "m1", "logits"]
+    groups = {v: (v.rsplit(".", 1)[0] if v.endswith((".q", ".v")) else v,) for _, v in edges}
+    return Circuit(nodes=dict.fromkeys(names, 1.0), edges=edges, groups=groups, about={"task": "toy"})
+
+
+def test_pruning_drops_what_is_on_no_path() -> None:
+    circuit = by_hand()
+    kept = circuit.prune(threshold=0.5)
+    assert list(kept.edges) == [("embed", "a0.h0.v"), ("a0.h0", "m1"), ("m1", "logits")]
+    assert list(kept.nodes) == ["embed", "a0.h0", "m1", "logits"]
+    assert len(circuit.prune(threshold=0.5, dangling=True).edges) == 5
+    assert circuit.prune(size=2).edges == {}  # a dead end and an orphan
+    assert list(circuit.prune(size=0).nodes) == ["embed", "logits"]
+    assert circuit.prune(size=6).edges.keys() == {*kept.edges, ("embed", "logits")}
+    assert ("m1", "logits") not in kept.without(("m1", "logits")).edges
+    for options, message in (
+        ({}, "one of them"),
+        ({"size": 7}, "has 6 edges"),
+        ({"threshold": -1.0}, "0 or more"),
+        ({"size": 1, "threshold": 1.0}, "one of them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            circuit.prune(**options)
+    with pytest.raises(ValueError, match="is not an edge"):
+        kept.without(("m0", "logits"))
+
+
+def test_shared_keys_belong_to_every_head_of_their_group(whole: Circuit) -> None:
+    assert whole.groups["a1.h1.k"] == ("a1.h2", "a1.h3")
+    assert whole.groups["a1.h1.q"] == ("a1.h1",)
+    graph = whole.to_networkx()
+    assert graph.has_edge("m0", "a1.h2", key="a1.h1.k")
+    assert graph.has_edge("m0", "a1.h3", key="a1.h1.k")
+    assert networkx.is_directed_acyclic_graph(graph)
+
+
+def test_ends_of_faithfulness(whole: Circuit) -> None:
+    for ablation in ABLATIONS:
+        evaluator = Evaluator(model_of("llama"), random_task(), ablation=ablation)
+        full, none = evaluator.evaluate(whole), evaluator.evaluate(whole.prune(size=0))
+        assert (full.faithfulness, full.completeness) == pytest.approx((1, 0), abs=1e-4)
+        assert (none.faithfulness, none.completeness) == pytest.approx((0, 1), abs=1e-4)
+        assert full.n == 2
+
+
+def test_ablations_by_hand() -> None:
+    """Resampling everything gives the corrupt run's metric; zero leaves the biases alone: the last norm's bias."""
+    model, task = model_of("gpt2"), random_task()
+    rows = torch.arange(len(task))
+
+    def difference(logits: torch.Tensor) -> float:
+        return float((logits[rows, task.correct[:, 0]] - logits[rows, task.wrong[:, 0]]).detach().mean())
+
+    resample = Evaluator(model, task, ablation="resample")
+    assert resample.model_metric == pytest.approx(difference(model(task.clean).logits[:, -1]), abs=1e-4)
+    assert resample.nothing_metric == pytest.approx(difference(model(task.corrupt).logits[:, -1]), abs=1e-4)
+    session = open_session(model, task.replace(direction="noise"))
+    patcher = EdgePatcher(session, Wiring(session.anatomy))
+    final = patcher.written(task.clean).sum(0)
+    attention_biases = sum(block.attn.c_proj.bias for block in model.transformer.h)
+    stream = model(task.clean, output_hidden_states=True)
+    torch.testing.assert_close(
+        model.lm_head(model.transformer.ln_f(final + attention_biases)), stream.logits, rtol=1e-3, atol=1e-4
+    )
+    zero = model.lm_head(model.transformer.ln_f(attention_biases[None])).expand(2, -1)
+    assert Evaluator(model, task, ablation="zero").nothing_metric == pytest.approx(difference(zero), abs=1e-4)
+
+
+def test_areas_and_minimality(whole: Circuit) -> None:
+    evaluator = Evaluator(model_of("llama"), random_task())
+    curve = evaluator.curve(whole, fractions=(0.0, 0.1, 0.5, 1.0))
+    f = curve.faithfulness
+    assert (f[0], f[-1]) == pytest.approx((0, 1), abs=1e-4)
+    assert curve.cpr == pytest.approx(0.1 * (f[0] + f[1]) / 2 + 0.4 * (f[1] + f[2]) / 2 + 0.5 * (f[2] + f[3]) / 2)
+    d = [abs(1 - value) for value in f]
+    assert curve.cmd == pytest.approx(0.1 * (d[0] + d[1]) / 2 + 0.4 * (d[1] + d[2]) / 2 + 0.5 * (d[2] + d[3]) / 2)
+    small = whole.prune(size=20)
+    measured = evaluator.evaluate(small).faithfulness
+    edge, lost = next(iter(evaluator.minimality(small).items()))
+    assert lost == pytest.approx(measured - evaluator.evaluate(small.without(edge)).faithfulness, abs=1e-4)
+    with pytest.raises(ValueError, match="must rise"):
+        evaluator.curve(whole, fractions=(0.5, 0.1))
+    with pytest.raises(ValueError, match="'noise' is not one of resample, mean, zero"):
+        Evaluator(model_of("llama"), random_task(), ablation="noise")
+
+
+def test_files_come_back(whole: Circuit, tmp_path) -> None:
+    small = whole.prune(size=20)
+    assert Circuit.load(small.save(tmp_path / "circuit.json")) == small
+    graph = networkx.read_graphml(write_graphml(small, tmp_path / "circuit.graphml"), force_multigraph=True)
+    assert set(graph.nodes) == set(small.nodes)
+    assert graph.number_of_edges() == small.to_networkx().number_of_edges()
+    scores = sorted(data["score"] for *_, data in graph.edges(data=True))
+    assert scores == pytest.approx(sorted(data["score"] for *_, data in small.to_networkx().edges(data=True)))
+    for wrong, message in (
+        ("{}", "KeyError"),
+        ('{"format": "x"}', "'x'"),
+        ("[]", "not a circuit"),
+        ("no", "not a circuit"),
+    ):
+        (tmp_path / "wrong.json").write_text(wrong)
+        with pytest.raises(ValueError, match=message):
+            Circuit.load(tmp_path / "wrong.json")
+    found = json.loads((tmp_path / "circuit.json").read_text())
+    found["edges"].append(["m7", "logits", 1.0])
+    (tmp_path / "wrong.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="m7 -> logits has an end that is not among its nodes"):
+        Circuit.load(tmp_path / "wrong.json")
+
+
+def test_dot_and_neuronpedia() -> None:
+    circuit = by_hand().prune(threshold=0.5)
+    dot = to_dot(circuit)
+    assert '"embed" -> "a0.h0" [penwidth=4.50, color="#2166ac", label="v"];' in dot
+    assert '"a0.h0" -> "m1" [penwidth=3.17, color="#b2182b"];' in dot
+    graph = to_neuronpedia(circuit, slug="toy", model="tiny", prompt="a b", tokens=["a", " b"])
+    ids = {node["node_id"] for node in graph["nodes"]}
+    assert ids == {"E_embed_1", "0_a0.h0_1", "1_m1_1", "2_logits_1"}
+    assert all(link["source"] in ids and link["target"] in ids for link in graph["links"])
+    assert graph["metadata"]["prompt_tokens"] == ["a", " b"]
+    assert [node["node_id"] for node in graph["nodes"] if node["is_target_logit"]] == ["2_logits_1"]
