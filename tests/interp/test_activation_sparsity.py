@@ -1,0 +1,172 @@
+"""Activation sparsity: random ReLU networks, planted small neurons, brute force, and hooks that go away."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from interp import metrics
+from interp.activation_sparsity import cett, nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
+from interp.capturing import capture
+from interp.embedded import TEXT_FOLDER
+from interp.massive.rows import text_rows
+from interp.models import load_model
+from tests.tiny_models import tiny_model
+
+WIDTH, NEURONS, LAYERS = 32, 256, 2
+
+
+@pytest.fixture(scope="module")
+def relu(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A random model."""
+    folder = tmp_path_factory.mktemp("relu")
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=64,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=NEURONS,
+        max_position_embeddings=64,
+        hidden_act="relu",
+        initializer_range=0.3,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def gelu() -> Any:
+    """The embedded model, which is trained; the first neurons of every layer write next to nothing."""
+    model = load_model("embedded")
+    with torch.no_grad():
+        for block in model.blocks:
+            block.mlp.out.original_component.weight[:, :SMALL] *= 1e-6
+    return model
+
+
+@pytest.fixture(scope="module")
+def text(gelu: Any) -> torch.Tensor:
+    return text_rows(gelu, TEXT_FOLDER / "heldout.jsonl", sequences=4, context=64)[0]
+
+
+SMALL = 100
+TOKENS = torch.randint(0, 64, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+def loss(model: Any, tokens: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float(metrics.cross_entropy(model(tokens), tokens).mean())
+
+
+def test_half_of_a_random_relu_network_is_active(relu: Any) -> None:
+    found = nonzeros(relu, TOKENS)
+    assert found.share.value == pytest.approx(0.5, abs=0.03)
+    assert found.share.n == 4
+    a = capture(relu, TOKENS, ["blocks.1.mlp.hook_post"])["blocks.1.mlp.hook_post"]
+    assert found.layers[1].value == pytest.approx(float((a != 0).double().mean()))
+    assert torch.allclose(found.frequency[1], (a != 0).float().mean((0, 1)))
+
+
+def test_gelu_has_no_zeros(gelu: Any, text: torch.Tensor) -> None:
+    assert nonzeros(gelu, text).share.value > 0.99
+    assert nonzeros(gelu, text, eps=0.1).share.value < 0.9
+
+
+def test_topk(relu: Any) -> None:
+    before = relu(TOKENS)
+    with topk_mlps(relu, NEURONS):
+        assert torch.equal(relu(TOKENS), before), "all of them"
+    seen: list[torch.Tensor] = []
+    module = relu.blocks[1].mlp.out.original_component
+    with topk_mlps(relu, 5):
+        handle = module.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+        changed = relu(TOKENS)
+        handle.remove()
+    assert int((seen[0] != 0).sum(-1).max()) == 5
+    assert not torch.equal(changed, before)
+    assert torch.equal(relu(TOKENS), before), "gone"
+    for wrong in (0, NEURONS + 1):
+        with pytest.raises(ValueError, match=rf"k={wrong} is not from 1 to 256"), topk_mlps(relu, wrong):
+            pass
+
+
+def test_topk_keeps_the_first_of_equal_ones_and_their_gradients(relu: Any) -> None:
+    module = relu.blocks[0].mlp.out.original_component
+    a = torch.tensor([[1.0, -3.0, 2.0, 2.0] + [0.5] * (NEURONS - 4)], requires_grad=True)
+    with topk_mlps(relu, 2):
+        out = module(a)
+    expected = torch.zeros_like(a)
+    expected[0, 1], expected[0, 2] = -3.0, 2.0
+    assert torch.allclose(out, module(expected))
+    out.sum().backward()
+    assert a.grad is not None
+    assert a.grad[0].nonzero().flatten().tolist() == [1, 2]
+
+
+def test_cett_by_hand() -> None:
+    a, weights = torch.tensor([[3.0, 0.1, -1.0]]), torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 1.0]])
+    # Contributions (3, 0), (0, 0.2), (0, -1) with norms 3, 0.2 and 1; together (3, -0.8).
+    whole = (9 + 0.64) ** 0.5
+    found = cett(a, weights, [0.0, 0.5, 2.0, 4.0])
+    assert found.tolist() == pytest.approx([0, 0.2 / whole, 0.8 / whole, 1])
+
+
+def test_planted_small_neurons_are_found(gelu: Any, text: torch.Tensor) -> None:
+    share = SMALL / gelu.cfg.d_mlp
+    found = ppl_sparsity(gelu, text, p=0.1)
+    assert found.share.value >= share
+    assert found.perplexity_ratio == pytest.approx(1.001, abs=1e-3)
+    for each in found.layers:
+        assert each.value >= share
+
+
+def test_thresholds_keep_to_the_error_and_the_share_is_theirs(gelu: Any, text: torch.Tensor) -> None:
+    found = sparsity_at(gelu, text, cett=0.3)
+    for layer, threshold in enumerate(found.thresholds):
+        name = f"blocks.{layer}.mlp.hook_post"
+        a = capture(gelu, text, [name])[name].flatten(0, 1)
+        weights = gelu.blocks[layer].mlp.out.original_component.weight.detach()
+        assert float(cett(a, weights, [threshold])[0]) == pytest.approx(0.3, abs=0.02)
+        below = (a.abs() * weights.norm(dim=0) < threshold).double().mean()
+        assert found.layers[layer].value == pytest.approx(float(below))
+    with pruned(gelu, found.thresholds):
+        after = loss(gelu, text)
+    assert found.perplexity_ratio == pytest.approx(math.exp(after - loss(gelu, text)), rel=1e-4)
+
+
+def test_nothing_is_dropped_at_zero_and_more_with_p(relu: Any, gelu: Any, text: torch.Tensor) -> None:
+    before = gelu(text)
+    nothing = sparsity_at(gelu, text, cett=0.0)
+    assert (nothing.perplexity_ratio, nothing.share.value) == (1.0, 0.0)
+    shares = [ppl_sparsity(gelu, text, p=p).share.value for p in (0.1, 1.0, 10.0)]
+    assert shares[0] < shares[1] < shares[2]
+    assert torch.equal(gelu(text), before), "hooks are gone"
+    zeros = 1 - nonzeros(relu, TOKENS).share.value
+    assert sparsity_at(relu, TOKENS, cett=1e-6).share.value >= zeros, "exact zeros cost nothing"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_gated_and_transposed_mlps(family: str, tmp_path: Path) -> None:
+    tiny_model(family).save_pretrained(tmp_path)
+    model, tokens = load_model(tmp_path), torch.arange(60).reshape(2, 30)
+    found = sparsity_at(model, tokens, cett=0.2)
+    name = "blocks.2.mlp.hook_post"
+    a = capture(model, tokens, [name])[name].flatten(0, 1)
+    weights = model.blocks[2].mlp.out.original_component.weight.detach()
+    weights = weights.T if family == "gpt2" else weights
+    assert float(cett(a, weights, [found.thresholds[2]])[0]) == pytest.approx(0.2, abs=0.03)
+    assert 0 < found.share.value < 1
+
+
+def test_refusals(gelu: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"p=0\.0 must be a positive percentage"):
+        ppl_sparsity(gelu, TOKENS, p=0.0)
+    with pytest.raises(ValueError, match=r"cett=2\.0 is a share"):
+        sparsity_at(gelu, TOKENS, cett=2.0)
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="processed weights"):
+        nonzeros(load_model(tmp_path, process_weights=True), TOKENS)
