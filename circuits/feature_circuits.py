@@ -28,7 +28,7 @@ from interp.sites import Site, is_bridge
 from saes.sae import SAE
 
 METHODS = ("atp", "relp", "ig", "patching")
-_FAMILIES = ("resid_pre", "resid_post", "attn_out", "mlp_out", "resid_mid")
+_FAMILIES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -38,7 +38,7 @@ def test_features_and_error_sum_to_the_site(family: str, method: str, options: d
 
 
 def test_a_spliced_sae_changes_no_logits_and_passes_gradients_straight_through() -> None:
-    """The splice written out: features and error as leaves, and the gradient at them against what scores are made of."""
+    """The splice written out: features and error as leaves, and their gradients against what scores are made of."""
     model, task = model_of("llama"), random_task()
     sae = sae_at("blocks.1.hook_resid_post", dtype=torch.float32)
     session = open_session(model, task)
