@@ -23,6 +23,7 @@ def measure(
     absolute: float = 100.0,
     relative: float = 1000.0,
     top: int = 3,
+    report: Path | None = None,
 ) -> None:
     """Measure every layer: largest magnitudes and median, massive activations, attention sinks, super weights.
 
@@ -50,6 +51,8 @@ def measure(
         ... and at least this many times the median.
     top
         Largest magnitudes kept of each layer and sequence.
+    report
+        HTML file to write.
     """
     from rich.console import Console
 
@@ -63,10 +66,15 @@ def measure(
     console = Console(highlight=False)
     stats = layer_stats(loaded, tokens, mask=mask, top=top)
     found = detect(stats, absolute=absolute, relative=relative)
-    print_stats(
-        console, stats, found, attention_sinks(loaded, tokens), attention_sinks(loaded, tokens[:2], window=None)
-    )
-    print_super_weights(console, find_super_weights(loaded, tokens[:1]))
+    sinks = attention_sinks(loaded, tokens)
+    print_stats(console, stats, found, sinks, attention_sinks(loaded, tokens[:2], window=None))
+    weights = find_super_weights(loaded, tokens[:1])
+    print_super_weights(console, weights)
+    if report:
+        from interp.massive.pages import model_page
+
+        page = model_page(loaded, tokens, name=model, stats=stats, found=found, sinks=sinks, super_weights=weights)
+        console.print(f"Report: {page.write(report)}")
 
 
 @app.command
@@ -186,6 +194,7 @@ def sweep_(
 
     from interp.counts import parse_count
     from interp.massive.checkpoint_sources import open_source
+    from interp.massive.pages import training_page
     from interp.massive.rows import training_rows
     from interp.massive.text_report import print_sweep
     from interp.massive.training_sweep import sweep
@@ -198,3 +207,7 @@ def sweep_(
         source, tokens[mask.all(1)], out, steps=steps, dtype=dtype, device=device, budget=limit, tell=console.print
     )
     print_sweep(console, run)
+    kept = [row for row in run.table.rows if not row.suspect]
+    fits = run.table.fits() if len(kept) >= 6 else []
+    if run.table.measured:
+        console.print(f"Report: {training_page(run.table, fits).write(out / 'report.html')}")
