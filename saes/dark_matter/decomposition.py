@@ -19,10 +19,11 @@ from torch import Tensor
 from interp import metrics
 from interp.metrics import Estimate
 from saes.dark_matter.bootstrap import Resamples, Unexplained
-from saes.dark_matter.held_out import SplitBy, check_counts, held_out_rows
+from saes.dark_matter.held_out import check_counts, held_out_rows
 from saes.dark_matter.least_squares import LinearMap, NormalEquations
 from saes.dark_matter.norm_baselines import norm_baselines
 from saes.dark_matter.rows import Block, Rows, RowsInMemory
+from saes.dark_matter.settings import SplitBy
 
 
 @dataclass(frozen=True, kw_only=True)

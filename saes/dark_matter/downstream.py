@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -18,9 +19,10 @@ from interp.metrics import Estimate
 from interp.sites import Site
 from interp.tokens import TokenRows
 from saes.dark_matter.least_squares import LinearMap
+from saes.dark_matter.row_choice import batches_of_rows, evenly_spaced
 from saes.sae import SAE
 from saes.splice import spliced_logits
-from saes.text_batches import measured, row_batches
+from saes.text_batches import measured
 
 SPLICES = ("sae", "sae_and_linear", "sae_and_nonlinear", "sae_and_both")
 """``sae_and_both`` is x again but for rounding: a check."""
@@ -65,7 +67,7 @@ def downstream(
         site: Where it stands.
         probe: From x to the linear error, with the sign of ``x - SAE(x)``.
         held_documents: Documents (as ``rows`` counts them) that the probe was not fitted on; only they are counted.
-        max_rows: By default all.
+        max_rows: Rows to run of those with such documents, spread evenly over the text; by default all of them.
         first_position: Earlier positions stay clean and are not counted.
         massive_norm: So do tokens whose activation has a larger norm.
         batch_rows: Rows to run at once.
@@ -79,7 +81,9 @@ def downstream(
     losses: dict[str, list[Tensor]] = {name: [] for name in names}
     documents_of: list[Tensor] = []
     squares, norms = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for ids, documents in row_batches(rows, min(len(rows.ids), max_rows or len(rows.ids)), batch_rows, device=device):
+    with_held = np.flatnonzero(np.isin(rows.documents, held_documents.numpy()).any(1))
+    chosen = evenly_spaced(with_held, len(with_held) if max_rows is None else max_rows)
+    for _, ids, documents in batches_of_rows(rows, chosen, batch_rows, device=device):
         x = capture(model, ids, [site])[site].float()
         where = measured(documents, first_position) & (x.norm(dim=-1) <= massive_norm)
         x_hat = sae(x.to(sae.W_enc)).float()
@@ -102,11 +106,11 @@ def downstream(
             [part.double().norm(dim=-1)[where & held] for part in (error, linear, error - linear)]
         ).cpu()
         squares, norms = squares + parts.square().sum(-1), norms + parts.sum(-1)
-    groups = torch.cat(documents_of).cpu()
-    if len(groups) == 0:
+    if not any(map(len, documents_of)):
         raise ValueError(
             f"no held-out token behind position {first_position} is left to measure the loss on; give more rows"
         )
+    groups = torch.cat(documents_of).cpu()
     per_token = {name: torch.cat(found).cpu() for name, found in losses.items()}
     square, norm = (squares / squares[0]).tolist(), (norms / norms[0]).tolist()
     return Downstream(

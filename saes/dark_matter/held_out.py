@@ -1,13 +1,10 @@
 """Which rows a probe never sees."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-SplitBy = Literal["document", "token"]
-"""``document``, so that neighbours in a text do not leak; ``token``, as in the paper's code (utils.py, run_lstsq)."""
+from saes.dark_matter.settings import SplitBy
 
 
 def held_out_rows(

@@ -11,16 +11,17 @@ from interp import metrics
 from interp.masks import Masks
 from interp.tokens import TokenRows
 from saes.dark_matter.kept_tokens import KeptTokens
-from saes.text_batches import row_batches
+from saes.dark_matter.row_choice import batches_of_rows, evenly_spaced
 
 
 @torch.no_grad()
 def token_losses(
     model: Any, rows: TokenRows, kept: KeptTokens, *, max_rows: int, batch_rows: int = 8
 ) -> Float[Tensor, " n"] | None:
-    """Nats for the token after each one of ``kept``; NaN behind ``max_rows`` and where none of the document follows.
+    """Nats for the token after each one of ``kept``; NaN where none of the document follows, and in rows not run.
 
-    None where it cannot be told which position of the rows a stored token was, since a norm mask left some out.
+    At most ``max_rows`` rows are run, spread evenly over the text. None where it cannot be told which position of the
+    rows a stored token was, since a norm mask left some out.
     """
     provenance = kept.store.provenance
     masks = Masks(drop_special=bool(provenance.get("drop_special")), drop_first=int(provenance.get("drop_first") or 0))
@@ -29,10 +30,10 @@ def token_losses(
         return None
     losses = torch.full(rows.ids.shape, torch.nan)
     device = next(model.parameters()).device
-    begin = 0
-    for ids, documents in row_batches(rows, min(max_rows, len(rows.ids)), batch_rows, device=device):
+    for numbers, ids, documents in batches_of_rows(
+        rows, evenly_spaced(np.arange(len(rows.ids)), max_rows), batch_rows, device=device
+    ):
         found = metrics.cross_entropy(model(ids), ids)
         same = documents[:, 1:] == documents[:, :-1]
-        losses[begin : begin + len(ids), :-1] = torch.where(same, found, torch.nan).cpu()
-        begin += len(ids)
+        losses[numbers, :-1] = torch.where(same, found, torch.nan).cpu()
     return losses[torch.from_numpy(mask)][kept.rows]

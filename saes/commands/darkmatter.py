@@ -1,0 +1,45 @@
+"""``interp darkmatter``: what sparse autoencoders miss, split, measured and reduced."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from saes.dark_matter.settings import Settings
+
+app = App(name="darkmatter", help="Split the error of SAEs into parts and measure them, as a page and as JSON.")
+
+
+@app.default
+def darkmatter(
+    *,
+    sae: Annotated[list[Path], Parameter(consume_multiple=True)],
+    store: Path,
+    out: Path,
+    components: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    model: str | None = None,
+    revision: str | None = None,
+    settings: Annotated[Settings | None, Parameter(name="*")] = None,
+) -> None:
+    """Measure one SAE, or a family at one site.
+
+    Parameters
+    ----------
+    sae
+        Folders of SAEs, of one site; three widths or more at one L0 give a scaling law.
+    store
+        Folder that `interp cache` wrote, with activations of their site.
+    out
+        Folder for darkmatter.json, darkmatter.html and the SAEs that are trained on errors.
+    components
+        Folders of SAEs at earlier sites that the store holds too, to predict the error from.
+    model
+        By default the one that the store was cached from.
+    revision
+        Training checkpoint of the model.
+    """
+    from saes.dark_matter.run import run_study
+
+    run_study(
+        sae, store, out, components=components or (), model=model, revision=revision, settings=settings or Settings()
+    )

@@ -1,0 +1,94 @@
+"""From folders to a report: what ``interp darkmatter`` does."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from interp.files import write_json
+from interp.store import ActivationStore
+from interp.store_folder import TOKENS
+from interp.tokens import TokenRows, open_token_rows
+from saes.dark_matter.page import build_page, figure_table
+from saes.dark_matter.settings import Settings
+from saes.dark_matter.study import Study, study
+from saes.sae import SAE
+
+
+def run_study(
+    saes: Sequence[Path],
+    store: Path,
+    out: Path,
+    *,
+    settings: Settings,
+    components: Sequence[Path] = (),
+    model: str | None = None,
+    revision: str | None = None,
+) -> Study:
+    """Load, measure, print, and write ``darkmatter.json`` and ``darkmatter.html`` below ``out``.
+
+    Raises:
+        ValueError: something of the input is of no use; the message says what.
+    """
+    opened = ActivationStore(store)
+    rows = open_token_rows(store / TOKENS) if (store / TOKENS).is_dir() else None
+    result = study(
+        load_all(saes),
+        opened,
+        out,
+        settings=settings,
+        components=load_all(components),
+        model=_model(opened, rows, model, revision) if settings.downstream else None,
+        rows=rows,
+        progress=True,
+    )
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    write_json(out / "darkmatter.json", result.to_json())
+    page = build_page(result).write(out / "darkmatter.html")
+    columns, lines = figure_table(result)
+    table = Table(*columns, title=f"Dark matter at {result.site}: {result.tokens:,} tokens")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+    print(f"The page is {page}: open it in a browser.")
+    return result
+
+
+def load_all(folders: Sequence[Path]) -> dict[str, SAE]:
+    """SAEs by the shortest ends of their paths that tell them apart.
+
+    Raises:
+        ValueError: a folder that is given twice, or that holds no SAE.
+    """
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"every SAE is given once; got {', '.join(map(str, folders))}")
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {"/".join(path.parts[-depth:]): SAE.load(path) for path in paths}
+
+
+def _model(store: ActivationStore, rows: TokenRows | None, name: str | None, revision: str | None) -> Any:
+    """The store's model, or None, said in words, where the loss cannot be measured."""
+    from interp.checkpoints import weights_fingerprint
+    from interp.models import load_model
+
+    if rows is None:
+        print(f"{store.path} has no {TOKENS} folder: the loss is not measured", file=sys.stderr)
+        return None
+    if rows.fingerprint != store.provenance.get("data"):
+        raise ValueError(f"{rows.folder} is not the text that {store.path} was cached from")
+    name = name or store.provenance["model"]
+    model = load_model(name, revision=revision or store.provenance.get("revision"))
+    expected = store.provenance.get("weights")
+    if store.provenance.get("model_dtype") == "float32" and weights_fingerprint(model) != expected:
+        raise ValueError(
+            f"the weights of {name} are {weights_fingerprint(model)}, those that {store.path} was cached from are"
+            f" {expected}: cache again, or pass --no-downstream"
+        )
+    return model

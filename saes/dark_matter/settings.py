@@ -1,0 +1,53 @@
+"""What a study measures, and on how much; the command line is made from this class, so nothing slow is imported."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.counts import Count
+
+SplitBy = Literal["document", "token"]
+"""``document``, so that neighbours in a text do not leak; ``token``, as in the paper's code (utils.py, run_lstsq)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Defaults take the paper's choices where they are sound."""
+
+    site: str | None = None
+    """Where an SAE does not say which site it belongs to."""
+    tokens: Count = 250_000
+    """Tokens of the store to use, its first ones."""
+    drop_first: int = 0
+    """Leave out that many positions of every row (the paper: 200)."""
+    drop_norm_above: float | None = None
+    """Leave out tokens with a norm above this many times the median, such as 10."""
+    drop_special: bool = False
+    """Leave out BOS, separators and other special tokens."""
+    fit_intercept: bool = False
+    """Of the probe that makes the parts (the paper: none); the figures of both kinds are measured."""
+    ridges: tuple[float, ...] = (0.0,)
+    """Ridges of the probe: figures of each; the first makes the parts."""
+    split_by: SplitBy = "document"
+    """Hold out whole documents, or tokens as the paper does."""
+    train_fraction: float = 0.6
+    """Share to fit on."""
+    seed: int = 0
+    """Of the split and the bootstrap."""
+    pursuit: bool = True
+    """Encode by gradient pursuit too."""
+    pursuit_tokens: Count = 20_000
+    """To encode by it."""
+    downstream: bool = True
+    """Measure the model's loss, where the store has its tokens beside it."""
+    downstream_tokens: Count = 16_384
+    """To run through the model, in rows spread evenly over the text."""
+    train_on_error: bool = False
+    """Train SAEs on both parts of the error."""
+    error_tokens: Count = 2_000_000
+    """To train each on."""
+    error_d_sae: int = 4096
+    """Latents of each."""
+    error_k: int = 32
+    """Active latents of each."""
+    error_seeds: int = 3
+    """SAEs for each part."""
