@@ -1,0 +1,54 @@
+"""The largest k of thousands of values by the maxima of groups: the k groups with the largest maxima hold them all.
+
+Every member of another group is at most its group's maximum, and the k maxima chosen before it are at least that.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def room(rows: int, d_sae: int, k: int, dtype: torch.dtype) -> Float[Tensor, "rows size groups"]:
+    """Memory for products in groups, where latent i is member i // groups of group i % groups.
+
+    Groups are about as many as the values in k of them. Room behind the last latent holds -inf.
+    """
+    size = 1 << int(math.log2(d_sae / k) / 2)
+    groups = -(-d_sae // size)
+    products = torch.empty(rows, size, groups, dtype=dtype)
+    products.flatten(1)[:, d_sae:] = -torch.inf
+    return products
+
+
+def latents_of(products: Float[Tensor, "rows size groups"], d_sae: int) -> Float[Tensor, "rows {d_sae}"]:
+    """The part of the room that holds latents, as a matrix to multiply into."""
+    return products.flatten(1)[:, :d_sae]
+
+
+def members(
+    products: Float[Tensor, "rows size groups"], groups: Int[Tensor, "rows chosen"]
+) -> Float[Tensor, "rows size*chosen"]:
+    """All values of the chosen groups."""
+    return products.gather(2, groups[:, None].expand(-1, products.shape[1], -1)).flatten(1)
+
+
+def latents_at(
+    rows: Int[Tensor, "*n"], places: Int[Tensor, "*n"], groups: Int[Tensor, "rows chosen"], n_groups: int
+) -> Int[Tensor, "*n"]:
+    """Which latents stand at ``places`` of ``members`` in ``rows``."""
+    chosen = groups.shape[1]
+    return places // chosen * n_groups + groups[rows, places % chosen]
+
+
+def largest(
+    products: Float[Tensor, "rows size groups"], k: int
+) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
+    """The k largest values of each row, in any order, and their latents."""
+    if products.shape[1] == 1:
+        return tuple(products.flatten(1).topk(k, sorted=False))  # type: ignore[return-value]
+    groups = products.amax(1).topk(k, sorted=False).indices
+    values, places = members(products, groups).topk(k, sorted=False)
+    rows = torch.arange(len(products))[:, None].expand_as(places)
+    return values, latents_at(rows, places, groups, products.shape[2])

@@ -1,0 +1,126 @@
+"""Exact top-k of float32 products that multiplies most of them in bfloat16 only, on CPUs that have units for it.
+
+Let s be the bfloat16 product of a row x with a latent's weights w (bias b), and z the one that float32 gives. With the
+unit roundoffs u = 2^-8 of bfloat16 and v = 2^-24 of float32, and dx = x - bfloat16(x):
+
+    |z - s| <= E + c (|s| + |b|),   E = |w| (|dx| + u (|x| + |dx|) + 3 g |x|),   c = 2.1 u,   g = d v / (1 - d v)
+
+by Cauchy and Schwarz for the rounding of x and w; g bounds the rounding of a float32 sum in any order (there are two of
+them, and the norms here); c covers rounding b and twice the result. Of every row k values are at least t, the k-th
+largest maximum of a group; so the k-th largest z is at least t - E - c (|t| + |b|), and whatever has a smaller upper
+bound is out. The few latents left are multiplied again in float32. Where they are not few, ``top`` returns None.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from saes.kernels import groups
+from saes.kernels.pairs import pair_dot
+
+LEAST = 1 << 24
+"""Products below which it does not pay to set up."""
+MOST_LEFT = 1 / 16
+"""Share of latents that may be left: beyond it multiplying all of them in float32 is faster."""
+_ROUNDOFF, _SINGLE = 2.0**-8, 2.0**-24
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A table prepared to screen blocks of rows."""
+
+    table: Float[Tensor, "d_sae d"]
+    bias: Float[Tensor, " d_sae"] | None
+    low: Float[Tensor, "d_sae d"]
+    """The table in bfloat16."""
+    low_bias: Float[Tensor, " d_sae"] | None
+    longest: Float[Tensor, ""]
+    """Largest norm of the table's rows."""
+    largest_bias: Float[Tensor, ""]
+    products: Float[Tensor, "rows size groups"]
+    """Room for a block's products in bfloat16."""
+    k: int
+
+    @staticmethod
+    def pays(x: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"], k: int) -> bool:
+        """Whether this CPU multiplies bfloat16 several times faster, and there is enough to multiply."""
+        large = len(x) * len(table) >= LEAST and k <= MOST_LEFT * len(table) / 4 and x.shape[1] < 1 << 14
+        return large and x.dtype == table.dtype == torch.float32 and _multiplies_bfloat16()
+
+    @classmethod
+    def of(
+        cls, table: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d_sae"] | None, *, rows: int, k: int
+    ) -> "Screen":
+        """For blocks of up to ``rows`` rows."""
+        return cls(
+            table,
+            bias,
+            table.bfloat16(),
+            None if bias is None else bias.bfloat16(),
+            vector_norm(table, dim=-1).max(),
+            table.new_zeros(()) if bias is None else bias.abs().max(),
+            groups.room(rows, len(table), k, torch.bfloat16),
+            k,
+        )
+
+    def top(self, x: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]] | None:
+        """The k largest products of each row and their latents; None where too many may be among them (or x is NaN)."""
+        products, d_sae = self.products[: len(x)], len(self.table)
+        low, into = x.bfloat16(), groups.latents_of(products, d_sae)
+        if self.low_bias is None:
+            torch.mm(low, self.low.T, out=into)
+        else:
+            torch.addmm(self.low_bias, low, self.low.T, out=into)
+        maxima = products.amax(1).float()
+        least = self._least(x, low, maxima.topk(self.k, sorted=False).values.amin(-1))
+        n_groups = int((maxima >= least[:, None]).sum(-1).max())
+        if not self.k <= n_groups <= maxima.shape[1] / 2:
+            return None
+        chosen = maxima.topk(n_groups, sorted=False).indices
+        rows, places = (groups.members(products, chosen) >= least[:, None]).nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=len(x))
+        if counts.min() < self.k or len(rows) > MOST_LEFT * into.numel():
+            return None
+        latents = groups.latents_at(rows, places, chosen, maxima.shape[1])
+        exact = pair_dot(rows, latents, x, self.table)
+        if self.bias is not None:
+            exact += self.bias[latents]
+        return _largest(rows, counts, exact, latents, self.k)
+
+    def _least(self, x: Tensor, low: Tensor, kth: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """What s must reach in each row: see the module's text."""
+        d = x.shape[1]
+        sums = d * _SINGLE / (1 - d * _SINGLE)
+        norm, residual = vector_norm(x, dim=-1), vector_norm(x - low, dim=-1)
+        error = self.longest * (residual + _ROUNDOFF * (norm + residual) + 3 * sums * norm)
+        # What flushing numbers near zero may add; far below any rounding unless all of x or of W is that small.
+        error = error * (1 + 4 * sums) + 2.0**-100 * d * (1 + norm + self.longest)
+        share = 2.1 * _ROUNDOFF
+        bound = kth - 2 * error - share * (kth.abs() + 2 * self.largest_bias)
+        return torch.where(bound >= 0, bound / (1 + share), bound / (1 - share))
+
+
+def _largest(
+    rows: Int[Tensor, " pairs"],
+    counts: Int[Tensor, " n"],
+    values: Float[Tensor, " pairs"],
+    latents: Int[Tensor, " pairs"],
+    k: int,
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The k largest of each row's pairs; those of one row lie side by side, at least k of them."""
+    slots = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    shape = (len(counts), int(counts.max()))
+    padded = values.new_full(shape, -torch.inf).index_put_((rows, slots), values)
+    where = rows.new_zeros(shape).index_put_((rows, slots), latents)
+    best = padded.topk(k, sorted=False)
+    return best.values, where.gather(1, best.indices)
+
+
+def _multiplies_bfloat16() -> bool:
+    if not (torch.backends.mkldnn.enabled and hasattr(torch.cpu, "get_capabilities")):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
