@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-peers lint clean
 
 # pyproject.toml and constraints.txt decide what is installed; the stamp is newer than both once it is.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -19,6 +19,11 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# SAE files exchanged with the real packages: about 6 GB of environments, made once.
+test-peers: $(VENV)/installed
+	$(BIN)/python benchmarks/peers.py saelens sparsify dictionary_learning
+	$(BIN)/python -m pytest tests/peers
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -18,24 +18,26 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements"
 ENVIRONMENTS = HERE / ".venvs"
+_STAMP = "requirements.sha256"
 
 
 def known_peers() -> list[str]:
     return sorted(path.stem for path in REQUIREMENTS.glob("*.txt"))
 
 
-def peer_python(name: str) -> Path:
-    """The interpreter of the peer's environment, which is made when it is missing or its requirements changed."""
+def made_python(name: str) -> Path | None:
+    """The interpreter of the peer's environment, if that was made from its requirements as they are now."""
     if name not in known_peers():
         raise ValueError(f"no peer {name!r}; there is a requirements file for: {', '.join(known_peers())}")
-    requirements = REQUIREMENTS / f"{name}.txt"
-    folder = ENVIRONMENTS / name
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    # The stamp is written last, so an interrupted installation is made anew.
-    stamp = folder / "requirements.sha256"
-    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == digest:
-        return python
+    stamp = ENVIRONMENTS / name / _STAMP
+    return _python(name) if stamp.exists() and stamp.read_text() == _digest(name) else None
+
+
+def peer_python(name: str) -> Path:
+    """The interpreter of the peer's environment, which is made when it is missing or its requirements changed."""
+    if made := made_python(name):
+        return made
+    requirements, folder, python = REQUIREMENTS / f"{name}.txt", ENVIRONMENTS / name, _python(name)
     venv.create(folder, with_pip=True, clear=True)
     torch_line = next((line for line in requirements.read_text().splitlines() if line.startswith("torch==")), None)
     if torch_line is None:
@@ -44,8 +46,17 @@ def peer_python(name: str) -> Path:
     constraint = folder / "constraint.txt"
     constraint.write_text(f"{torch_line}\n")
     _pip(python, "install", "--constraint", str(constraint), "--requirement", str(requirements))
-    stamp.write_text(digest)
+    # Written last, so that an interrupted installation is made anew.
+    (folder / _STAMP).write_text(_digest(name))
     return python
+
+
+def _python(name: str) -> Path:
+    return ENVIRONMENTS / name / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256((REQUIREMENTS / f"{name}.txt").read_bytes()).hexdigest()
 
 
 def _pip(python: Path, *arguments: str) -> None:

@@ -95,7 +95,8 @@ def write(sae: SAE, folder: Path) -> None:
     weights = state(sae)
     if sae.subtract_b_dec and name in _PLAIN_INPUT:
         # (x - b_dec) @ W_enc + b_enc = x @ W_enc + (b_enc - b_dec @ W_enc)
-        weights["b_enc"] = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
+        shift = weights["b_dec"].double() @ weights["W_enc"].double()
+        weights["b_enc"] = (weights["b_enc"] - shift).to(weights["b_enc"].dtype)
     elif not sae.subtract_b_dec and name not in _PLAIN_INPUT:
         raise ValueError(f"dictionary_learning's {name} subtracts b_dec from its input; this SAE does not")
     with atomic_path(folder / _WEIGHTS) as partial:

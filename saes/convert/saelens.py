@@ -74,11 +74,10 @@ def _activation(kind: str, config: dict[str, Any], folder: Path) -> Activation:
     if kind == "topk":
         return TopK(whole_number(config["k"], name="k", where=folder))
     simple: dict[str, Activation] = {"standard": ReLU(), "jumprelu": JumpReLU(), "gated": Gated()}
+    if kind in ("batchtopk", "matryoshka_batchtopk"):
+        raise ValueError(f"{folder}: this {kind} SAE is in training; read what save_inference_model wrote")
     if kind not in simple:
-        raise ValueError(
-            f"{folder}: SAELens's architecture {kind!r} has no counterpart here (of what is being trained with"
-            " BatchTopK or Matryoshka, read what save_inference_model wrote)"
-        )
+        raise ValueError(f"{folder}: SAELens's architecture {kind!r} has no counterpart here")
     return simple[kind]
 
 

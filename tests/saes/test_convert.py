@@ -317,6 +317,17 @@ def test_saelens_before_version_6(tmp_path: Path) -> None:
         SAE.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "option", [{"normalize_activations": "expected_average_only_in"}, {"reshape_activations": "hook_z"}]
+)
+def test_saelens_of_transformed_activations_is_refused(option: dict[str, str], tmp_path: Path) -> None:
+    write(random_sae(TopK(4), dtype=torch.float32), "saelens", tmp_path)
+    path = tmp_path / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | option))
+    with pytest.raises(ValueError, match=r"is '.*'; only SAEs of plain activations can be read"):
+        SAE.load(tmp_path)
+
+
 def test_transcoders_of_two_widths_and_centred_ones_are_refused_where_there_are_none(tmp_path: Path) -> None:
     wide = SAE(8, 24, TopK(4), d_out=6, subtract_b_dec=False)
     for form, message in (("sparsify", "here they are 6 and 8"), ("saelens", "a transcoder of topk")):
