@@ -7,13 +7,23 @@ if TYPE_CHECKING:
     from circuits import rules as rules
     from circuits import tasks as tasks
     from circuits.attribution import attribute as attribute
+    from circuits.circuit import Circuit as Circuit
+    from circuits.edges import attribute_edges as attribute_edges
+    from circuits.faithfulness import Evaluator as Evaluator
+    from circuits.feature_circuits import FeatureEvaluator as FeatureEvaluator
+    from circuits.feature_circuits import attribute_features as attribute_features
     from circuits.scores import Scores as Scores
     from circuits.task import Task as Task
 
 _HOMES = {
+    "Circuit": "circuits.circuit",
+    "Evaluator": "circuits.faithfulness",
+    "FeatureEvaluator": "circuits.feature_circuits",
     "Scores": "circuits.scores",
     "Task": "circuits.task",
     "attribute": "circuits.attribution",
+    "attribute_edges": "circuits.edges",
+    "attribute_features": "circuits.feature_circuits",
 }
 _MODULES = ("rules", "tasks")
 __all__ = sorted([*_HOMES, *_MODULES])

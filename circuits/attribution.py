@@ -19,7 +19,11 @@ import torch
 from torch import Tensor
 
 from circuits.agreement import agreement as agree
+from circuits.edge_scores import EdgeScores
+from circuits.edges import attribute_edges
+from circuits.feature_circuits import FeatureScores, attribute_features
 from circuits.graddrop import atp_star
+from circuits.integrated import mean_gradient
 from circuits.nodes import ALIASES, FamilyInfo, Places, family_info, places
 from circuits.patching import patch_family
 from circuits.rules import rule_set
@@ -27,6 +31,7 @@ from circuits.running import Start
 from circuits.scores import Scores
 from circuits.session import Contrast, Session, contrast, open_session, summed
 from circuits.task import Task
+from saes.sae import SAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +55,9 @@ def attribute(
     by_position: bool = ...,
     steps: int = ...,
     agreement: bool = ...,
-) -> Scores:
-    """Of one family of nodes."""
+    saes: Sequence[SAE] | None = ...,
+) -> Any:
+    """Of one family of nodes, ``latents`` or ``edges``."""
 
 
 @overload
@@ -65,6 +71,7 @@ def attribute(
     by_position: bool = ...,
     steps: int = ...,
     agreement: bool = ...,
+    saes: Sequence[SAE] | None = ...,
 ) -> dict[str, Scores]:
     """Of several families, by name."""
 
@@ -79,20 +86,24 @@ def attribute(
     by_position: bool = True,
     steps: int = 10,
     agreement: bool = False,
-) -> Scores | dict[str, Scores]:
+    saes: Sequence[SAE] | None = None,
+) -> Scores | dict[str, Scores] | FeatureScores | EdgeScores:
     """Effects of patching nodes on the task's metric, exact or estimated.
 
     Args:
         model: A bridge from ``load_model`` with raw weights and no hooks, or a plain Hugging Face model, in eval mode.
         nodes: A family (``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out``, ``z`` or ``heads``,
             ``mlp_post`` or ``neurons``, ``q``, ``k``, ``v``, ``embed``), or several: all of them from the same passes,
-            returned as a dictionary by name.
+            returned as a dictionary by name. ``latents`` (with ``saes``) are the features and errors of sparse
+            autoencoders, as :func:`circuits.feature_circuits.attribute_features` scores them, and ``edges`` what
+            :func:`circuits.edges.attribute_edges` does; each has methods of its own.
         method: ``patching``, ``atp``, ``atp*``, ``relp`` or ``ig``.
         rules: For ``relp``: a preset (``paper``, the default, or ``no_ah``) or names of rules.
         by_position: False takes positions together: ``patching`` patches a node at all of them at once, gradient
             methods sum.
         steps: Points of ``ig``: ``k / steps`` of the way for k = 0 … steps - 1 (left Riemann sum, from the base run).
         agreement: Also patch exactly, and say how well the estimate agrees.
+        saes: For ``latents``: SAEs of this model, each with its site.
 
     Returns:
         :class:`circuits.scores.Scores` with ``values`` ``[layer, position]`` (heads and neurons have a third axis), or
@@ -102,6 +113,12 @@ def attribute(
         ValueError: unknown nodes, method or rules; nodes that the method cannot score; a task that does not fit the
             model, or whose metric is the same on clean and corrupt prompts.
     """
+    if (nodes == "latents") != (saes is not None):
+        raise ValueError("nodes='latents' and saes=[...] belong together: give both or neither")
+    if saes is not None:
+        return attribute_features(model, task, saes, method=method, rules=rules, steps=steps)
+    if nodes == "edges":
+        return attribute_edges(model, task, method=method, rules=rules, steps=steps)
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
     if rules is not None and method != "relp":
@@ -199,24 +216,6 @@ def _integrated(session: Session, asked: list[Asked], _rules: frozenset[str] | N
             layers.append(_effect(family, difference * slope))
         effects.append(torch.stack(layers, 1))
     return found, effects
-
-
-def mean_gradient(
-    session: Session, found: Contrast, place: Places, difference: Tensor, *, steps: int, start: Start | None
-) -> Tensor:
-    """Gradient of each prompt's metric at a place, mean over ``steps`` points between the two runs' values."""
-    total = torch.zeros_like(difference)
-    for step in range(steps):
-        passed = session.runner.forward(
-            session.task.base,
-            read=[place.change],
-            add={place.change: difference * (step / steps)},
-            gradients=True,
-            start=start,
-        )
-        metric = found.measure(passed.logits).sum()
-        total += session.runner.gradients(metric, passed, [place.change])[place.change].detach()
-    return total / steps
 
 
 def _star(session: Session, asked: list[Asked], _rules: frozenset[str] | None, _steps: int) -> Effects:

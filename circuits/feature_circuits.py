@@ -10,14 +10,14 @@ with features and error interpolated together.
 Evaluation splices for real: features and errors outside the circuit are set to their mean over the corrupt prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuits.attribution import mean_gradient
+from circuits.integrated import mean_gradient
 from circuits.nodes import Places, Spot, places
 from circuits.rules import rule_set
 from circuits.running import Cost, Start
@@ -106,7 +106,7 @@ def attribute_features(
     saes: Sequence[SAE],
     *,
     method: str = "relp",
-    rules: str | None = None,
+    rules: str | Iterable[str] | None = None,
     steps: int = 10,
     at_least: float = 0.0,
 ) -> FeatureScores:

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import circuits
-from circuits.feature_circuits import FeatureCircuit, FeatureEvaluator, attribute_features
+from circuits.feature_circuits import FeatureCircuit, FeatureEvaluator, attribute_features, splices
+from circuits.feature_edges import feature_edges
 from circuits.nodes import places
 from circuits.rules import relevance
-from circuits.session import open_session
+from circuits.session import contrast, open_session
 from saes import SAE, ReLU, TopK
 from tests.circuits.pairs import DIFFERS_AT, LENGTH, model_of, random_task
 
@@ -124,3 +125,54 @@ def test_mistakes_are_named(embedded) -> None:
         attribute_features(model, task, [sae_at("blocks.1.attn.hook_z", dtype=torch.float32)])
     with pytest.raises(ValueError, match="saes is empty"):
         attribute_features(model, task, [])
+
+
+def test_edges_are_derivatives_of_one_feature_by_another() -> None:
+    """Central differences: each upstream feature's decoder direction is added, and the downstream feature watched; what
+    stands between is held where it was."""
+    model, task = model_of("gpt2", dtype=torch.float64), random_task(n=1)
+    saes = [sae_at(site, activation=ReLU()) for site in ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out",
+                                                          "blocks.1.hook_resid_post")]  # fmt: skip
+    scores = attribute_features(model, task, saes, method="atp")
+    circuit = FeatureCircuit.above(scores, sorted(abs(node[3]) for node in scores.top(40))[0])
+    edges = feature_edges(model, task, saes, circuit)
+    session = open_session(model, task)
+    spliced = splices(model, session, saes)
+    by_name = {s.name: s for s in spliced}
+    found = contrast(session, [s.place for s in spliced], gradients=True)
+    slopes = session.runner.gradients(found.base_metric.sum(), found.base, [s.place.change for s in spliced])
+    held = found.base.value(by_name["blocks.1.hook_mlp_out"].place.value).detach()
+    checked = 0
+    # Every seventh: pairs of all kinds, in the time of a test.
+    for (up, down), weight in list(edges.items())[::7]:
+        above, below = by_name[up.site], by_name[down.site]
+        change, error = above.changes(found)
+        delta = torch.zeros_like(error)
+        delta[:, up.position] = (
+            error[:, up.position]
+            if up.feature is None
+            else change[:, up.position, up.feature, None] * above.sae.W_dec[up.feature]
+        )
+        values = []
+        for sign in (1, -1):
+            add = {above.place.change: sign * 1e-4 * delta}
+            skips = up.site == "blocks.0.hook_resid_post" and down.site == "blocks.1.hook_resid_post"
+            handle = model.transformer.h[1].mlp.register_forward_hook(lambda *_: held) if skips else None
+            passed = session.runner.forward(task.base, read=[below.place.value], add=add)
+            if handle is not None:
+                handle.remove()
+            features, rest = below.parts(passed.value(below.place.value))
+            slope = slopes[below.place.change]
+            values.append(
+                (rest * slope)[0, down.position].sum()
+                if down.feature is None
+                else (features * (slope @ below.sae.W_dec.T))[0, down.position, down.feature]
+            )
+        assert weight == pytest.approx(float(values[0] - values[1]) / 2e-4, rel=1e-3, abs=1e-7)
+        checked += 1
+    assert checked > 5
+    assert any(up.site.startswith("blocks.0") and down.site.endswith("resid_post") for up, down in edges)
+    strong = feature_edges(model, task, saes, circuit, threshold=0.01)
+    assert strong == {edge: weight for edge, weight in edges.items() if abs(weight) > 0.01}
+    with pytest.raises(ValueError, match="the circuit is of"):
+        feature_edges(model, task, saes[:2], circuit)

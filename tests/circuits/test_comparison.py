@@ -1,0 +1,132 @@
+"""The table of estimates against exact patching on a trained model, its figures by hand, and the two commands."""
+
+import json
+import math
+from dataclasses import replace
+
+import plotly.graph_objects as go
+import pytest
+import torch
+
+import circuits
+from circuits.agreement import agreement, pearson, ranks
+from circuits.circuit import Circuit
+from circuits.commands.circuit import circuit
+from circuits.commands.patch import patch
+from circuits.comparison import compare
+from circuits.draw import heat_map
+from circuits.task import Task
+from saes import SAE, TopK
+from tests.circuits.pairs import model_of, random_task
+
+
+def test_agreement_by_hand() -> None:
+    model, task = model_of("gpt2"), random_task()
+    exact = circuits.attribute(model, task, nodes="mlp_out", method="patching")
+    half = replace(exact, per_prompt=exact.per_prompt / 2, values=exact.values / 2, method="atp")
+    found = agreement(half, exact)
+    assert found.pearson == pytest.approx(1)
+    assert found.pearson_nonzero == pytest.approx(1)
+    assert found.slope == pytest.approx(0.5)
+    assert found.rank == pytest.approx(1)
+    assert found.pearson_interval == pytest.approx((1, 1))
+    assert (found.cells, found.prompts) == (21, 2)
+    assert found.nonzero_cells == int((exact.per_prompt != 0).any(0).sum())
+    absolute = replace(exact, per_prompt=exact.per_prompt.abs(), values=exact.per_prompt.abs().mean(0), method="atp*")
+    assert agreement(absolute, exact).pearson == pytest.approx(1)
+    other = circuits.attribute(model, task, nodes="attn_out", method="atp")
+    with pytest.raises(ValueError, match="family is attn_out and mlp_out"):
+        agreement(other, exact)
+
+
+def test_correlations_by_hand() -> None:
+    x, y = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0])
+    assert pearson(x, y) == pytest.approx(0.5)
+    assert math.isnan(pearson(x, torch.ones(3)))
+    assert ranks(torch.tensor([5.0, 1.0, 5.0, 0.0])).tolist() == [2.5, 1.0, 2.5, 0.0]
+
+
+def test_one_signature_for_nodes_features_and_edges() -> None:
+    model, task = model_of("gpt2"), random_task()
+    sae = SAE(32, 64, TopK(4), site="blocks.0.hook_mlp_out").initialise(seed=0, mean=torch.zeros(32))
+    assert circuits.attribute(model, task, nodes="latents", method="atp", saes=[sae]).features[sae.site].shape == (
+        7,
+        64,
+    )
+    assert len(circuits.attribute(model, task, nodes="edges", method="eap").edges) == 262
+    with pytest.raises(ValueError, match="belong together"):
+        circuits.attribute(model, task, nodes="latents", method="atp")
+
+
+@pytest.fixture(scope="module")
+def ioi(embedded) -> Task:
+    return circuits.tasks.ioi(embedded.tokenizer, 16, seed=0)
+
+
+def test_relevance_is_nearer_to_patching_than_gradients_on_the_embedded_model(embedded, ioi) -> None:
+    """For the residual stream and for MLPs, as in the paper; no such claim for attention outputs, nor with AH."""
+    found = compare(embedded, ioi)
+    for family in ("resid_pre", "mlp_out"):
+        atp, relp = (found.estimates[name][family].agreement for name in ("AtP", "LN+Id+Half"))
+        assert relp.pearson > atp.pearson
+        assert abs(relp.slope - 1) < abs(atp.slope - 1)
+        assert relp.pearson_interval[0] <= relp.pearson <= relp.pearson_interval[1]
+    table = found.markdown().splitlines()
+    assert table[0] == "| nodes | AtP | LN | LN+Id+Half | all four |"
+    assert len(table) == 5
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_circuit_of_the_embedded_model(embedded, ioi) -> None:
+    """A tenth of the edges does most of the task."""
+    whole = Circuit.from_edges(circuits.attribute_edges(embedded, ioi.replace(direction="noise"), method="eap"))
+    evaluator = circuits.Evaluator(embedded, ioi)
+    small = evaluator.evaluate(whole.prune(size=len(whole.edges) // 5))
+    assert small.faithfulness > 0.5
+    assert small.completeness < 0.5
+
+
+def test_patch_writes_a_page_that_shows_prompts_as_text(tmp_path, capsys, embedded) -> None:
+    path = tmp_path / "tags.jsonl"
+    line = {
+        "clean": "So <u> Mary & x, Mary",
+        "corrupt": "So <u> John & x, Mary",
+        "correct": " went",
+        "wrong": " was",
+    }
+    path.write_text(json.dumps(line))
+    patch("embedded", task=str(path), nodes=("attn_out",), html=tmp_path / "page.html", out=tmp_path / "scores.json")
+    page = (tmp_path / "page.html").read_text()
+    body = page[page.index("<body>") :]
+    assert "exact patching" in body
+    assert "&lt;" in body
+    assert "<u" not in body
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert set(found["estimates"]) == {"AtP", "LN", "LN+Id+Half", "all four"}
+    assert found["exact"]["attn_out"]["axes"] == ["layer", "position"]
+    assert "attn_out" in capsys.readouterr().out
+
+
+def test_circuit_writes_every_file(tmp_path, capsys) -> None:
+    files = {name: tmp_path / f"circuit.{name}" for name in ("html", "graphml", "dot", "neuronpedia")}
+    circuit("embedded", prompts=4, size=30, method="eap", out=tmp_path / "circuit.json", **files)
+    assert all(file.stat().st_size for file in files.values())
+    loaded = Circuit.load(tmp_path / "circuit.json")
+    assert 0 < len(loaded.edges) <= 30
+    assert loaded.about["task"] == "ioi_swap"
+    assert "faithfulness" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="task 'sums' is neither one of ioi"):
+        circuit("embedded", task="sums")
+
+
+def test_heat_maps() -> None:
+    model, task = model_of("gpt2"), random_task(labels=["a", "<i>", "c", "d", "e", "f", "&"])
+    scores = circuits.attribute(model, task, nodes="heads", method="atp")
+    figure = heat_map(scores)
+    assert isinstance(figure, go.Figure)
+    shown = figure.data[0]
+    assert shown.z[5][4] == pytest.approx(float(scores.values[1, 4, 1]))
+    assert shown.zmax == -shown.zmin
+    assert figure.layout.xaxis.ticktext[1] == "&lt;i&gt; 1"
+    with pytest.raises(ValueError, match="layer, position, neuron cannot be drawn"):
+        heat_map(circuits.attribute(model, task, nodes="neurons", method="atp"))
