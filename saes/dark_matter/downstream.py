@@ -35,6 +35,8 @@ class Downstream:
     ce_clean: Estimate
     ce: Mapping[str, Estimate]
     """By name in ``SPLICES``."""
+    ce_added: Mapping[str, Estimate]
+    """CE - CE_clean, whose error is much smaller than either's: documents that are hard are hard for both."""
     recovered: Mapping[str, Estimate]
     """(CE_sae - CE) / (CE_sae - CE_clean): 0 for the SAE alone, 1 for all of x."""
     fvu_removed: Mapping[str, float]
@@ -116,6 +118,7 @@ def downstream(
     return Downstream(
         ce_clean=metrics.mean(per_token["clean"], groups=groups),
         ce={name: metrics.mean(per_token[name], groups=groups) for name in SPLICES},
+        ce_added={name: metrics.mean(per_token[name] - per_token["clean"], groups=groups) for name in SPLICES},
         recovered={
             name: metrics.ratio(
                 per_token["sae"] - per_token[name], per_token["sae"] - per_token["clean"], groups=groups

@@ -120,27 +120,18 @@ def token_scatter(study: Study) -> Captioned:
 
 
 def loss_bars(study: Study) -> Captioned:
-    """Cross-entropy added by each splice."""
-    traces = []
+    """Cross-entropy that each splice adds."""
     measured = [(one, one.downstream) for one in study.saes if one.downstream is not None]
-    for (one, down), color in zip(measured, COLORS, strict=False):
-        traces.append(
-            _bars(
-                ["clean", *(NAMES[name] for name in SPLICES)],
-                [down.ce_clean, *(down.ce[name] for name in SPLICES)],
-                name=one.name,
-                color=color,
-            )
-        )
-    lowest = min(down.ce_clean.value for _, down in measured)
-    highest = max(down.ce[name].value for _, down in measured for name in SPLICES)
-    margin = 0.15 * (highest - lowest)
-    figure = _figure("Loss with each part added back", "", "cross-entropy (nats/token)", traces, barmode="group")
-    figure.update_yaxes(range=[lowest - margin, highest + margin])
-    n = measured[0][1].ce_clean.n
-    return (
-        figure,
-        f"{measured[0][1].tokens:,} tokens; ± one standard error over {n} held-out documents. Axis not from 0.",
+    names = [NAMES[name] for name in SPLICES]
+    traces = [
+        _bars(names, list(down.ce_added.values()), name=one.name, color=color)
+        for (one, down), color in zip(measured, COLORS, strict=False)
+    ]
+    figure = _figure("Loss added, with each part put back", "", "nats/token above clean", traces, barmode="group")
+    first = measured[0][1]
+    return figure, (
+        f"Clean: {first.ce_clean.value:.3f} nats/token. {first.tokens:,} tokens; ± one standard error over"
+        f" {first.ce_clean.n} held-out documents."
     )
 
 

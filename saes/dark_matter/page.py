@@ -107,12 +107,21 @@ def _baseline_table(study: Study) -> Table:
 
 
 def _loss_table(study: Study) -> Table:
-    columns = ["SAE", "in place of x", "CE (nats/token)", "recovered", "share of FVU", "share of norm"]
+    columns = [
+        "SAE",
+        "in place of x",
+        "CE (nats/token)",
+        "CE above clean",
+        "recovered",
+        "share of FVU",
+        "share of norm",
+    ]
     return columns, [
         [
             one.name,
             NAMES[name],
             _pm(one.downstream.ce[name]),
+            _pm(one.downstream.ce_added[name]),
             _pm(one.downstream.recovered[name]),
             f"{one.downstream.fvu_removed[name]:.3f}",
             f"{one.downstream.norm_share[name]:.3f}",

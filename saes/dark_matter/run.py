@@ -50,7 +50,9 @@ def run_study(
     write_json(out / "darkmatter.json", result.to_json())
     page = build_page(result).write(out / "darkmatter.html")
     columns, lines = figure_table(result)
-    table = Table(*columns, title=f"Dark matter at {result.site}: {result.tokens:,} tokens")
+    table = Table(title=f"Dark matter at {result.site}: {result.tokens:,} tokens")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0)
     for line in lines:
         table.add_row(*line)
     Console().print(table)

@@ -1,7 +1,9 @@
 """What a study measures, and on how much; the command line is made from this class, so nothing slow is imported."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from interp.counts import Count
 
@@ -25,7 +27,7 @@ class Settings:
     """Leave out BOS, separators and other special tokens."""
     fit_intercept: bool = False
     """Of the probe that makes the parts (the paper: none); the figures of both kinds are measured."""
-    ridges: tuple[float, ...] = (0.0,)
+    ridges: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.0,)
     """Ridges of the probe: figures of each; the first makes the parts."""
     split_by: SplitBy = "document"
     """Hold out whole documents, or tokens as the paper does."""

@@ -152,7 +152,8 @@ def study(
     )
     measured = tuple(_measure(name, sae, job) for name, sae in saes.items())
     groups = of_one_l0(measured)
-    same_text = [name for name, sae in saes.items() if trained_on_same_text(sae, store)]
+    same_text = ", ".join(name for name, sae in saes.items() if trained_on_same_text(sae, store))
+    seen = (f"trained on this text, so that the error is smaller than elsewhere: {same_text}",) if same_text else ()
     return Study(
         site=str(site),
         store=str(store.path),
@@ -160,7 +161,7 @@ def study(
         tokens=len(kept),
         documents=len(kept.documents.unique()),
         settings=settings,
-        warnings=(*kept.warnings, *(f"{name} was trained on this text; elsewhere it errs more" for name in same_text)),
+        warnings=(*kept.warnings, *seen),
         saes=measured,
         horizons=tuple(_horizon(group) for group in groups if len({one.d_sae for one in group}) >= 3),
         token_scaling={
