@@ -192,4 +192,4 @@ def test_no_network_is_told_in_seconds(tmp_path: Path) -> None:
         "ValueError: nobody/nothing is neither a folder here nor in the hub's cache, and cannot be had"
     )
     assert last.endswith("SAEs in the cache: none")
-    assert time.monotonic() - begin < 30  # most of it the import of torch
+    assert time.monotonic() - begin < 45  # most of it the import of torch
