@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformer_lens.model_bridge import TransformerBridge
 
+from benchmarks.peers import made_python
 from interp.embedded import MODEL_FOLDER, TEXT_FOLDER, steps
 from interp.tokens import write_token_rows
 from saes import JumpReLU, TopK
@@ -19,22 +19,20 @@ from saes.evaluate import evaluate
 from tests.saes.evaluated import sae_at_site
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
-from peers import ENVIRONMENTS  # noqa: E402
-
-PYTHON = ENVIRONMENTS / "saelens" / "bin" / "python"
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="SAELens has no environment here; `make test-peers` makes it")
 @pytest.mark.parametrize("variant", [TopK(8), JumpReLU()], ids=lambda variant: variant.name)
 def test_core_numbers_are_saelens(variant: Activation, embedded: TransformerBridge, tmp_path: Path) -> None:
+    python = made_python("saelens")
+    if python is None:
+        pytest.skip("make peers first: `make test-peers` (there is no environment of saelens)")
     sae, context = sae_at_site(variant), 64
     write(sae, "saelens", tmp_path / "sae")
     rows = write_token_rows(
         TEXT_FOLDER / "heldout.jsonl", embedded.tokenizer, tmp_path / "rows", tokens=32 * context, context=context
     )
     save_file({"ids": rows.tensor_of("ids", slice(0, 32))}, tmp_path / "ids.safetensors")
-    worker = [PYTHON, HERE / "worker_saelens_evals.py", MODEL_FOLDER / f"step{steps()[-1]}"]
+    worker = [python, HERE / "worker_saelens_evals.py", MODEL_FOLDER / f"step{steps()[-1]}"]
     done = subprocess.run(
         [*worker, tmp_path / "sae", tmp_path / "ids.safetensors"], capture_output=True, text=True, timeout=300
     )
