@@ -70,7 +70,7 @@ def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert horizon["law"]["c"]["high"] is None, "three points leave no interval, and JSON has no infinity"
     assert set(found["token_scaling"]) == {"w40 -> w80", "w40 -> w160", "w80 -> w160"}
     html = (tmp_path / "darkmatter.html").read_text(encoding="utf-8")
-    assert html.count('class="plotly-graph-div"') == 13
+    assert html.count('class="plotly-graph-div"') == 12
     embedded = re.search(r'<script type="application/json" id="study">(.*?)</script>', html)
     assert embedded
     assert json.loads(embedded[1]) == found
