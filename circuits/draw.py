@@ -1,8 +1,10 @@
 """Heat maps of scores, and the pages that the commands write. Text of prompts is shown as text, never as HTML."""
 
+import networkx
 import plotly.graph_objects as go
 from torch import Tensor
 
+from circuits.circuit import Circuit, layer_of
 from circuits.comparison import Comparison
 from circuits.faithfulness import Curve, Faithfulness
 from circuits.scores import Scores
@@ -115,8 +117,52 @@ def agreement_table(found: Comparison) -> tuple[list[str], list[list[object]]]:
     return columns, rows
 
 
+def circuit_graph(circuit: Circuit) -> go.Figure:
+    """The circuit from the input below to the logits above, a row for each stage of the model; wider edges score
+    higher, blue ones are positive and red ones negative."""
+    graph = circuit.to_networkx()
+    stages = {node: _stage(node) for node in graph}
+    networkx.set_node_attributes(graph, stages, "stage")
+    places = networkx.multipartite_layout(graph, subset_key="stage", align="horizontal")
+    rank = {stage: row for row, stage in enumerate(sorted(set(stages.values())))}
+    most = max((abs(score) for score in circuit.edges.values()), default=0) or 1.0
+    figure = go.Figure()
+    for u, v, edge in graph.edges(data=True):
+        figure.add_scatter(
+            x=[places[u][0], places[v][0]],
+            y=[rank[stages[u]], rank[stages[v]]],
+            mode="lines",
+            line={
+                "width": 0.5 + 5 * abs(edge["score"]) / most,
+                "color": "#2166ac" if edge["score"] >= 0 else "#b2182b",
+            },
+            opacity=0.55,
+            text=f"{u} → {edge['reader']}: {edge['score']:.4f}",
+            hoverinfo="text",
+            showlegend=False,
+        )
+    figure.add_scatter(
+        x=[places[node][0] for node in graph],
+        y=[rank[stages[node]] for node in graph],
+        mode="markers+text",
+        marker={"size": 16, "color": COLORS[5]},
+        text=list(graph),
+        textposition="middle right",
+        customdata=[graph.nodes[node]["score"] for node in graph],
+        hovertemplate="%{text}: %{customdata:.4f}<extra></extra>",
+        showlegend=False,
+    )
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    return figure.update_layout(title="Circuit, from the input (below) to the logits", height=200 + 70 * len(rank))
+
+
+def _stage(node: str) -> float:
+    """Heads of a layer stand below its MLP."""
+    return layer_of(node) + (0.5 if node.startswith("m") else 0.0)
+
+
 def circuit_page(
-    edges: list[tuple[str, str, float]],
+    circuit: Circuit,
     measured: Faithfulness,
     curve: Curve,
     task: Task,
@@ -151,6 +197,10 @@ def circuit_page(
     page.heading("Faithfulness by size").figures(
         (figure.update_layout(title="Metric with the rest ablated"), f"1 is the model, 0 all ablated; n = {curve.n}.")
     )
+    edges = [(u, v, score) for (u, v), score in circuit.edges.items()]
     strongest = sorted(edges, key=lambda edge: -abs(edge[2]))[:100]
+    page.heading("Graph").figures(
+        (circuit_graph(circuit), "Nodes are heads and MLPs; an edge is drawn to each head that shares its reader.")
+    )
     page.heading("Edges").table(["writer", "reader", "score"], [[u, v, f"{score:.4f}"] for u, v, score in strongest])
     return page.data("edges", edges)

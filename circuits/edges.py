@@ -52,7 +52,8 @@ def attribute_edges(
         method: ``eap``, ``eap-ig`` (with ``steps`` points), ``relp`` (``eap`` under ``rules``), ``path-patching``
             (exact: one forward an edge, batched) or ``acdc`` (Conmy et al. 2023: one forward an edge, in turn; the
             score is what the edge's removal cost when its turn came, 0 where it was removed).
-        rules: For ``relp``: ``paper`` (the default), ``no_ah``, or names. Under AH edges into queries and keys are 0.
+        rules: For ``relp``: ``no_ah`` (the default), ``paper``, or names. Under AH edges into queries and keys are 0,
+            so a circuit that chooses where to attend cannot be found with it.
         threshold: For ``acdc``: an edge is removed where the divergence rises by less, in nats.
 
     Raises:
@@ -68,7 +69,7 @@ def attribute_edges(
         raise ValueError(f"threshold is {threshold}; it must be above 0 nats")
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
-    in_force = rule_set(rules or "paper") if method == "relp" else None
+    in_force = rule_set(rules or "no_ah") if method == "relp" else None
     if method == "path-patching":
         patcher = EdgePatcher(session, wiring)
         found, effects = patcher.found, patcher.single_edges()

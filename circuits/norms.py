@@ -37,7 +37,7 @@ class LinearNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm's output, with the scale as a constant of the graph."""
-        y = self.linear(x, self.scale(x).detach())
+        y = self.linear(x, self.scale(x.detach()))
         return y if self.bias is None else y + self.bias
 
 

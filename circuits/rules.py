@@ -149,7 +149,7 @@ def _as(surrogate: Callable[[Tensor], Tensor]) -> Change:
 
 
 def _constant_ratio(ratio: Ratio) -> Callable[[Tensor], Tensor]:
-    return lambda x: x * ratio(x).detach()
+    return lambda x: x * ratio(x.detach())
 
 
 def _ln(anatomy: Anatomy) -> Iterator[Planned]:

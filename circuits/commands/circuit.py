@@ -91,6 +91,5 @@ def circuit(
         tokens = [*(opened.labels or map(str, range(opened.length)))]
         write_neuronpedia(found, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
     if html is not None:
-        edges = [(u, v, score) for (u, v), score in found.edges.items()]
-        page = circuit_page(edges, measured, curve, opened, model_name=model, method=method)
+        page = circuit_page(found, measured, curve, opened, model_name=model, method=method)
         console.print(f"The page is {page.write(html)}: open it in a browser.")

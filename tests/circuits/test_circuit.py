@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuits.circuit import Circuit
+from circuits.draw import circuit_graph
 from circuits.edge_patching import EdgePatcher
 from circuits.edges import attribute_edges
 from circuits.export import to_dot, to_neuronpedia, write_graphml
@@ -140,6 +141,15 @@ def test_files_come_back(whole: Circuit, tmp_path) -> None:
     (tmp_path / "wrong.json").write_text(json.dumps(found))
     with pytest.raises(ValueError, match="m7 -> logits has an end that is not among its nodes"):
         Circuit.load(tmp_path / "wrong.json")
+
+
+def test_the_graph_is_drawn_from_the_input_up() -> None:
+    figure = circuit_graph(by_hand().prune(threshold=0.5))
+    nodes = figure.data[-1]
+    height = dict(zip(nodes.text, nodes.y, strict=True))
+    assert height["embed"] < height["a0.h0"] < height["m1"] < height["logits"]
+    assert len(figure.data) == 3 + 1
+    assert figure.data[1].line.color == "#b2182b"  # the negative edge
 
 
 def test_dot_and_neuronpedia() -> None:

@@ -41,7 +41,7 @@ def test_edges_of_a_writer_sum_to_its_node_score(family: str, direction: str) ->
 
 
 def test_under_ah_queries_and_keys_have_no_edges() -> None:
-    found = attribute_edges(model_of("llama"), random_task(), method="relp")
+    found = attribute_edges(model_of("llama"), random_task(), method="relp", rules="paper")
     for (_, reader), score in found.edges.items():
         if reader.endswith((".q", ".k")):
             assert score == 0
