@@ -154,7 +154,7 @@ def _asked(session: Session, name: str, by_position: bool) -> Asked:
 def _scores(
     session: Session, found: Contrast, asked: Asked, effects: Tensor, method: str, rules: frozenset[str] | None
 ) -> Scores:
-    unit = (asked.info.unit,) if asked.info.unit else ()
+    unit, effects = (asked.info.unit,) if asked.info.unit else (), effects.cpu()
     return Scores(
         values=effects.mean(0),
         per_prompt=effects,

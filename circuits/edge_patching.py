@@ -60,7 +60,7 @@ class EdgePatcher:
 
     def effects(self, cut: Tensor) -> Tensor:
         """Changes ``[row, n]`` of the scaled metric."""
-        return (self.found.measure(self.logits(cut)) - self.found.base_metric.detach()).double()
+        return (self.found.measure(self.logits(cut)) - self.found.base_metric.detach()).double().cpu()
 
     def single_edges(self) -> Tensor:
         """The effect of every edge on its own, ``[n, writer, reader]``."""

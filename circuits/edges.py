@@ -165,7 +165,7 @@ def _scores(
             rows.append(torch.einsum("npd,vnpd->nv", found.difference(place).double(), slopes.double()))
         elif writer.head == 0:
             rows += _heads(wiring, found, passed, inputs, writer.layer, slopes, frozen)
-    return torch.stack(rows, 1)
+    return torch.stack(rows, 1).cpu()
 
 
 def _heads(

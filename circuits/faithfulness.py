@@ -90,7 +90,7 @@ class Evaluator:
 
     def metric(self, cut: Tensor) -> Tensor:
         """The raw metric ``[row, n]`` with the edges ``cut [row, writer, reader]``."""
-        return self._patcher.found.measure.raw(self._patcher.logits(cut)).double()
+        return self._patcher.found.measure.raw(self._patcher.logits(cut)).double().cpu()
 
     def cut(self, circuit: Circuit) -> Tensor:
         """The edges outside a circuit, ``[writer, reader]``."""

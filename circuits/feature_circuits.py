@@ -148,9 +148,9 @@ def attribute_features(
             start = Start(splice.layer, found.base.value(session.residual[splice.layer].value))
             difference = found.difference(splice.place)
             slope = mean_gradient(session, found, splice.place, difference, steps=steps, start=start)
-        features[splice.name] = (change * (slope @ splice.sae.W_dec.detach().T)).double().mean(0)
-        errors[splice.name] = (error * slope).double().sum(-1).mean(0)
-        sites[splice.name] = (found.difference(splice.place) * slope).double().sum(-1).mean(0)
+        features[splice.name] = (change * (slope @ splice.sae.W_dec.detach().T)).double().mean(0).cpu()
+        errors[splice.name] = (error * slope).double().sum(-1).mean(0).cpu()
+        sites[splice.name] = (found.difference(splice.place) * slope).double().sum(-1).mean(0).cpu()
     return FeatureScores(
         features=features,
         errors=errors,
@@ -278,12 +278,12 @@ class FeatureEvaluator:
             passed = self._session.runner.forward(self._session.task.base, read=[splice.place.value], add=add)
             features, error = splice.parts(passed.value(splice.place.value))
             mean_features, mean_error = self._reference[splice.name]
-            out = ~circuit.features[splice.name]
+            out = ~circuit.features[splice.name].to(error.device)
             delta = ((mean_features - features) * out) @ splice.sae.W_dec
-            delta = delta + (mean_error - error) * ~circuit.errors[splice.name][:, None]
+            delta = delta + (mean_error - error) * ~circuit.errors[splice.name][:, None].to(error.device)
             add[splice.place.change] = add.get(splice.place.change, 0) + delta
         logits = self._session.runner.forward(self._session.task.base, add=add).logits
-        return self._found.measure.raw(logits).double()
+        return self._found.measure.raw(logits).double().cpu()
 
     def evaluate(self, circuit: FeatureCircuit) -> FeatureFaithfulness:
         """Faithfulness of a circuit and of what it leaves out."""

@@ -210,3 +210,21 @@ def test_mistakes_are_named() -> None:
     same = task.replace(metric=lambda logits, task: logits[:, 0] * 0)
     with pytest.raises(ValueError, match="nothing to explain"):
         circuits.attribute(model, same, nodes="z", method="atp")
+
+
+def test_half_precision_and_every_kind_of_model_object() -> None:
+    """A bridge of any family, its plain modules, and bfloat16, in which scores are coarser and not wrong."""
+    task, names = random_task(), ["resid_pre", "attn_out", "mlp_out"]
+    plain = circuits.attribute(model_of("qwen2"), task, nodes=names, method="relp")
+    bridged = circuits.attribute(bridge_of(model_of("qwen2")), task, nodes=names, method="relp")
+    half = circuits.attribute(model_of("qwen2", dtype=torch.bfloat16), task, nodes=names, method="relp")
+    for name in names:
+        torch.testing.assert_close(bridged[name].values, plain[name].values, rtol=1e-3, atol=1e-4)
+        assert torch.corrcoef(torch.stack([half[name].values.flatten(), plain[name].values.flatten()]))[0, 1] > 0.97
+
+
+def test_processed_weights_are_refused() -> None:
+    bridge = bridge_of(model_of("gpt2"))
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(ValueError, match="cannot trace circuits on a model with processed weights"):
+        circuits.attribute(bridge, random_task(), nodes="z", method="atp")
