@@ -4,7 +4,7 @@ The paper's downstream_ce.py: SAE(x), SAE(x) + linear error, SAE(x) + nonlinear 
 site. Tokens that were not decomposed (first positions, massive tokens) stay clean, and so does padding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ def downstream(
     max_rows: int | None = None,
     first_position: int = 0,
     massive_norm: float = float("inf"),
+    clean_ids: Sequence[int] = (),
     batch_rows: int = 8,
 ) -> Downstream:
     """Run the model over the rows with each splice.
@@ -71,7 +72,8 @@ def downstream(
         held_documents: Documents (as ``rows`` counts them) that the probe was not fitted on; only they are counted.
         max_rows: Rows to run of those with such documents, spread evenly over the text; by default all of them.
         first_position: Earlier positions stay clean and are not counted.
-        massive_norm: So do tokens whose activation has a larger norm.
+        massive_norm: So do tokens whose activation has a larger norm,
+        clean_ids: and tokens with these ids.
         batch_rows: Rows to run at once.
 
     Raises:
@@ -88,6 +90,7 @@ def downstream(
     for _, ids, documents in batches_of_rows(rows, chosen, batch_rows, device=device):
         x = capture(model, ids, [site])[site].float()
         where = measured(documents, first_position) & (x.norm(dim=-1) <= massive_norm)
+        where &= ~torch.isin(ids, torch.tensor(clean_ids).to(ids))
         x_hat = sae(x.to(sae.W_enc)).float()
         error = x - x_hat
         linear = probe(x.flatten(0, 1).cpu()).view(*ids.shape, -1).to(x)

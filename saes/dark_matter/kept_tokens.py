@@ -26,7 +26,7 @@ class KeptTokens:
     positions: Int[Tensor, " n"]
     ids: Int[Tensor, " n"]
     norm_limit: float
-    """Tokens with a larger norm were left out; infinite where none was."""
+    """Tokens with a larger norm were left out, here or when they were cached; infinite where none was."""
     warnings: tuple[str, ...]
     """What a reader of any figure made from them has to know."""
 
@@ -129,6 +129,10 @@ def keep_tokens(
         warnings.append(
             "the store holds first positions, which may be BOS tokens: leave them out with drop_first=1 or more"
         )
+    if (
+        store.provenance.get("drop_norm_above") is not None
+    ):  # by the median of each shard, so its own limit is not known
+        limit = min(limit, float(norms[keep].max()))
     rows = keep.nonzero()[:, 0]
     return KeptTokens(
         store=store,

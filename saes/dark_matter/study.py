@@ -205,7 +205,10 @@ def _measure(name: str, sae: SAE, job: _Job) -> SAEStudy:
             split.probe,
             held_documents=kept.documents[split.held].unique(),
             max_rows=text.max_rows,
-            first_position=settings.drop_first,
+            first_position=max(settings.drop_first, int(kept.store.provenance.get("drop_first") or 0)),
+            clean_ids=text.rows.info["special_ids"]
+            if settings.drop_special or kept.store.provenance.get("drop_special")
+            else (),
             massive_norm=kept.norm_limit,
         )
         if text

@@ -212,11 +212,28 @@ def test_first_positions_stay_clean_bit_for_bit(made: Made, monkeypatch: pytest.
     monkeypatch.setattr(module, "spliced_logits", spliced)
     sae = sae_of(made)
     probe = LinearMap(weights=0.1 * torch.eye(32, dtype=torch.float64), intercept=torch.zeros(32, dtype=torch.float64))
-    downstream(made.model, made.rows, sae, SITE, probe, held_documents=torch.arange(99), first_position=5, max_rows=8)
+    norms = made.store.read(SITE).norm(dim=-1).view(60, 32)
+    options: dict[str, Any] = {"massive_norm": float(norms.quantile(0.8)), "clean_ids": [3, 5]}
+    downstream(
+        made.model,
+        made.rows,
+        sae,
+        SITE,
+        probe,
+        held_documents=torch.arange(99),
+        first_position=5,
+        max_rows=8,
+        **options,
+    )
     for same, where in seen:
         assert same[:, :5].all()
         assert not where[:, :5].any()
-    assert not seen[0][0][:, 5:].any()
+    run = torch.linspace(0, 59, 8).round().long()
+    ids = made.rows.tensor_of("ids")[run]
+    expected = (norms[run] <= options["massive_norm"]) & (ids != 3) & (ids != 5)
+    expected[:, :5] = False
+    assert torch.equal(seen[0][1], expected)
+    assert not seen[0][0][expected].any()
     with pytest.raises(ValueError, match="no held-out token"):
         downstream(made.model, made.rows, sae, SITE, probe, held_documents=torch.tensor([10**6]), max_rows=8)
 
@@ -241,7 +258,9 @@ def test_losses_stand_at_the_token_before(made: Made) -> None:
 def test_losses_of_a_store_with_a_norm_mask_are_not_guessed(made: Made, tmp_path: Path) -> None:
     masked = cache_activations(made.model, made.rows, [SITE], tmp_path, masks=Masks(drop_norm_above=1.01))
     assert len(masked) < len(made.store)
-    assert token_losses(made.model, made.rows, keep_tokens(masked, SITE), max_rows=4) is None
+    kept = keep_tokens(masked, SITE)
+    assert token_losses(made.model, made.rows, kept, max_rows=4) is None
+    assert kept.norm_limit == float(masked.read(SITE).norm(dim=-1).max()), "so that the others stay clean in the splice"
 
 
 def test_a_source_of_error_parts(made: Made) -> None:
