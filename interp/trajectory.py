@@ -36,7 +36,7 @@ def _emergence(u: np.ndarray, beta: Any, tau: Any) -> np.ndarray:
 
 # With time in units of the last step. Above β = 300 all is over at the first step after 0, and below 1e-3 nothing
 # decays; the box also keeps λ from running to 0 for ever, where the data ask for a logarithm.
-_EMERGENCE = Separable(_emergence, (("beta", 1e-3, 300.0, 80), ("tau0", 1e-6, 3.0, 80)))
+_EMERGENCE = Separable(_emergence, (("beta", 1e-3, 300.0, 80), ("tau0", 1e-6, 2.0, 80)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +207,17 @@ def _fit_normalised(u: np.ndarray, z: np.ndarray) -> EmergenceCurve:
         polished = grid.polish(z, start.nonlinear)
         # Where the optimum has A < 0, the best curve with A > 0 is nearer to the start.
         curves.append(_curve(polished if _is_emergence(polished.linear) else start))
-    if not curves:  # nothing on the grid has A > 0, as for a constant: the paper's own start
-        curves = [
-            EmergenceCurve(A=float(np.ptp(z)) or 1.0, lam=1 / float(u.std()), gamma=1.0, t0=1.0, K=float(z.min()))
-        ]
+    curves.append(_nearly_exponential(u, z))
     polished_curves = [_polish(curve, u, z) for curve in curves]
     return min(polished_curves, key=lambda curve: float(((curve(u) - z) ** 2).sum()))
+
+
+def _nearly_exponential(u: np.ndarray, z: np.ndarray) -> EmergenceCurve:
+    """The edge of A > 0, which is the optimum of a convex rise or a constant: almost only K + A2 exp(-β t)."""
+    found = _best(problem(RIVALS["first_order"], u), z, 1)
+    y0, gain = found.linear.tolist()
+    slope = max(abs(gain), 1e-9) / 250
+    return EmergenceCurve.from_reparametrised(min(1 / float(found.nonlinear[0]), 300.0), 1.0, slope, -gain, y0 + gain)
 
 
 def _is_emergence(linear: np.ndarray) -> Any:

@@ -18,6 +18,7 @@ from interp.report import COLORS
 from interp.trajectory import Trajectory
 
 Captioned = tuple[go.Figure, str]
+_SHORT = {"ratio": "ratio", "mean_of_ratios": "ratio", "top1": "largest", "median": "median"}
 TITLES: dict[str, str] = {
     "ratio": "largest magnitude / median",
     "mean_of_ratios": "largest magnitude / median",
@@ -75,7 +76,8 @@ def surface_figure(
             "xaxis": {"title": "dimension", "tickvals": ticks, "ticktext": [str(chosen[tick]) for tick in ticks]},
             "yaxis": {"title": "token", "tickvals": list(range(0, len(labels), every)), "ticktext": labels[::every]},
             "zaxis": {"title": "magnitude"},
-            "aspectratio": {"x": 1.3, "y": 1.3, "z": 0.8},
+            "aspectratio": {"x": 1.2, "y": 1.2, "z": 0.7},
+            "camera": {"eye": {"x": 1.6, "y": 1.5, "z": 0.9}},
         }
     )
     caption = (
@@ -110,7 +112,7 @@ def training_heatmap(table: SweepTable, quantity: Quantity = "ratio") -> Caption
     steps, values = table.series(quantity, suspect=True)
     marks = [f"{row.step}{' *' if row.suspect else ''}" for row in table.rows]
     exponents = list(range(math.floor(np.log10(values.min())), math.ceil(np.log10(values.max())) + 1))
-    bar = {"title": TITLES[quantity], "tickvals": exponents, "ticktext": [f"{10.0**e:g}" for e in exponents]}
+    bar = {"title": _SHORT[quantity], "tickvals": exponents, "ticktext": [f"{10.0**e:g}" for e in exponents]}
     if len(exponents) < 3:  # less than two decades
         ticks = np.linspace(np.log10(values.min()), np.log10(values.max()), 4)
         bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{10**e:.3g}" for e in ticks]}

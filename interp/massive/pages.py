@@ -42,7 +42,7 @@ def model_page(
     emerges = "none" if found.first_layer is None else f"block {found.first_layer}"
     page.cards(
         [
-            ("Largest ratio", f"{ratios[peak]:.4g}", f"largest magnitude / median, after block {peak}"),
+            ("Largest ratio", f"{ratios[peak]:,.0f}", f"largest magnitude / median, after block {peak}"),
             ("Emerge after", emerges, "magnitude above the threshold and 1,000 medians, by default (Sun et al.)"),
             ("Dimensions", ", ".join(map(str, found.fixed_dims)) or "none", "massive in every sequence that has any"),
             ("Sink metric", f"{sinks.sink_rate().value:.1%}", "heads with importance of position 0 above 0.3"),

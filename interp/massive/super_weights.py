@@ -1,6 +1,6 @@
 """Super weights: single weights that make a massive activation (Yu et al. 2024, arXiv 2411.07191)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,30 +39,27 @@ class SuperWeight:
 def find_super_weights(
     model: Any, tokens: Int[Tensor, "sequences position"], *, threshold: float = 50.0, limit: int = 10
 ) -> tuple[SuperWeight, ...]:
-    """In the first layer where both input and output of ``down_proj`` spike above ``threshold``: the weight at the
-    dimension and the neuron of the two spikes. It is then set to zero and the search repeated, until no spike is left
-    or ``limit`` weights are found. The model is left as it was.
+    """In each layer where both input and output of ``down_proj`` spike above ``threshold``: the weight at the dimension
+    and the neuron of the two spikes. It is set to zero and the layer looked at again, until no spike is left, or one
+    that names the same weight again (and so has other causes too). The model is left as it was.
 
-    A spike that names a weight found before has other causes too, and ends the search.
-
-    Raises:
-        ValueError: weights were processed; a layer's MLP has no single last projection.
+    Raises ValueError for processed weights, and where a layer's MLP has no single last projection.
     """
     require_raw_weights(model, purpose="look for super weights")
     found: list[SuperWeight] = []
-    layers = range(layer_count(model))
-    for layer in layers:
-        projection(model, layer)  # says at once where there is none
-    while len(found) < limit:
-        with ExitStack() as stack:
-            for weight in found:
-                stack.enter_context(zeroed(model, weight))
-            spike = _first_spike(model, tokens, threshold)
-        if spike is None or any((each.layer, each.row, each.column) == spike[:3] for each in found):
-            break
-        layer, row, column, value, output = spike
-        entry = float(_entry(model, layer, row, column))
-        found.append(SuperWeight(layer=layer, row=row, column=column, weight=entry, input=value, output=output))
+    for layer in sorted(_spikes(model, tokens, range(layer_count(model)), threshold)):
+        here: list[SuperWeight] = []
+        while len(found) < limit:
+            with ExitStack() as stack:
+                for weight in here:
+                    stack.enter_context(zeroed(model, weight))
+                spike = _spikes(model, tokens, [layer], threshold).get(layer)
+            if spike is None or any(spike[:2] == (each.row, each.column) for each in here):
+                break
+            row, column, value, output = spike
+            entry = float(_entry(model, layer, row, column))
+            here.append(SuperWeight(layer=layer, row=row, column=column, weight=entry, input=value, output=output))
+            found.append(here[-1])
     return tuple(found)
 
 
@@ -103,25 +100,25 @@ def _entry(model: Any, layer: int, row: int, column: int) -> Tensor:
     return output_weights(model, layer).detach()[row, column]
 
 
-def _first_spike(
-    model: Any, tokens: Int[Tensor, "sequences position"], threshold: float
-) -> tuple[int, int, int, float, float] | None:
-    """Layer, row, column, input and output of the first spike; one pass, each tensor reduced to its largest entry."""
-    layers = range(layer_count(model))
+def _spikes(
+    model: Any, tokens: Int[Tensor, "sequences position"], layers: Sequence[int], threshold: float
+) -> dict[int, tuple[int, int, float, float]]:
+    """Layer -> row, column, input and output of its spike; one pass, each tensor reduced to its largest entry."""
     modules = {id(projection(model, layer)): layer for layer in layers}
     paths = {
         modules[id(module)]: ".".join(part for part in name.split(".") if part != "_original_component")
         for name, module in model.original_model.named_modules()
         if id(module) in modules
     }
-    inputs = [Site("mlp_post", layer) for layer in layers]
-    outputs = [Site("path", path=paths[layer]) for layer in layers]
-    cache = capture(model, tokens, [*inputs, *outputs], reduce=_largest)
+    inputs = {layer: Site("mlp_post", layer) for layer in layers}
+    outputs = {layer: Site("path", path=paths[layer]) for layer in layers}
+    cache = capture(model, tokens, [*inputs.values(), *outputs.values()], reduce=_largest)
+    found = {}
     for layer in layers:
         (value, column), (output, row) = cache[inputs[layer]].tolist(), cache[outputs[layer]].tolist()
         if abs(value) > threshold and abs(output) > threshold:
-            return layer, int(row), int(column), value, output
-    return None
+            found[layer] = (int(row), int(column), value, output)
+    return found
 
 
 def _largest(tensor: Tensor) -> Tensor:

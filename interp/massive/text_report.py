@@ -13,15 +13,20 @@ from interp.massive.training_sweep import SweepRun
 
 def print_stats(console: Console, stats: LayerStats, found: Detection, sinks: SinkStats, received: SinkStats) -> None:
     """One line a layer, then what is massive."""
-    table = Table("block", "largest", "median", "ratio ± s.e.", "mean of ratios", show_edge=False)
-    table.add_column("at (position, dim)")
-    table.add_column("attention to 0")
+    table = Table("block", "largest", "median", "ratio", "± s.e.", "mean ratio", show_edge=False)
+    table.add_column("place")
+    table.add_column("attention")
     to_first = received.received()
     for layer in range(len(stats.sites)):
         place = int(stats.positions[layer, 0, 0]), int(stats.dims[layer, 0, 0])
-        numbers = (stats.top1, stats.median, stats.mean_of_ratios, to_first)
-        largest, median, mean_of_ratios, attention = (f"{each[layer].value:.4g}" for each in numbers)
-        table.add_row(str(layer), largest, median, str(stats.ratio[layer]), mean_of_ratios, str(place), attention)
+        error = f"{stats.ratio[layer].standard_error:.2g}"
+        numbers = (stats.top1, stats.median, stats.ratio, stats.mean_of_ratios, to_first)
+        largest, median, ratio, mean_ratio, attention = (f"{each[layer].value:.4g}" for each in numbers)
+        table.add_row(str(layer), largest, median, ratio, error, mean_ratio, str(place), attention)
+    console.print(
+        "Ratio of means and mean of ratios; (position, dimension) of the largest entry of the first sequence;"
+    )
+    console.print("mean attention of the block's heads to position 0.")
     console.print(table)
     sequences = stats.values.shape[1]
     console.print(f"Sink metric at position 0 (eps 0.3): {sinks.sink_rate()} of heads, {sequences} sequences")

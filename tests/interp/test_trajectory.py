@@ -188,6 +188,8 @@ def test_shapes() -> None:
     u = STEPS / LAST
     assert fit(STEPS, np.exp(-5 * u), bootstrap=0).layer_class == "decay"
     assert fit(STEPS, np.log(u + 0.01), bootstrap=0).layer_class == "log_increase"
+    convex = fit(STEPS, u**2, bootstrap=0)
+    assert convex.r2 >= convex.rivals["first_order"].r2 - 0.01, "near the edge of A > 0, where the grid has no point"
     trough = fit(STEPS, (u - 0.5) ** 2, bootstrap=0)
     noise = fit(STEPS, np.random.default_rng(0).standard_normal(len(u)), bootstrap=0)
     constant = fit(STEPS, np.full(len(u), 3.0))
