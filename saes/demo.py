@@ -15,14 +15,15 @@ import torch
 from rich.console import Console
 
 from interp.capturing import capture
-from interp.embedded import TEXT_FOLDER, steps
+from interp.embedded import TEXT_FOLDER
 from interp.files import write_json
 from interp.harvest import cache_activations
-from interp.massive import LayerStats, layer_stats
+from interp.massive import SweepTable, sweep
 from interp.models import context_length, load_model
 from interp.sites import Site, expand_sites
 from interp.store import ActivationStore
 from interp.tokens import TokenRows, write_token_rows
+from interp.trajectory import Trajectory
 from saes.dark_matter import Decomposition, decompose
 from saes.demo_page import build_page
 from saes.evaluate import Report, evaluate
@@ -65,8 +66,10 @@ class DemoResult:
     site: str
     store: ActivationStore
     saes: tuple[SAEResult, ...]
-    massive: dict[int, LayerStats]
-    """By training step of the model."""
+    massive: SweepTable
+    """Over the model's checkpoints."""
+    massive_fits: list[Trajectory]
+    """Of the ratio, a layer."""
     seconds: dict[str, float]
 
 
@@ -123,10 +126,19 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
         curve = [json.loads(line) for line in log]
         results.append(SAEResult(name=name, folder=config.out, report=report, dark_matter=dark_matter, curve=curve))
     with stage("Massive activations over training"):
-        massive = _massive_over_training(rows["heldout"], sizes.sequences)
-        peak = max(estimate.value for estimate in massive[max(massive)].ratio)
+        massive = sweep("embedded", rows["heldout"].tensor_of("ids", slice(sizes.sequences)), out / "massive").table
+        massive_fits = massive.fits()
+        peak = max(estimate.value for estimate in massive.measured[-1].stats.ratio)
         console.print(f"largest magnitude / median of the final model: {peak:.0f} at its most extreme layer")
-    demo = DemoResult(sizes=sizes, site=str(site), store=store, saes=tuple(results), massive=massive, seconds=seconds)
+    demo = DemoResult(
+        sizes=sizes,
+        site=str(site),
+        store=store,
+        saes=tuple(results),
+        massive=massive,
+        massive_fits=massive_fits,
+        seconds=seconds,
+    )
     write_json(out / "report.json", _plain(demo))
     page = build_page(demo).write(out / "report.html")
     console.rule()
@@ -141,11 +153,6 @@ def _decompose(sae: SAE, model: Any, rows: TokenRows, site: Site) -> Decompositi
     documents = rows.tensor_of("documents").flatten()
     x, documents = x[documents >= 0], documents[documents >= 0]  # padding belongs to no document
     return decompose(x, sae(x), documents=documents)
-
-
-def _massive_over_training(rows: TokenRows, sequences: int) -> dict[int, LayerStats]:
-    tokens = rows.tensor_of("ids", slice(sequences))
-    return {step: layer_stats(load_model("embedded", revision=f"step{step}"), tokens) for step in steps()}
 
 
 def _summary(report: Report, dark_matter: Decomposition) -> str:
@@ -177,7 +184,7 @@ def _plain(demo: DemoResult) -> dict[str, Any]:
             for result in demo.saes
         },
         "massive_ratio": {
-            str(step): [asdict(estimate) for estimate in stats.ratio] for step, stats in demo.massive.items()
+            str(each.step): [asdict(estimate) for estimate in each.stats.ratio] for each in demo.massive.measured
         },
         "seconds": demo.seconds,
     }

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from interp.massive import figures
+from interp.massive.pages import add_fits
 from interp.metrics import Estimate
 from interp.report import COLORS, Page
 from saes.evaluate import DENSITY_EDGES
@@ -77,8 +79,10 @@ def build_page(demo: "DemoResult") -> Page:
         "Largest magnitude over the median magnitude of the residual stream after each block: both over all positions"
         " and dimensions of a sequence, then a ratio of means over sequences."
     )
+    final = demo.massive.measured[-1].stats
+    page.figures(figures.ratio_figure(final.ratio), figures.training_heatmap(demo.massive))
     return (
-        page.figures(_massive_final(demo), _massive_training(demo))
+        add_fits(page, demo.massive, demo.massive_fits)
         .heading("Time")
         .table(["step", "seconds"], [[name, f"{value:.1f}"] for name, value in demo.seconds.items()])
     )
@@ -175,25 +179,3 @@ def _split(demo: "DemoResult") -> Captioned:
         trace.orientation = "h"
     figure = _figure("Fraction of variance unexplained, split", "FVU", "", traces, barmode="stack", height=260)
     return figure, f"On the {nonlinear[0].n} documents that the probe was not fitted on."
-
-
-def _massive_final(demo: "DemoResult") -> Captioned:
-    stats = demo.massive[max(demo.massive)]
-    ratio = list(stats.ratio)
-    trace = go.Bar(x=list(range(len(ratio))), y=[e.value for e in ratio], error_y=_error(ratio), marker_color=COLORS[0])
-    figure = _figure("Largest magnitude over the median", "layer", "ratio", [trace], xaxis_dtick=1)
-    return figure, f"Final model, ± one standard error over {ratio[0].n} held-out sequences."
-
-
-def _massive_training(demo: "DemoResult") -> Captioned:
-    layers = range(len(demo.massive[max(demo.massive)].sites))
-    found = list(demo.massive)
-    # Step 0 has no place on a logarithmic axis; it stands at one half.
-    x = [max(step, 0.5) for step in found]
-    series = {step: stats.ratio for step, stats in demo.massive.items()}
-    traces = [
-        go.Scatter(x=x, y=[series[s][layer].value for s in found], name=f"layer {layer}", line_color=COLORS[layer % 6])
-        for layer in layers
-    ]
-    figure = _figure("The same over training", "training step (0 drawn at 0.5)", "ratio", traces, xaxis_type="log")
-    return figure, f"{len(found)} checkpoints of the embedded model, {series[found[0]][0].n} sequences each."
