@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from circuits.attribution import attribute as attribute
     from circuits.circuit import Circuit as Circuit
     from circuits.edges import attribute_edges as attribute_edges
+    from circuits.explorer import Explorer as Explorer
     from circuits.faithfulness import Evaluator as Evaluator
     from circuits.feature_circuits import FeatureEvaluator as FeatureEvaluator
     from circuits.feature_circuits import attribute_features as attribute_features
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Circuit": "circuits.circuit",
     "Evaluator": "circuits.faithfulness",
+    "Explorer": "circuits.explorer",
     "FeatureEvaluator": "circuits.feature_circuits",
     "Scores": "circuits.scores",
     "Task": "circuits.task",

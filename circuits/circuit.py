@@ -1,7 +1,7 @@
 """A circuit: the nodes and edges that are said to do a task, with their scores; cut to size, saved, drawn, exported."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ class Circuit:
         if edge not in self.edges:
             raise ValueError(f"{edge} is not an edge of this circuit of {len(self.edges)}")
         return self._with({other: score for other, score in self.edges.items() if other != edge})
+
+    def without_nodes(self, names: Iterable[str]) -> "Circuit":
+        """The circuit without the edges from some nodes, or into them and nobody else."""
+        gone = set(names)
+        return self._with(
+            {(u, v): s for (u, v), s in self.edges.items() if u not in gone and set(self.groups[v]) - gone}
+        )
 
     def _with(self, edges: Mapping[Edge, float]) -> "Circuit":
         ends = {EMBED, LOGITS, *(u for u, _ in edges), *(node for _, v in edges for node in self.groups[v])}

@@ -1,0 +1,1 @@
+"""The explorer's front end: one JavaScript module, the same in a notebook and in a saved page."""
