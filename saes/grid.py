@@ -1,4 +1,4 @@
-"""Several processes as a grid: along its columns they share the rows of a batch, along its rows the latents.
+"""Several processes as a grid: along one of its sides they share the rows of a batch, along the other the latents.
 
 Weights are described by ``torch.distributed.tensor``, replicated or sharded over latents; what is computed with is the
 local part of each, a plain tensor, so that kernels and the optimizer are those of a single process.

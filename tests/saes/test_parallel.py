@@ -150,7 +150,7 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
         )
         for rank in ("0", "1")
     ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
+    errors = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [1, 1]
     assert re.search(message, errors[1 - failing])
     assert not re.search(message, errors[failing])
