@@ -14,21 +14,23 @@ function control(tag, properties) {
   return Object.assign(document.createElement(tag), properties);
 }
 
-// Rows from the input at the bottom to the logits at the top; nodes of a row side by side, rows centred.
+// Rows from the input at the bottom to the logits at the top; heads side by side, rows centred. MLPs stand in a column of
+// their own, or edges that pass a row by would run through them.
 function layout(nodes) {
   const rows = new Map();
   for (const node of nodes) rows.set(node.stage, [...(rows.get(node.stage) ?? []), node]);
   const stages = [...rows.keys()].sort((a, b) => a - b);
-  const width = Math.max(...stages.map((stage) => rows.get(stage).length)) * GAP.x;
+  const middle = Math.max(...stages.map((stage) => rows.get(stage).length)) * GAP.x;
   const places = new Map();
   stages.forEach((stage, row) => {
     const members = rows.get(stage);
     members.forEach((node, column) => {
-      const x = width / 2 + (column - (members.length - 1) / 2) * GAP.x;
+      const centred = middle / 2 + (column - (members.length - 1) / 2) * GAP.x;
+      const x = Number.isInteger(stage) ? centred : middle + GAP.x / 2;
       places.set(node.id, { x, y: (stages.length - row - 0.5) * GAP.y });
     });
   });
-  return { places, width, height: stages.length * GAP.y };
+  return { places, width: middle + GAP.x, height: stages.length * GAP.y };
 }
 
 function render({ model, el }) {
@@ -107,8 +109,7 @@ function render({ model, el }) {
     circles.forEach((group) => group.classList.toggle("chosen", chosen.has(group.dataset.id)));
     count.textContent = `${threshold.toPrecision(3)} · ${shown} of ${edges.length} shown`;
     undo.disabled = history.length === 0;
-    const text = model.get("metric");
-    metric.textContent = text;
+    metric.textContent = model.get("metric");
   }
   slider.addEventListener("input", () => {
     model.set("threshold", slider.value * most);
