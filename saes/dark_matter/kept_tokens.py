@@ -10,7 +10,8 @@ from torch import Tensor
 from interp.sites import Site
 from interp.store import ActivationStore
 
-BLOCK_TOKENS = 8192
+BLOCK_NUMBERS = 1 << 22
+"""Of activations at once: 32 MiB of float64, of which a pass holds a few."""
 MASSIVE_TIMES = 10.0
 """A token is massive where its norm is above this many times the median norm."""
 
@@ -43,14 +44,15 @@ class KeptTokens:
         """
         which = torch.arange(len(self)) if chosen is None else chosen.nonzero()[:, 0]
         in_store = self.rows[which]
-        edges = torch.arange(0, len(self.store) + BLOCK_TOKENS, BLOCK_TOKENS)
+        size = block_tokens(self.store)
+        edges = torch.arange(0, len(self.store) + size, size)
         for begin, (first, last) in zip(
             edges.tolist(), torch.searchsorted(in_store, edges).unfold(0, 2, 1).tolist(), strict=False
         ):
             if first == last:
                 continue
             local = in_store[first:last] - begin
-            window = slice(begin, begin + BLOCK_TOKENS)
+            window = slice(begin, begin + size)
             found = {site: self.store.read(site, window)[local] for site in sites}
             for site, x in found.items():
                 self.check_finite(x, which[first:last], f"the activation at {site}")
@@ -67,6 +69,11 @@ class KeptTokens:
                 f"{name} is not finite for {int(bad.sum())} of {len(bad)} tokens: {where}. Cache in float32 or"
                 " bfloat16, or check the weights"
             )
+
+
+def block_tokens(store: ActivationStore) -> int:
+    """Tokens of a block: the same for every site, so that passes over several keep in step."""
+    return max(1, BLOCK_NUMBERS // max(map(store.width, store.sites)))
 
 
 def keep_tokens(
@@ -95,10 +102,11 @@ def keep_tokens(
     if drop_special and not special_ids:
         raise ValueError("which tokens are special is not known for this store (no tokens folder): use drop_first")
     columns = store.tokens(slice(max_tokens))
+    size = block_tokens(store)
     norms = torch.cat(
         [
-            store.read(site, slice(begin, min(begin + BLOCK_TOKENS, len(columns.tokens)))).norm(dim=-1)
-            for begin in range(0, len(columns.tokens), BLOCK_TOKENS)
+            store.read(site, slice(begin, min(begin + size, len(columns.tokens)))).norm(dim=-1)
+            for begin in range(0, len(columns.tokens), size)
         ]
     )
     special = torch.isin(columns.tokens, torch.tensor(special_ids, dtype=columns.tokens.dtype))

@@ -27,29 +27,26 @@ class LinearMap:
 
 
 class NormalEquations:
-    """Sums over rows of ``[z, 1]ᵀ [z, y, 1]``, from which every fit of ``y`` on ``z`` follows.
+    """Sums over rows of ``[z, 1]ᵀ [z, 1, y]``, from which every fit of ``y`` on ``z`` follows.
 
     Args:
         p: Width of the regressors ``z``.
         q: Width of the targets ``y``.
-        device: Where the rows are.
     """
 
-    def __init__(self, p: int, q: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, p: int, q: int) -> None:
         self.p, self.q = p, q
-        self._sums = torch.zeros(p + 1, p + q + 1, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(p + 1, p + 1 + q, dtype=torch.float64)
 
     @property
     def n(self) -> int:
         """Rows added."""
-        return int(self._sums[-1, -1])
+        return int(self._sums[self.p, self.p])
 
     def add(self, z: Float[Tensor, "n {self.p}"], y: Float[Tensor, "n {self.q}"]) -> "NormalEquations":
         """Add some rows."""
-        one = torch.ones(len(z), 1, dtype=torch.float64, device=z.device)
-        rows = torch.cat([z.double(), y.double(), one], dim=1)
-        left = torch.cat([rows[:, : self.p], one], dim=1)
-        self._sums.addmm_(left.T, rows)
+        rows = torch.cat([z.double(), torch.ones(len(z), 1, dtype=torch.float64), y.double()], dim=1)
+        self._sums.addmm_(rows[:, : self.p + 1].T, rows)
         return self
 
     def solve(self, *, fit_intercept: bool, ridge: float = 0.0) -> LinearMap:
@@ -66,8 +63,9 @@ class NormalEquations:
         """
         if min(ridges) < 0:
             raise ValueError(f"ridge is {min(ridges):g}; it must be 0 or more")
-        gram, cross = self._sums[:-1, : self.p], self._sums[:-1, self.p : -1]
-        mean_z, mean_y = self._sums[:-1, -1] / self.n, self._sums[-1, self.p : -1] / self.n
+        of_z, of_one = self._sums[: self.p], self._sums[self.p]
+        gram, sum_z, cross = of_z.split((self.p, 1, self.q), dim=1)
+        mean_z, mean_y = sum_z[:, 0] / self.n, of_one[self.p + 1 :] / self.n
         if fit_intercept:
             gram, cross = gram - self.n * torch.outer(mean_z, mean_z), cross - self.n * torch.outer(mean_z, mean_y)
         values, vectors = torch.linalg.eigh(gram)

@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the streams have several blocks."""
-    monkeypatch.setattr(kept_tokens, "BLOCK_TOKENS", 300)
+    monkeypatch.setattr(kept_tokens, "BLOCK_NUMBERS", 300 * 32)
 
 
 def sae_of(made: Made, site: Site = SITE, *, k: int = 8, d_sae: int = 64, seed: int = 0) -> SAE:
