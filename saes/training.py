@@ -17,10 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.sites import Site
 from saes import losses
+from saes.kernels.update import adam_step, remove_parallel
 from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.parallel import arrange, one_for_all
@@ -170,17 +171,16 @@ def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, deco
         clip: Largest norm of the gradient.
     """
     sae, group = state.sae, state.sae.group
+    unit_rows = sae.W_dec if decoder == "unit_norm" else None
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     group.sum_gradients(sae)
-    if decoder == "unit_norm":
-        _project_decoder_gradient(sae)
+    if unit_rows is not None:
+        assert unit_rows.grad is not None
+        remove_parallel(unit_rows.grad, unit_rows)
     gradient = group.gradient_norm(sae)
-    nn.utils.clip_grads_with_norm_(sae.parameters(), clip, gradient)
-    state.optimizer.step()
+    adam_step(state.optimizer, scale=(clip / (gradient + 1e-6)).clamp(max=1), unit_rows=unit_rows)
     with torch.no_grad():
-        if decoder == "unit_norm":
-            sae.W_dec.div_(sae.decoder_norms()[:, None])
         sae.activation.after_step(sae, latents)
         active = torch.zeros_like(state.silent, dtype=torch.bool)
         active[latents.indices[latents.values != 0]] = True
@@ -308,11 +308,3 @@ def _set_learning_rate(state: TrainState, config: TrainConfig) -> None:
     rise = (state.step + 1) / max(1.0, config.warmup * config.steps)
     fall = (config.steps - state.step) / max(1.0, config.decay * config.steps)
     state.optimizer.param_groups[0]["lr"] = config.peak_lr * min(1.0, rise, fall)
-
-
-@torch.no_grad()
-def _project_decoder_gradient(sae: SAE) -> None:
-    """Remove the part of the gradient that only changes the length of decoder rows, which stays 1."""
-    gradient = sae.W_dec.grad
-    assert gradient is not None
-    gradient.addcmul_((gradient * sae.W_dec).sum(-1, keepdim=True), sae.W_dec, value=-1)

@@ -1,9 +1,9 @@
 """Exact top-k of float32 products that multiplies most of them in bfloat16 only, on CPUs that have units for it.
 
 Let s be the bfloat16 product of a row x with a latent's weights w (bias b), and z the one that float32 gives. With the
-unit roundoffs u = 2^-8 of bfloat16 and v = 2^-24 of float32, and dx = x - bfloat16(x):
+unit roundoffs u = 2^-8 of bfloat16 and v = 2^-24 of float32, dx = x - bfloat16(x) and dw likewise:
 
-    |z - s| <= E + c (|s| + |b|),   E = |w| (|dx| + u (|x| + |dx|) + 3 g |x|),   c = 2.1 u,   g = d v / (1 - d v)
+    |z - s| <= E + c (|s| + |b|),   E = |w| (|dx| + 3 g |x|) + |dw| (|x| + |dx|),   c = 2.1 u,   g = d v / (1 - d v)
 
 by Cauchy and Schwarz for the rounding of x and w; g bounds the rounding of a float32 sum in any order (there are two of
 them, and the norms here); c covers rounding b and twice the result. Of every row k values are at least t, the k-th
@@ -25,6 +25,8 @@ LEAST = 1 << 24
 """Products below which it does not pay to set up."""
 MOST_LEFT = 1 / 16
 """Share of latents that may be left: beyond it multiplying all of them in float32 is faster."""
+CHUNK = 512
+"""Rows of the table that are rounded at a time."""
 _ROUNDOFF, _SINGLE = 2.0**-8, 2.0**-24
 
 
@@ -39,6 +41,8 @@ class Screen:
     low_bias: Float[Tensor, " d_sae"] | None
     longest: Float[Tensor, ""]
     """Largest norm of the table's rows."""
+    most_rounded: Float[Tensor, ""]
+    """Largest norm of what rounding took from a row."""
     largest_bias: Float[Tensor, ""]
     products: Float[Tensor, "rows size groups"]
     """Room for a block's products in bfloat16."""
@@ -55,12 +59,19 @@ class Screen:
         cls, table: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d_sae"] | None, *, rows: int, k: int
     ) -> "Screen":
         """For blocks of up to ``rows`` rows."""
+        low = torch.empty_like(table, dtype=torch.bfloat16)
+        norms = []
+        for row, rounded in zip(table.split(CHUNK), low.split(CHUNK), strict=True):
+            rounded.copy_(row)
+            norms.append(torch.stack([vector_norm(t, dim=-1).max() for t in (row, row - rounded)]))
+        longest, most_rounded = torch.stack(norms).amax(0)
         return cls(
             table,
             bias,
-            table.bfloat16(),
+            low,
             None if bias is None else bias.bfloat16(),
-            vector_norm(table, dim=-1).max(),
+            longest,
+            most_rounded,
             table.new_zeros(()) if bias is None else bias.abs().max(),
             groups.room(rows, len(table), k, torch.bfloat16),
             k,
@@ -95,7 +106,7 @@ class Screen:
         d = x.shape[1]
         sums = d * _SINGLE / (1 - d * _SINGLE)
         norm, residual = vector_norm(x, dim=-1), vector_norm(x - low, dim=-1)
-        error = self.longest * (residual + _ROUNDOFF * (norm + residual) + 3 * sums * norm)
+        error = self.longest * (residual + 3 * sums * norm) + self.most_rounded * (norm + residual)
         # What flushing numbers near zero may add; far below any rounding unless all of x or of W is that small.
         error = error * (1 + 4 * sums) + 2.0**-100 * d * (1 + norm + self.longest)
         share = 2.1 * _ROUNDOFF

@@ -1,0 +1,72 @@
+"""Adam's step with what belongs to it, a few rows of a matrix at a time, which stay in the cache from first to last.
+
+Row by row it is what three passes over all weights would give: scale the gradient, ``torch.optim.Adam``, and rows of
+unit norm again. The moments stay in the optimizer, where checkpoints look for them.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim.adam import adam
+
+CHUNK = 1 << 19
+"""Weights at a time."""
+
+
+@torch.no_grad()
+def remove_parallel(gradient: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) -> None:
+    """In place: take from each row of the gradient its part along the row of unit norm, which only changes a length."""
+    for g, row in _chunks(gradient, rows):
+        g.addcmul_((g * row).sum(-1, keepdim=True), row, value=-1)
+
+
+@torch.no_grad()
+def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_rows: Tensor | None = None) -> None:
+    """One step of ``optimizer`` on ``scale`` times the gradients, which it overwrites; then the rows of the parameter
+    ``unit_rows`` get norm 1."""
+    clipped = bool(scale < 1)
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            if weights.grad is None:
+                continue
+            state = optimizer.state[weights]
+            if not state:
+                zeros = (torch.zeros_like(weights, memory_format=torch.preserve_format) for _ in range(2))
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weights.device)
+                state["exp_avg"], state["exp_avg_sq"] = zeros
+            for w, gradient, mean, square in _chunks(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"]):
+                if clipped:
+                    gradient.mul_(scale)
+                adam(
+                    [w],
+                    [gradient],
+                    [mean],
+                    [square],
+                    [],
+                    [state["step"].clone()],
+                    fused=True,
+                    amsgrad=group["amsgrad"],
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=group["maximize"],
+                )
+                if weights is unit_rows:
+                    w.div_(w.norm(dim=-1, keepdim=True))
+            state["step"] += 1
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matching rows of tensors that lie in memory alike; on a GPU all at once."""
+    first = tensors[0]
+    if first.ndim == 2 and not first.is_contiguous():
+        tensors = tuple(t.T for t in tensors)  # W_enc has a latent's weights side by side
+    if first.is_cuda or first.numel() <= CHUNK:
+        yield tensors
+    else:
+        rows = max(1, CHUNK // (first.numel() // len(tensors[0])))
+        yield from zip(*(t.split(rows) for t in tensors), strict=True)
