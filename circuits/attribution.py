@@ -125,7 +125,7 @@ def attribute(
         raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be 1 or more")
-    in_force = rule_set(rules or "paper") if method == "relp" else None
+    in_force = rule_set("paper" if rules is None else rules) if method == "relp" else None
     names = [nodes] if isinstance(nodes, str) else list(nodes)
     session = open_session(model, task)
     asked = [_asked(session, name, by_position) for name in names]

@@ -69,7 +69,7 @@ def attribute_edges(
         raise ValueError(f"threshold is {threshold}; it must be above 0 nats")
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
-    in_force = rule_set(rules or "no_ah") if method == "relp" else None
+    in_force = rule_set("no_ah" if rules is None else rules) if method == "relp" else None
     if method == "path-patching":
         patcher = EdgePatcher(session, wiring)
         found, effects = patcher.found, patcher.single_edges()

@@ -126,7 +126,7 @@ def attribute_features(
         raise ValueError(f"method {method!r} for features is not one of {', '.join(METHODS)}")
     if rules is not None and method != "relp":
         raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
-    in_force = rule_set(rules or "paper") if method == "relp" else None
+    in_force = rule_set("paper" if rules is None else rules) if method == "relp" else None
     session = open_session(model, task)
     spliced = splices(model, session, saes)
     spots = [splice.place for splice in spliced]

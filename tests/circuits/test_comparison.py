@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import plotly.graph_objects as go
@@ -130,3 +131,29 @@ def test_heat_maps() -> None:
     assert figure.layout.xaxis.ticktext[1] == "&lt;i&gt; 1"
     with pytest.raises(ValueError, match="layer, position, neuron cannot be drawn"):
         heat_map(circuits.attribute(model, task, nodes="neurons", method="atp"))
+
+
+@pytest.mark.smollm2
+@pytest.mark.slow
+def test_relevance_is_nearer_to_patching_than_gradients_on_smollm2(smollm2) -> None:
+    """The table of docs/circuits.md on fewer prompts; no such claim for attention outputs."""
+    found = compare(smollm2, circuits.tasks.ioi(smollm2.tokenizer, 6, seed=0), nodes=("resid_pre", "mlp_out"))
+    for family in ("resid_pre", "mlp_out"):
+        atp, *relevance = (found.estimates[name][family].agreement for name in ("AtP", "LN+Id+Half", "all four"))
+        assert all(own.pearson > atp.pearson for own in relevance)
+
+
+@pytest.mark.smollm2
+@pytest.mark.slow
+def test_relevance_costs_little_more_than_gradients(smollm2) -> None:
+    """Processor time, so that a busy machine does not decide."""
+    task = circuits.tasks.ioi(smollm2.tokenizer, 4, seed=0)
+    least = {}
+    for options in ({"method": "atp"}, {"method": "relp", "rules": "paper"}):
+        times = []
+        for _ in range(4):
+            begin = time.process_time()
+            circuits.attribute(smollm2, task, nodes=["resid_pre", "attn_out", "mlp_out"], **options)
+            times.append(time.process_time() - begin)
+        least[options["method"]] = min(times)
+    assert least["relp"] < 1.3 * least["atp"]

@@ -228,3 +228,9 @@ def test_processed_weights_are_refused() -> None:
     bridge.enable_compatibility_mode(disable_warnings=True)
     with pytest.raises(ValueError, match="cannot trace circuits on a model with processed weights"):
         circuits.attribute(bridge, random_task(), nodes="z", method="atp")
+
+
+def test_no_rules_are_plain_gradients() -> None:
+    model, task = model_of("llama"), random_task()
+    plain = circuits.attribute(model, task, nodes="q", method="atp").values
+    assert torch.equal(circuits.attribute(model, task, nodes="q", method="relp", rules=[]).values, plain)
