@@ -127,7 +127,7 @@ def add_fits(page: Page, table: SweepTable, fits: Sequence[Trajectory]) -> Page:
                 fit.layer_class.replace("_", " ") + ("" if fit.class_agrees else " (the data peak elsewhere)"),
                 f"{fit.r2:.3f}",
                 fit.best_form.replace("_", " "),
-                _interval(fit, "peak_step", fit.peak_step) if fit.layer_class == "early_peak" else "not in the window",
+                _interval(fit, "peak_step", fit.peak_step) if fit.layer_class == "early_peak" else "none in the window",
                 _interval(fit, "final_value", fit.final_value),
                 "yes" if fit.identifiable else "no",
             ]

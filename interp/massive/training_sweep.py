@@ -93,7 +93,7 @@ def sweep(
                 done["there already"] += 1
             else:
                 todo.append(source.checkpoints[step])
-        for checkpoint, folder in _one_after_another(source, todo, out / "checkpoints", budget, missing):
+        for checkpoint, folder in in_turn(source, todo, out / "checkpoints", budget, missing):
             try:
                 loaded = load_model(folder, dtype=dtype, device=device)
             except ValueError as error:
@@ -135,7 +135,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _one_after_another(
+def in_turn(
     source: Source,
     checkpoints: list[Checkpoint],
     folder: Path,

@@ -12,8 +12,10 @@ from interp import metrics
 from interp.activation_sparsity import cett, nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
 from interp.capturing import capture
 from interp.embedded import TEXT_FOLDER
+from interp.embedded import steps as embedded_steps
 from interp.massive.rows import text_rows
 from interp.models import load_model
+from interp.sparsity_over_training import sparsity_over_training
 from tests.tiny_models import tiny_model
 
 WIDTH, NEURONS, LAYERS = 32, 256, 2
@@ -160,6 +162,19 @@ def test_gated_and_transposed_mlps(family: str, tmp_path: Path) -> None:
     weights = weights.T if family == "gpt2" else weights
     assert float(cett(a, weights, [found.thresholds[2]])[0]) == pytest.approx(0.2, abs=0.03)
     assert 0 < found.share.value < 1
+
+
+def test_over_training_all_checkpoints_share_one_cett(text: torch.Tensor, tmp_path: Path) -> None:
+    steps = embedded_steps()
+    early, last = steps[len(steps) // 2], steps[-1]
+    found = sparsity_over_training("embedded", text, tmp_path, steps=f"{last},{early},7777777")
+    assert list(found) == [early, last]
+    assert found[early].cett == found[last].cett
+    assert found[last].perplexity_ratio == pytest.approx(1.01, abs=1e-3)
+    alone = sparsity_at(load_model("embedded", revision=f"step{early}"), text, cett=found[last].cett)
+    assert found[early] == alone
+    with pytest.raises(ValueError, match="embedded has none of the steps 7777777"):
+        sparsity_over_training("embedded", text, tmp_path, steps="7777777")
 
 
 def test_refusals(gelu: Any, tmp_path: Path) -> None:
