@@ -64,6 +64,8 @@ def to_neuronpedia(circuit: Circuit, *, slug: str, model: str, prompt: str, toke
             "activation": None,
             "token_prob": 0.0,
             "is_target_logit": node == LOGITS,
+            "run_idx": 0,
+            "reverse_ctx_idx": 0,
         }
         for index, (node, score) in enumerate(circuit.nodes.items())
     ]  # fmt: skip

@@ -161,5 +161,11 @@ def test_dot_and_neuronpedia() -> None:
     ids = {node["node_id"] for node in graph["nodes"]}
     assert ids == {"E_embed_1", "0_a0.h0_1", "1_m1_1", "2_logits_1"}
     assert all(link["source"] in ids and link["target"] in ids for link in graph["links"])
+    # What Neuronpedia's CLTGraphNode requires of every node.
+    required = (
+        "node_id feature layer ctx_idx feature_type token_prob is_target_logit run_idx reverse_ctx_idx jsNodeId clerp"
+    )
+    assert all(set(required.split()) <= set(node) for node in graph["nodes"])
+    assert set(graph["qParams"]) == {"linkType", "pinnedIds", "clickedId", "supernodes", "sg_pos"}
     assert graph["metadata"]["prompt_tokens"] == ["a", " b"]
     assert [node["node_id"] for node in graph["nodes"] if node["is_target_logit"]] == ["2_logits_1"]
