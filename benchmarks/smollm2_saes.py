@@ -25,17 +25,18 @@ from interp.embedded.text import sample
 from saes import SAE
 
 MODEL, SITE = "smollm2-135m", "blocks.15.hook_resid_post"
-FIGURES = (
-    "fvu",
-    "l0",
-    "dead_fraction",
-    "cosine",
-    "ce_clean",
-    "ce_spliced",
-    "ce_recovered_zero",
-    "ce_recovered_mean",
-    "kl",
-)
+FIGURES = {
+    "FVU": ("fvu",),
+    "FVU, ordinary tokens": ("without_massive", "fvu"),
+    "L0, ordinary": ("without_massive", "l0"),
+    "dead": ("dead_fraction",),
+    "CE clean": ("ce_clean",),
+    "CE added": ("ce_difference",),
+    "CE added, ordinary": ("without_massive", "ce_difference"),
+    "CE recovered (zero)": ("ce_recovered_zero",),
+    "CE recovered (mean)": ("ce_recovered_mean",),
+}
+"""Columns: where `interp eval` keeps them."""
 IN_SAELENS = """
 import sys
 from safetensors.torch import load_file, save_file
@@ -76,7 +77,12 @@ def difference_in_saelens(folder: Path, store: ActivationStore, out: Path) -> fl
 
 
 def row(name: str, report: dict[str, Any]) -> str:
-    cells = [f"{report[figure]['mean']:.3f} ± {report[figure]['standard_error']:.3f}" for figure in FIGURES]
+    cells = []
+    for keys in FIGURES.values():
+        estimate: Any = report
+        for key in keys:
+            estimate = estimate[key]
+        cells.append(f"{estimate['value']:.3f} ± {estimate['standard_error']:.3f}")
     return "| " + " | ".join([name, *cells]) + " |"
 
 

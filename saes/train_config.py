@@ -53,8 +53,9 @@ class TrainConfig:
     """Share of the steps over which the weight of a sparsity loss rises from zero."""
     dead_after_steps: int | None = None
     """Steps of silence after which a latent counts as dead; by default the activation's own."""
-    decoder: Literal["unit_norm", "free"] = "unit_norm"
-    """unit_norm: rows of W_dec keep norm 1, and the gradient that would only change it is removed."""
+    decoder: Literal["unit_norm", "tied", "free"] = "unit_norm"
+    """unit_norm: rows of W_dec keep norm 1, and the gradient that would only change it is removed; tied: W_enc is its
+    transpose, too."""
     normalise: Literal["mean_norm", "none"] = "mean_norm"
     """mean_norm: train on inputs scaled to a mean norm of sqrt(d_in); folded into the weights at the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -135,5 +136,7 @@ def check(config: TrainConfig) -> None:
     for term, activation in own.items():
         if config.loss_weights.get(term) and config.activation != activation:
             raise ValueError(f"the loss term {term} is for {activation}, not for {config.activation}")
+    if config.decoder == "tied" and config.target_site is not None:
+        raise ValueError("decoder='tied' is for SAEs: a transcoder's encoder and decoder belong to different sites")
     if config.skip and config.target_site is None:
         raise ValueError("skip is for transcoders: pass target_site too")

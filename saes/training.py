@@ -167,20 +167,28 @@ def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, deco
     Args:
         loss: This process's share of it.
         latents: Of the forward pass: those that were active, and what the activation learns from them.
-        decoder: ``unit_norm`` keeps the rows of W_dec at norm 1; see ``TrainConfig``.
+        decoder: See ``TrainConfig``.
         clip: Largest norm of the gradient.
     """
     sae, group = state.sae, state.sae.group
-    unit_rows = sae.W_dec if decoder == "unit_norm" else None
+    unit_rows = {"unit_norm": sae.W_dec, "tied": sae.W_enc}.get(decoder)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     group.sum_gradients(sae)
-    if unit_rows is not None:
-        assert unit_rows.grad is not None
-        remove_parallel(unit_rows.grad, unit_rows)
+    if decoder == "tied":  # one matrix: its gradient is the sum, and W_dec follows after the step
+        assert sae.W_enc.grad is not None
+        assert sae.W_dec.grad is not None
+        sae.W_enc.grad += sae.W_dec.grad.T
+        sae.W_dec.grad = None
+        remove_parallel(sae.W_enc.grad.T, sae.W_enc.T)
+    elif decoder == "unit_norm":
+        assert sae.W_dec.grad is not None
+        remove_parallel(sae.W_dec.grad, sae.W_dec)
     gradient = group.gradient_norm(sae)
     adam_step(state.optimizer, scale=(clip / (gradient + 1e-6)).clamp(max=1), unit_rows=unit_rows)
     with torch.no_grad():
+        if decoder == "tied":
+            sae.W_dec.copy_(sae.W_enc.T)
         sae.activation.after_step(sae, latents)
         active = torch.zeros_like(state.silent, dtype=torch.bool)
         active[latents.indices[latents.values != 0]] = True
@@ -239,6 +247,9 @@ def initial_state(config: TrainConfig, store: Source) -> TrainState:
         sae.initialise(seed=config.seed, mean=target_mean * target_scale)
     else:
         _start_from(sae, SAE.load(config.init_from), scale, target_scale)
+    if config.decoder == "tied":
+        with torch.no_grad():
+            sae.W_enc.copy_(sae.W_dec.T)
     learned = [parameter for parameter in sae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), fused=True)
     silent = torch.zeros(config.d_sae, dtype=torch.int64)
