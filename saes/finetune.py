@@ -115,14 +115,14 @@ def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: Fi
         dtype=sae.W_enc.dtype,
     )
     copy.load_state_dict(sae.state_dict())
-    copy.train().fold_scales(1 / scale)
+    copy.to(x.device).train().fold_scales(1 / scale)
     learned = [parameter for parameter in copy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=0.0, fused=True)
-    return TrainState(copy, optimizer, scale, scale, torch.zeros(sae.d_sae, dtype=torch.int64))
+    return TrainState(copy, optimizer, scale, scale, torch.zeros(sae.d_sae, dtype=torch.int64, device=x.device))
 
 
 def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
-    ids, documents = _batch(rows, config, state.step)
+    ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, state.step))
     where = measured(documents, config.first_position)
     predicting = where[:, :-1] & where[:, 1:]
     with torch.no_grad():

@@ -100,7 +100,7 @@ def resume(state: TrainState, folder: Path) -> None:
         header = json.loads(file.metadata()["state"])
         state.step = int(header["step"])
         state.scale, state.target_scale = float(header["scale"]), float(header["target_scale"])
-        state.silent = file.get_tensor("silent")
+        state.silent.copy_(file.get_tensor("silent"))
         keys = set(file.keys())
         for name, parameter in state.sae.named_parameters():
             parameter.copy_(file.get_tensor(f"weight.{name}"))
@@ -109,7 +109,7 @@ def resume(state: TrainState, folder: Path) -> None:
                 restored = {key: file.get_tensor(full) for key, full in moments.items()}
                 # The fused optimiser wants moments laid out in memory as the weights are.
                 like = {key: torch.empty_like(parameter).copy_(restored[key]) for key in _MOMENTS[1:]}
-                state.optimizer.state[parameter] = {"step": restored["step"], **like}
+                state.optimizer.state[parameter] = {"step": restored["step"].to(parameter.device), **like}
 
 
 def truncate_log(path: Path, step: int) -> None:

@@ -72,6 +72,8 @@ class TrainConfig:
     """Steps."""
     log_every: int = 10
     """Steps."""
+    device: str | None = None
+    """Such as cuda:1 or cpu; by default a GPU where there is one."""
     log_to: tuple[str, ...] = ()
     """tensorboard, wandb, trackio: where the figures of log.jsonl go too; what fails there never stops the run."""
 
@@ -98,7 +100,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without what does not make a run another one: where it is, who is told of it, who computes."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("out", "log_to", "latent_shards")}
+        others = ("out", "log_to", "latent_shards", "device")
+        own = {name: value for name, value in asdict(self).items() if name not in others}
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from rich.progress import Progress
 from torch import Tensor
 
+from interp import processes
 from interp.sites import Site
 from saes import losses
 from saes.kernels.update import adam_step, remove_parallel
@@ -138,8 +139,9 @@ def train_step(
 ) -> None:
     """One update of the weights; fills ``state.metrics`` on the steps that are logged, else empties them."""
     sae, group = state.sae, state.sae.group
-    x = group.rows(batch) * state.scale
-    target = x if target is None else group.rows(target) * state.target_scale
+    device = state.silent.device
+    x = group.rows(batch).to(device) * state.scale
+    target = x if target is None else group.rows(target).to(device) * state.target_scale
     _set_learning_rate(state, config)
     dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -250,10 +252,21 @@ def initial_state(config: TrainConfig, store: Source) -> TrainState:
     if config.decoder == "tied":
         with torch.no_grad():
             sae.W_enc.copy_(sae.W_dec.T)
+    sae.to(device_of(config))
     learned = [parameter for parameter in sae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), fused=True)
-    silent = torch.zeros(config.d_sae, dtype=torch.int64)
+    silent = torch.zeros(config.d_sae, dtype=torch.int64, device=device_of(config))
     return TrainState(sae.train(), optimizer, scale, target_scale, silent)
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """The one asked for, else this process's GPU, else the CPU."""
+    name = config.device or processes.default_device() or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r}, which is not to be had here ({first}); leave it out") from error
 
 
 def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float) -> None:

@@ -253,3 +253,21 @@ def test_bfloat16_trains_as_float32_does(activation: str, tmp_path: Path) -> Non
         train(replace(killable(tmp_path / precision, activation), precision=precision), source)  # type: ignore[arg-type]
         unexplained.append(json.loads((tmp_path / precision / "log.jsonl").read_text().splitlines()[-1])["fvu"])
     assert unexplained[1] == pytest.approx(unexplained[0], rel=0.05)
+
+
+def test_the_device_is_no_part_of_a_run(config: TrainConfig) -> None:
+    source = MemorySource(planted(600, d=32, features=64)[0])
+    sae = train(replace(config, device="cpu"), source)
+    assert torch.equal(train(config, source).W_enc, sae.W_enc)
+    with pytest.raises(ValueError, match="device is 'cuda:99', which is not to be had here"):
+        train(replace(config, device="cuda:99", out=config.out / "other"), source)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: training on one is compared with the CPU's")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_gpu_trains_what_the_cpu_trains(activation: str, tmp_path: Path) -> None:
+    source = MemorySource(planted(1000, d=32, features=64)[0])
+    runs = [train(replace(killable(tmp_path / d, activation), device=d), source) for d in ("cpu", "cuda")]
+    assert runs[1].W_enc.is_cuda
+    for name, parameter in runs[0].named_parameters():
+        torch.testing.assert_close(runs[1].get_parameter(name).cpu(), parameter, rtol=1e-2, atol=1e-3)
