@@ -22,6 +22,7 @@ from torch import Tensor
 from interp import processes
 from interp.sites import Site
 from saes import losses
+from saes.kernels.memory import keep_freed_memory
 from saes.kernels.update import adam_step, remove_parallel
 from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
@@ -138,6 +139,7 @@ def train_step(
     target: Float[Tensor, "n d_out"] | None = None,
 ) -> None:
     """One update of the weights; fills ``state.metrics`` on the steps that are logged, else empties them."""
+    keep_freed_memory()
     sae, group = state.sae, state.sae.group
     device = state.silent.device
     x = group.rows(batch).to(device) * state.scale

@@ -27,28 +27,14 @@ def latents_of(products: Float[Tensor, "rows size groups"], d_sae: int) -> Float
     return products.flatten(1)[:, :d_sae]
 
 
-def members(
-    products: Float[Tensor, "rows size groups"], groups: Int[Tensor, "rows chosen"]
-) -> Float[Tensor, "rows size*chosen"]:
-    """All values of the chosen groups."""
-    return products.gather(2, groups[:, None].expand(-1, products.shape[1], -1)).flatten(1)
-
-
-def latents_at(
-    rows: Int[Tensor, "*n"], places: Int[Tensor, "*n"], groups: Int[Tensor, "rows chosen"], n_groups: int
-) -> Int[Tensor, "*n"]:
-    """Which latents stand at ``places`` of ``members`` in ``rows``."""
-    chosen = groups.shape[1]
-    return places // chosen * n_groups + groups[rows, places % chosen]
-
-
 def largest(
     products: Float[Tensor, "rows size groups"], k: int
 ) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
     """The k largest values of each row, in any order, and their latents."""
-    if products.shape[1] == 1:
+    _, size, n_groups = products.shape
+    if size == 1:
         return tuple(products.flatten(1).topk(k, sorted=False))  # type: ignore[return-value]
-    groups = products.amax(1).topk(k, sorted=False).indices
-    values, places = members(products, groups).topk(k, sorted=False)
-    rows = torch.arange(len(products))[:, None].expand_as(places)
-    return values, latents_at(rows, places, groups, products.shape[2])
+    chosen = products.amax(1).topk(k, sorted=False).indices
+    members = products.gather(2, chosen[:, None].expand(-1, size, -1)).flatten(1)
+    values, places = members.topk(k, sorted=False)
+    return values, places // k * n_groups + chosen.gather(1, places % k)

@@ -25,7 +25,7 @@ LEAST = 1 << 24
 """Products below which it does not pay to set up."""
 MOST_LEFT = 1 / 16
 """Share of latents that may be left: beyond it multiplying all of them in float32 is faster."""
-CHUNK = 512
+CHUNK = 1024
 """Rows of the table that are rounded at a time."""
 _ROUNDOFF, _SINGLE = 2.0**-8, 2.0**-24
 
@@ -63,7 +63,8 @@ class Screen:
         norms = []
         for row, rounded in zip(table.split(CHUNK), low.split(CHUNK), strict=True):
             rounded.copy_(row)
-            norms.append(torch.stack([vector_norm(t, dim=-1).max() for t in (row, row - rounded)]))
+            error = rounded.float().sub_(row)
+            norms.append(torch.stack([vector_norm(t, dim=-1).max() for t in (row, error)]))
         longest, most_rounded = torch.stack(norms).amax(0)
         return cls(
             table,
@@ -85,25 +86,29 @@ class Screen:
             torch.mm(low, self.low.T, out=into)
         else:
             torch.addmm(self.low_bias, low, self.low.T, out=into)
-        maxima = products.amax(1).float()
-        least = self._least(x, low, maxima.topk(self.k, sorted=False).values.amin(-1))
-        n_groups = int((maxima >= least[:, None]).sum(-1).max())
-        if not self.k <= n_groups <= maxima.shape[1] / 2:
+        # Above zero, bfloat16 is in the order of its bits as integers, and of integers the maximum is found faster. A
+        # group without a member above zero gets the value of some other member.
+        maxima = products.view(torch.int16).amax(1).view(torch.bfloat16)
+        least = self._least(x, low, maxima)
+        if not bool((least > 0).all()):
+            maxima = products.amax(1)
+            least = self._least(x, low, maxima)
+        row, group = (maxima >= least[:, None]).nonzero(as_tuple=True)
+        if len(group) > maxima.numel() / 2:
             return None
-        chosen = maxima.topk(n_groups, sorted=False).indices
-        rows, places = (groups.members(products, chosen) >= least[:, None]).nonzero(as_tuple=True)
+        pair, member = (products[row, :, group] >= least[row, None]).nonzero(as_tuple=True)
+        rows, latents = row[pair], member * maxima.shape[1] + group[pair]
         counts = torch.bincount(rows, minlength=len(x))
         if counts.min() < self.k or len(rows) > MOST_LEFT * into.numel():
             return None
-        latents = groups.latents_at(rows, places, chosen, maxima.shape[1])
         exact = pair_dot(rows, latents, x, self.table)
         if self.bias is not None:
             exact += self.bias[latents]
         return _largest(rows, counts, exact, latents, self.k)
 
-    def _least(self, x: Tensor, low: Tensor, kth: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def _least(self, x: Tensor, low: Tensor, maxima: Float[Tensor, "n groups"]) -> Float[Tensor, " n"]:
         """What s must reach in each row: see the module's text."""
-        d = x.shape[1]
+        d, kth = x.shape[1], maxima.float().topk(self.k, sorted=False).values.amin(-1)
         sums = d * _SINGLE / (1 - d * _SINGLE)
         norm, residual = vector_norm(x, dim=-1), vector_norm(x - low, dim=-1)
         error = self.longest * (residual + 3 * sums * norm) + self.most_rounded * (norm + residual)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.adam import adam
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 """Weights at a time."""
 
 

@@ -87,6 +87,20 @@ def test_random_weights_of_all_lengths(seed: int, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(at.sort(-1, descending=True).values.float(), best.float())
 
 
+@pytest.mark.parametrize("shift", [-3.0, -300.0])
+def test_winners_below_zero(shift: float) -> None:
+    """Where the bound is not above zero the groups' maxima are found as floats."""
+    generator = torch.Generator().manual_seed(0)
+    x, table = torch.randn(5, 16, generator=generator), torch.randn(2048, 16, generator=generator)
+    bias = torch.full((2048,), 5 * shift)
+    bias[torch.randperm(2048, generator=generator)[:60]] = shift
+    found = screened(x, table, bias, 10)
+    assert found is not None
+    exact = x.double() @ table.double().T + bias.double()
+    expected = exact.topk(10).values.sort(-1).values
+    torch.testing.assert_close(exact.gather(1, found[1]).sort(-1).values, expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, 1e38])
 def test_what_cannot_be_screened_is_left_to_float32(spoilt: float) -> None:
     x, table = torch.randn(4, 16), torch.randn(1024, 16)
