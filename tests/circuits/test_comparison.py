@@ -137,7 +137,7 @@ def test_heat_maps() -> None:
 @pytest.mark.slow
 def test_relevance_is_nearer_to_patching_than_gradients_on_smollm2(smollm2) -> None:
     """The table of docs/circuits.md on fewer prompts; no such claim for attention outputs."""
-    found = compare(smollm2, circuits.tasks.ioi(smollm2.tokenizer, 6, seed=0), nodes=("resid_pre", "mlp_out"))
+    found = compare(smollm2, circuits.tasks.ioi(smollm2.tokenizer, 3, seed=0), nodes=("resid_pre", "mlp_out"))
     for family in ("resid_pre", "mlp_out"):
         atp, *relevance = (found.estimates[name][family].agreement for name in ("AtP", "LN+Id+Half", "all four"))
         assert all(own.pearson > atp.pearson for own in relevance)
