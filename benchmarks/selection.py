@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from interleave import RESULTS, machine
 
+from saes.kernels.memory import keep_freed_memory
+from saes.latents import slots_where
 from saes.selection import kth_largest, nearest_in_norm
 
 Selected = tuple[torch.Tensor, ...]
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the trainer does
     generator = torch.Generator().manual_seed(0)
     pre = torch.randn(options.batch, options.d_sae, generator=generator)
     results = {
@@ -50,12 +53,21 @@ def main() -> None:
 
 
 def batch_topk(pre: torch.Tensor, k: int) -> dict[str, Callable[[], Selected]]:
-    """Each gives the smallest value kept."""
+    """Each gives the smallest value kept and how many are, once it knows where all of them are."""
     number = k * len(pre)
+
+    def ours() -> Selected:
+        smallest = kth_largest(pre, number)
+        return smallest, slots_where(pre >= smallest).taken.sum()
+
+    def flattened(is_sorted: bool) -> Selected:
+        values, indices = pre.flatten().topk(number, sorted=is_sorted)
+        return values.min(), torch.tensor(len(indices))
+
     return {
-        "ours": lambda: (kth_largest(pre, number),),
-        "flattened topk, sorted": lambda: (pre.flatten().topk(number).values[-1],),
-        "flattened topk": lambda: (pre.flatten().topk(number, sorted=False).values.min(),),
+        "ours": ours,
+        "flattened topk, sorted": lambda: flattened(True),
+        "flattened topk": lambda: flattened(False),
     }
 
 

@@ -8,6 +8,8 @@ from saes.parallel import ALONE, Group
 
 SAMPLE = 1 << 16
 """Values looked at to guess a bound."""
+GROUP = 32
+"""Most values of a group whose maximum is looked at first."""
 FIRST = 256
 """Values of each row that are put in order before all of them are."""
 
@@ -27,10 +29,22 @@ def kth_largest(values: Float[Tensor, "..."], k: int, group: Group = ALONE) -> F
     expected = k * len(sample) / total
     rank = min(len(sample), int(expected + 4 * expected**0.5) + 2)
     bound = sample.topk(rank).values[-1]
-    candidates = group.everywhere(flat[flat >= bound])
+    candidates = group.everywhere(_at_least(flat, bound, k))
     if len(candidates) < k:
         candidates = group.everywhere(flat.topk(min(k, len(flat)), sorted=False).values)
     return candidates.topk(k, sorted=False).values.min() if k < len(candidates) else candidates.min()
+
+
+def _at_least(flat: Float[Tensor, " n"], bound: Float[Tensor, ""], number: int) -> Float[Tensor, " chosen"]:
+    """The values that reach ``bound``, about ``number`` of them: looked for in groups whose maximum does."""
+    size = min(GROUP, len(flat) // (4 * number))
+    if size < 2:
+        return flat[flat >= bound]
+    n_groups = len(flat) // size
+    groups = flat[: size * n_groups].view(size, n_groups)
+    found = groups.index_select(1, (groups.amax(0) >= bound).nonzero().squeeze(1)).flatten()
+    competing = torch.cat([found, flat[size * n_groups :]])
+    return competing[competing >= bound]
 
 
 def nearest_in_norm(
