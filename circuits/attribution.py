@@ -26,7 +26,7 @@ from circuits.graddrop import atp_star
 from circuits.integrated import mean_gradient
 from circuits.nodes import ALIASES, FamilyInfo, Places, family_info, places
 from circuits.patching import patch_family
-from circuits.rules import rule_set
+from circuits.rules import rules_of_method
 from circuits.running import Start
 from circuits.scores import Scores
 from circuits.session import Contrast, Session, contrast, open_session, summed
@@ -119,13 +119,7 @@ def attribute(
         return attribute_features(model, task, saes, method=method, rules=rules, steps=steps)
     if nodes == "edges":
         return attribute_edges(model, task, method=method, rules=rules, steps=steps)
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    if rules is not None and method != "relp":
-        raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be 1 or more")
-    in_force = rule_set("paper" if rules is None else rules) if method == "relp" else None
+    in_force = rules_of_method(method, rules, methods=METHODS, default="paper", steps=steps)
     names = [nodes] if isinstance(nodes, str) else list(nodes)
     session = open_session(model, task)
     asked = [_asked(session, name, by_position) for name in names]

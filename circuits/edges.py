@@ -26,7 +26,7 @@ from circuits.edge_patching import EdgePatcher
 from circuits.edge_scores import EdgeScores
 from circuits.nodes import Spot
 from circuits.norms import linear_norm
-from circuits.rules import relevance, rule_set
+from circuits.rules import relevance, rules_of_method
 from circuits.running import Passed
 from circuits.session import Contrast, Session, contrast, open_session
 from circuits.task import Task
@@ -59,17 +59,11 @@ def attribute_edges(
     Raises:
         ValueError: unknown method or rules; and as :func:`circuits.attribute`.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} for edges is not one of {', '.join(METHODS)}")
-    if rules is not None and method != "relp":
-        raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be 1 or more")
+    in_force = rules_of_method(method, rules, methods=METHODS, default="no_ah", steps=steps, what=" for edges")
     if method == "acdc" and not threshold > 0:
         raise ValueError(f"threshold is {threshold}; it must be above 0 nats")
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
-    in_force = rule_set("no_ah" if rules is None else rules) if method == "relp" else None
     if method == "path-patching":
         patcher = EdgePatcher(session, wiring)
         found, effects = patcher.found, patcher.single_edges()

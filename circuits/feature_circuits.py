@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.integrated import mean_gradient
 from circuits.nodes import Places, Spot, places
-from circuits.rules import rule_set
+from circuits.rules import rules_of_method
 from circuits.running import Cost, Start
 from circuits.session import Contrast, Session, contrast, open_session
 from circuits.task import Task
@@ -122,11 +122,7 @@ def attribute_features(
     Raises:
         ValueError: an SAE without a site, of another width, of another model, or two at one site; unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} for features is not one of {', '.join(METHODS)}")
-    if rules is not None and method != "relp":
-        raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
-    in_force = rule_set("paper" if rules is None else rules) if method == "relp" else None
+    in_force = rules_of_method(method, rules, methods=METHODS, default="paper", steps=steps, what=" for features")
     session = open_session(model, task)
     spliced = splices(model, session, saes)
     spots = [splice.place for splice in spliced]

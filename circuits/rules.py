@@ -82,6 +82,24 @@ def rule_set(rules: str | Iterable[str]) -> frozenset[str]:
     return frozenset(found - {"zero"})
 
 
+def rules_of_method(
+    method: str, rules: str | Iterable[str] | None, *, methods: Iterable[str], default: str, steps: int, what: str = ""
+) -> frozenset[str] | None:
+    """The rules in force under an attribution method that was asked for: those of ``relp``, None under the others.
+
+    Raises:
+        ValueError: a method that is not one of ``methods``; rules for another than ``relp``, or unknown ones; fewer
+            than one step.
+    """
+    if method not in methods:
+        raise ValueError(f"method {method!r}{what} is not one of {', '.join(methods)}")
+    if rules is not None and method != "relp":
+        raise ValueError(f"rules={rules!r} are for method 'relp'; {method!r} has none")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; it must be 1 or more")
+    return rule_set(default if rules is None else rules) if method == "relp" else None
+
+
 def active_rules(root: nn.Module) -> frozenset[str]:
     """The rules that :func:`relevance` has in force on a model."""
     return _active.get(root, frozenset())

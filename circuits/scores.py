@@ -6,53 +6,31 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from circuits.attributed import Attributed
 from circuits.nodes import Node
-from circuits.running import Cost
 
 if TYPE_CHECKING:
     from circuits.agreement import Agreement
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scores:
+class Scores(Attributed):
     """Estimated (or, for ``patching``, exact) changes of the scaled metric when a node is patched.
 
     In direction ``denoise`` a positive score means that the clean activation moves the answer towards the clean run's;
     in direction ``noise``, where corrupt activations are patched in, nodes that matter have negative scores.
+
+    ``values`` is ``[layer, position]``, with a third axis where the nodes have heads or neurons, and without
+    ``position`` where positions were taken together. Float64.
     """
 
-    values: Tensor
-    """``[layer, position]``, and a third axis where the nodes have heads or neurons; without ``position`` where
-    positions were taken together. Float64."""
-    per_prompt: Tensor
-    """``[n, *values.shape]``: the same of every prompt; their mean is ``values``."""
     axes: tuple[str, ...]
     family: str
-    method: str
-    rules: tuple[str, ...] | None
-    """The relevance rules in force; None for methods without."""
-    direction: str
-    metric: str
-    clean_metric: float
-    """The raw metric of the clean run, which is 1 on the scale of the scores."""
-    corrupt_metric: float
-    cost: Cost
     labels: tuple[str, ...] | None = None
     """A word for each position."""
     agreement: "Agreement | None" = None
     """With exact patching, where it was asked for."""
-
-    @property
-    def n(self) -> int:
-        """Prompts."""
-        return len(self.per_prompt)
-
-    @property
-    def standard_error(self) -> Tensor:
-        """Of ``values`` over prompts; NaN for a single one."""
-        return self.per_prompt.std(0) / self.n**0.5
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
@@ -80,14 +58,7 @@ class Scores:
         """Everything but the scores of single prompts."""
         return {
             "family": self.family,
-            "method": self.method,
-            "rules": None if self.rules is None else list(self.rules),
-            "direction": self.direction,
-            "metric": self.metric,
-            "clean_metric": self.clean_metric,
-            "corrupt_metric": self.corrupt_metric,
-            "prompts": self.n,
-            "cost": self.cost.to_json(),
+            **self.origin(),
             "axes": list(self.axes),
             "labels": None if self.labels is None else list(self.labels),
             "values": self.values.tolist(),

@@ -51,9 +51,9 @@ class TokenRows:
     ``empty_documents``, and of one document a row ``truncated_documents`` and the ``dropped_tokens`` of those."""
 
     def tensor_of(
-        self, column: Literal["ids", "documents"], window: slice = slice(None)
+        self, column: Literal["ids", "documents"], window: slice | np.ndarray = slice(None)
     ) -> Int64[Tensor, "rows context"]:
-        """A copy of some rows as int64, which is what models take."""
+        """A copy of some rows, a slice or their numbers, as int64, which is what models take."""
         return torch.from_numpy(getattr(self, column)[window].astype(np.int64))
 
 

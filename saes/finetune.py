@@ -5,6 +5,7 @@ of the loss (Karvonen 2025, arXiv 2503.17272). The batch of a step depends on se
 continues to the same bits.
 """
 
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from saes.run_folder import TrainState, claim, resume, save_checkpoint, truncate
 from saes.sae import CONFIG, SAE
 from saes.splice import spliced_logits
 from saes.text_batches import measured
-from saes.training import update
+from saes.training import fresh_state, set_learning_rate, update
 
 
 def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, progress: bool = False) -> SAE:
@@ -104,21 +105,9 @@ def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: Fi
         scale = 1 / float(norms.mean())
     else:
         scale = math.sqrt(sae.d_in) / float(x.norm(dim=-1).median())
-    copy = SAE(
-        sae.d_in,
-        sae.d_sae,
-        sae.activation,
-        subtract_b_dec=sae.subtract_b_dec,
-        skip=sae.skip,
-        site=sae.site,
-        provenance=sae.provenance | {"finetune": config.to_json()},
-        dtype=sae.W_enc.dtype,
-    )
-    copy.load_state_dict(sae.state_dict())
-    copy.to(x.device).train().fold_scales(1 / scale)
-    learned = [parameter for parameter in copy.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=0.0, fused=True)
-    return TrainState(copy, optimizer, scale, scale, torch.zeros(sae.d_sae, dtype=torch.int64, device=x.device))
+    own = copy.deepcopy(sae).to(x.device)
+    own.provenance = sae.provenance | {"finetune": config.to_json()}
+    return fresh_state(own.fold_scales(1 / scale), scale, scale)
 
 
 def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
@@ -145,8 +134,7 @@ def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: Fi
             f"the loss is not finite at step {state.step} ({shown}); the last checkpoint in"
             f" {config.out / 'checkpoints'} is good: lower lr ({config.lr:g})"
         )
-    rise, fall = (state.step + 1) / max(1.0, 0.05 * steps), (steps - state.step) / max(1.0, 0.95 * steps)
-    state.optimizer.param_groups[0]["lr"] = config.lr * min(1.0, rise, fall)
+    set_learning_rate(state, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
     gradient = update(state, loss, forward.latents, decoder=config.decoder, clip=config.clip)
     state.metrics = {
         "loss": loss.item(),
@@ -169,7 +157,7 @@ def _batch(
     epoch, index = divmod(step, per_epoch)
     begin = index * config.batch_rows
     chosen = np.sort(Permutation(len(rows.ids), config.seed + epoch).part(begin, begin + config.batch_rows))
-    return tuple(torch.from_numpy(array[chosen].astype(np.int64)) for array in (rows.ids, rows.documents))  # type: ignore[return-value]
+    return rows.tensor_of("ids", chosen), rows.tensor_of("documents", chosen)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from interp.models import context_length, load_model
 from interp.tokens import TokenRows, write_token_rows
 from saes.sae import SAE
+from saes.text_options import TextOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,27 +24,18 @@ class Inputs:
 
 
 @contextmanager
-def open_inputs(
-    folder: Path,
-    *,
-    data: Path,
-    tokens: int,
-    model: str | None = None,
-    revision: str | None = None,
-    context: int | None = None,
-    packing: str | None = None,
-    bos: str | None = None,
-) -> Iterator[Inputs]:
+def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions()) -> Iterator[Inputs]:
     """Load the SAE in ``folder`` and its model on one device, and tokenise ``data`` into a temporary folder.
 
-    What is None is taken from the SAE's provenance; arguments are those of ``interp.tokens.write_token_rows``.
-    Raises ValueError where neither says which model it is.
+    Raises ValueError where neither the options nor the SAE's provenance say which model it is.
     """
     sae = SAE.load(folder)
     source = sae.provenance.get("source", {})
-    name = model or source.get("model")
+    name, revision = options.model or source.get("model"), options.revision
     if name is None:
         raise ValueError(f"{folder} does not say which model it belongs to; pass --model")
+    if revision is None and name == source.get("model"):
+        revision = source.get("revision")
     language_model = load_model(name, revision=revision)
     with TemporaryDirectory() as scratch:
         rows = write_token_rows(
@@ -51,9 +43,9 @@ def open_inputs(
             language_model.tokenizer,
             Path(scratch) / "tokens",
             tokens=tokens,
-            context=context or source.get("context") or min(512, context_length(language_model)),
-            packing=packing or source.get("packing") or "packed",
-            bos=bos or source.get("bos") or "model",
+            context=options.context or source.get("context") or min(512, context_length(language_model)),
+            packing=options.packing or source.get("packing") or "packed",
+            bos=options.bos or source.get("bos") or "model",
         )
         device = next(language_model.parameters()).device
         yield Inputs(sae=sae.to(device), model=language_model, model_name=name, rows=rows)

@@ -144,7 +144,7 @@ def train_step(
     device = state.silent.device
     x = group.rows(batch).to(device) * state.scale
     target = x if target is None else group.rows(target).to(device) * state.target_scale
-    _set_learning_rate(state, config)
+    set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
     dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward = losses.run(sae, x, target, dead)
@@ -254,10 +254,14 @@ def initial_state(config: TrainConfig, store: Source) -> TrainState:
     if config.decoder == "tied":
         with torch.no_grad():
             sae.W_enc.copy_(sae.W_dec.T)
-    sae.to(device_of(config))
+    return fresh_state(sae.to(device_of(config)), scale, target_scale)
+
+
+def fresh_state(sae: SAE, scale: float, target_scale: float) -> TrainState:
+    """An SAE, on its device, with an optimizer that has taken no step."""
     learned = [parameter for parameter in sae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), fused=True)
-    silent = torch.zeros(config.d_sae, dtype=torch.int64, device=device_of(config))
+    silent = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     return TrainState(sae.train(), optimizer, scale, target_scale, silent)
 
 
@@ -329,8 +333,8 @@ def _batches(
                 return
 
 
-def _set_learning_rate(state: TrainState, config: TrainConfig) -> None:
+def set_learning_rate(state: TrainState, *, peak: float, steps: int, warmup: float, decay: float) -> None:
     """Linear warm-up, constant, linear decay: a function of the step alone, so that nothing has to be resumed."""
-    rise = (state.step + 1) / max(1.0, config.warmup * config.steps)
-    fall = (config.steps - state.step) / max(1.0, config.decay * config.steps)
-    state.optimizer.param_groups[0]["lr"] = config.peak_lr * min(1.0, rise, fall)
+    rise = (state.step + 1) / max(1.0, warmup * steps)
+    fall = (steps - state.step) / max(1.0, decay * steps)
+    state.optimizer.param_groups[0]["lr"] = peak * min(1.0, rise, fall)

@@ -1,9 +1,11 @@
 """``interp circuit``: score the edges of a task, cut the model down to a circuit, and measure what it explains."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
+
+from circuits.task_options import TaskOptions
 
 app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
 
@@ -13,13 +15,10 @@ def circuit(
     model: str = "embedded",
     /,
     *,
-    task: str = "ioi",
-    prompts: int = 16,
-    seed: int = 0,
+    about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     method: Literal["eap", "eap-ig", "relp", "path-patching", "acdc"] = "eap-ig",
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
-    revision: str | None = None,
     out: Path | None = None,
     graphml: Path | None = None,
     dot: Path | None = None,
@@ -32,20 +31,12 @@ def circuit(
     ----------
     model
         As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
-    task
-        ioi, greater_than, agreement, induction, docstring, or a JSONL file of clean, corrupt, correct, wrong.
-    prompts
-        How many pairs of prompts to draw for a built-in task.
-    seed
-        Of the draw.
     method
         How edges are scored.
     size
         Edges of largest absolute score to keep.
     ablation
         What stands in for the outputs outside the circuit.
-    revision
-        Training checkpoint of the model.
     out
         Write the circuit there, as JSON.
     graphml
@@ -57,6 +48,9 @@ def circuit(
     html
         Write a page of its figures there; it is one file and opens offline.
     """
+    if size < 1:
+        raise ValueError(f"--size is {size}; a circuit has 1 edge or more")
+
     from rich.console import Console
 
     from circuits.circuit import Circuit
@@ -66,9 +60,7 @@ def circuit(
     from circuits.faithfulness import Evaluator
     from circuits.open_task import open_task
 
-    language_model, opened = open_task(
-        model, task=task, prompts=prompts, seed=seed, direction="noise", revision=revision
-    )
+    language_model, opened = open_task(model, about, direction="noise")
     scores = attribute_edges(language_model, opened, method=method)
     whole = Circuit.from_edges(scores, model=model, task=opened.name, prompts=len(opened))
     found = whole.prune(size=min(size, len(whole.edges)))

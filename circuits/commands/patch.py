@@ -1,9 +1,11 @@
 """``interp patch``: exact patching beside its estimates, as a table and as heat maps."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
+
+from circuits.task_options import TaskOptions
 
 app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
 
@@ -13,12 +15,9 @@ def patch(
     model: str = "embedded",
     /,
     *,
-    task: str = "ioi",
-    prompts: int = 16,
-    seed: int = 0,
+    about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     nodes: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out"),
     direction: Literal["denoise", "noise"] = "denoise",
-    revision: str | None = None,
     out: Path | None = None,
     html: Path | None = None,
 ) -> None:
@@ -28,18 +27,10 @@ def patch(
     ----------
     model
         As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
-    task
-        ioi, greater_than, agreement, induction, docstring, or a JSONL file of clean, corrupt, correct, wrong.
-    prompts
-        How many pairs of prompts to draw for a built-in task.
-    seed
-        Of the draw.
     nodes
         Families of nodes; repeat the option for several.
     direction
         denoise patches clean activations into the corrupt run, noise the other way round.
-    revision
-        Training checkpoint of the model.
     out
         Also write all scores there, as JSON.
     html
@@ -53,9 +44,7 @@ def patch(
     from circuits.open_task import open_task
     from interp.files import write_json
 
-    language_model, opened = open_task(
-        model, task=task, prompts=prompts, seed=seed, direction=direction, revision=revision
-    )
+    language_model, opened = open_task(model, about, direction=direction)
     found = compare(language_model, opened, nodes=nodes)
     console = Console()
     columns, rows = agreement_table(found)

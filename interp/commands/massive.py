@@ -1,11 +1,24 @@
 """``interp massive``: massive activations of a model, over its training, and what they are good for."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 app = App(name="massive", help="Massive activations: find them, follow them through training, intervene on them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """How text is cut into the rows that are measured."""
+
+    sequences: int = 10
+    """Rows to measure; the papers take 10."""
+    context: int | None = None
+    """Tokens a row; by default the model's context, at most 2048."""
+    bos: Literal["model", "row", "document", "never"] = "never"
+    """Where a beginning-of-sequence token is put; the papers put none."""
 
 
 @app.default
@@ -14,9 +27,7 @@ def measure(
     /,
     *,
     data: str,
-    sequences: int = 10,
-    context: int | None = None,
-    bos: Literal["model", "row", "document", "never"] = "never",
+    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
     revision: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
@@ -33,12 +44,6 @@ def measure(
         A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
     data
         Text or token ids, as interp cache takes them.
-    sequences
-        Rows to measure; the papers take 10.
-    context
-        Tokens a row; by default the model's context, at most 2048.
-    bos
-        Where a beginning-of-sequence token is put; the papers put none.
     revision
         Training checkpoint, such as step1000.
     dtype
@@ -62,7 +67,7 @@ def measure(
     from interp.models import load_model
 
     loaded = load_model(model, revision=revision, dtype=dtype, device=device)
-    tokens, mask = text_rows(loaded, data, sequences=sequences, context=context, bos=bos)
+    tokens, mask = text_rows(loaded, data, **vars(rows))
     console = Console(highlight=False)
     stats = layer_stats(loaded, tokens, mask=mask, top=top)
     found = detect(stats, absolute=absolute, relative=relative)
@@ -88,9 +93,7 @@ def intervene(
     layer: int | None = None,
     position: int | None = None,
     dim: int | None = None,
-    sequences: int = 10,
-    context: int | None = None,
-    bos: Literal["model", "row", "document", "never"] = "never",
+    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
     revision: str | None = None,
     device: str | None = None,
 ) -> None:
@@ -112,12 +115,6 @@ def intervene(
         Of that entry.
     dim
         Of that entry.
-    sequences
-        Rows to measure.
-    context
-        Tokens a row; by default the model's context, at most 2048.
-    bos
-        Where a beginning-of-sequence token is put.
     revision
         Training checkpoint, such as step1000.
     device
@@ -134,18 +131,19 @@ def intervene(
     given = {name: value for name, value in place.items() if value is not None}
     if len(given) not in (0, 3):
         raise ValueError("one entry is named by --layer, --position and --dim together; without them, all massive ones")
+    try:
+        target = to if to in ("zero", "mean") else float(to)
+    except ValueError:
+        raise ValueError(f"--to is {to!r}; it must be zero, mean or a number") from None
     loaded = load_model(model, revision=revision, device=device)
-    tokens, mask = text_rows(loaded, data, sequences=sequences, context=context, bos=bos)
+    tokens, mask = text_rows(loaded, data, **vars(rows))
     tokens = tokens[mask.all(1)]  # a loss on padding would mean nothing
     others = None
     if to == "mean":
-        skip = sequences if heldout is None else 0
-        others, mask = text_rows(
-            loaded, heldout or data, sequences=sequences, context=tokens.shape[1], bos=bos, skip=skip
-        )
+        skip = rows.sequences if heldout is None else 0
+        others, mask = text_rows(loaded, heldout or data, **vars(replace(rows, context=tokens.shape[1])), skip=skip)
         others = others[mask.all(1)]
     entries = [massive.Entry(**given)] if given else None
-    target = to if to in ("zero", "mean") else float(to)
     found = massive.intervene(loaded, tokens, entries=entries, to=target, heldout=others)  # type: ignore[arg-type]
     print_intervention(Console(highlight=False), found)
 
@@ -159,9 +157,7 @@ def sweep_(
     out: Path,
     steps: str = "all",
     budget: str | None = None,
-    sequences: int = 10,
-    context: int | None = None,
-    bos: Literal["model", "row", "document", "never"] = "never",
+    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
 ) -> None:
@@ -179,12 +175,6 @@ def sweep_(
         all, paper (37 of Pythia's 154), log (each at least twice the one before), or a list such as 0,512,143000.
     budget
         Disk that downloaded checkpoints may take, such as 5GB; with room for two, the next is fetched ahead.
-    sequences
-        Rows to measure; the papers take 10.
-    context
-        Tokens a row; by default the model's context, at most 2048.
-    bos
-        Where a beginning-of-sequence token is put; the papers put none.
     dtype
         Of the weights; published figures are of float32.
     device
@@ -199,9 +189,12 @@ def sweep_(
     from interp.massive.text_report import print_sweep
     from interp.massive.training_sweep import sweep
 
-    limit = parse_count(budget.strip().lower().removesuffix("b")) if budget else None
+    try:
+        limit = parse_count(budget.strip().lower().removesuffix("b")) if budget else None
+    except ValueError:
+        raise ValueError(f"--budget is {budget!r}; it must be a size such as 5GB or 500MB") from None
     source = open_source(model)
-    tokens, mask = training_rows(source, data, sequences=sequences, context=context, bos=bos)
+    tokens, mask = training_rows(source, data, **vars(rows))
     console = Console(highlight=False)
     run = sweep(
         source, tokens[mask.all(1)], out, steps=steps, dtype=dtype, device=device, budget=limit, tell=console.print

@@ -48,6 +48,8 @@ def _rows(
     bos: str,
     skip: int,
 ) -> Rows:
+    if sequences < 1:
+        raise ValueError(f"sequences is {sequences}; it must be 1 or more")
     context = min(2048, longest) if context is None else context
     with TemporaryDirectory() as scratch:
         rows = write_token_rows(

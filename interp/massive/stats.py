@@ -74,9 +74,12 @@ def layer_stats(
 
     Raises:
         ValueError: weights were processed (centring changes the ratio of a token from 7,147 to 126 without changing any
-            log-probability); a hidden state is not finite, as when float16 overflows; a sequence has no position left.
+            log-probability); a hidden state is not finite, as when float16 overflows; a sequence has no position left;
+            ``top`` is below 1.
     """
     require_raw_weights(model, purpose="measure massive activations")
+    if top < 1:
+        raise ValueError(f"top is {top}; it must be 1 or more")
     sites = expand_sites(model, "blocks.*.hook_resid_post")
     counted = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     if counted.shape != tokens.shape or not bool(counted.any(1).all()):

@@ -1,11 +1,12 @@
 """``interp eval``: the figures of one sparse autoencoder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from interp.counts import Count
+from saes.text_options import TextOptions
 
 app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
 
@@ -16,12 +17,8 @@ def evaluate(
     /,
     *,
     data: Path,
-    model: str | None = None,
-    revision: str | None = None,
+    text: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
     tokens: Count = 100_000,
-    context: int | None = None,
-    packing: Literal["packed", "document"] | None = None,
-    bos: Literal["model", "row", "document", "never"] | None = None,
     first_position: int = 0,
     out: Path | None = None,
     html: Path | None = None,
@@ -34,18 +31,8 @@ def evaluate(
         Folder of the SAE.
     data
         Text that it was not trained on: a file or folder, as for `interp cache`.
-    model
-        By default the model whose activations it was trained on.
-    revision
-        Training checkpoint of the model.
     tokens
         How many to evaluate on.
-    context
-        Tokens a row; by default as in training, else the model's context, at most 512.
-    packing
-        As for `interp cache`; by default as in training.
-    bos
-        As for `interp cache`; by default as in training.
     first_position
         Earlier positions of a row stay clean and are not counted.
     out
@@ -61,9 +48,7 @@ def evaluate(
     from saes.evaluation_table import tables
     from saes.sae_inputs import open_inputs
 
-    with open_inputs(
-        sae, data=data, tokens=tokens, model=model, revision=revision, context=context, packing=packing, bos=bos
-    ) as inputs:
+    with open_inputs(sae, data=data, tokens=tokens, options=text) as inputs:
         report = measure(inputs.sae, inputs.model, inputs.rows, max_tokens=tokens, first_position=first_position)
     if out is not None:
         write_json(out, report.to_json())

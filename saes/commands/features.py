@@ -1,9 +1,12 @@
 """``interp sae features``: a page that shows what single latents respond to."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from interp.counts import Count
+from saes.text_options import TextOptions
 
 
 def features(
@@ -15,12 +18,8 @@ def features(
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
-    model: str | None = None,
-    revision: str | None = None,
+    options: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
     tokens: Count = 100_000,
-    context: int | None = None,
-    packing: Literal["packed", "document"] | None = None,
-    bos: Literal["model", "row", "document", "never"] | None = None,
     first_position: int = 0,
 ) -> None:
     """Write a page of latents: passages where each is most active, its effect on the next token, its nearest ones.
@@ -39,18 +38,8 @@ def features(
         How many to choose where --latents does not; a page of 500 has one or two megabytes.
     examples
         Passages a latent.
-    model
-        By default the model whose activations it was trained on.
-    revision
-        Training checkpoint of the model.
     tokens
         How many to read.
-    context
-        Tokens a row; by default as in training, else the model's context, at most 512.
-    packing
-        As for `interp cache`; by default as in training.
-    bos
-        As for `interp cache`; by default as in training.
     first_position
         Earlier positions of a row are not looked at.
     """
@@ -62,9 +51,7 @@ def features(
     from saes.features import Text
     from saes.sae_inputs import open_inputs
 
-    with open_inputs(
-        sae, data=data, tokens=tokens, model=model, revision=revision, context=context, packing=packing, bos=bos
-    ) as inputs:
+    with open_inputs(sae, data=data, tokens=tokens, options=options) as inputs:
         if inputs.sae.site is None:
             raise ValueError(f"{sae} does not say which site it belongs to, so there are no activations to look at")
         text = Text(

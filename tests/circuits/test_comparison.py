@@ -17,6 +17,7 @@ from circuits.commands.patch import patch
 from circuits.comparison import compare
 from circuits.draw import heat_map
 from circuits.task import Task
+from circuits.task_options import TaskOptions
 from saes import SAE, TopK
 from tests.circuits.pairs import model_of, random_task
 
@@ -96,7 +97,13 @@ def test_patch_writes_a_page_that_shows_prompts_as_text(tmp_path, capsys, embedd
         "wrong": " was",
     }
     path.write_text(json.dumps(line))
-    patch("embedded", task=str(path), nodes=("attn_out",), html=tmp_path / "page.html", out=tmp_path / "scores.json")
+    patch(
+        "embedded",
+        about=TaskOptions(task=str(path)),
+        nodes=("attn_out",),
+        html=tmp_path / "page.html",
+        out=tmp_path / "scores.json",
+    )
     page = (tmp_path / "page.html").read_text()
     body = page[page.index("<body>") :]
     assert "exact patching" in body
@@ -110,14 +117,16 @@ def test_patch_writes_a_page_that_shows_prompts_as_text(tmp_path, capsys, embedd
 
 def test_circuit_writes_every_file(tmp_path, capsys) -> None:
     files = {name: tmp_path / f"circuit.{name}" for name in ("html", "graphml", "dot", "neuronpedia")}
-    circuit("embedded", prompts=4, size=30, method="eap", out=tmp_path / "circuit.json", **files)
+    circuit("embedded", about=TaskOptions(prompts=4), size=30, method="eap", out=tmp_path / "circuit.json", **files)
     assert all(file.stat().st_size for file in files.values())
     loaded = Circuit.load(tmp_path / "circuit.json")
     assert 0 < len(loaded.edges) <= 30
     assert loaded.about["task"] == "ioi_swap"
     assert "faithfulness" in capsys.readouterr().out
     with pytest.raises(ValueError, match="task 'sums' is neither one of ioi"):
-        circuit("embedded", task="sums")
+        circuit("embedded", about=TaskOptions(task="sums"))
+    with pytest.raises(ValueError, match="--size is 0; a circuit has 1 edge or more"):
+        circuit("embedded", size=0)
 
 
 def test_heat_maps() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import torch
 from interp import ActivationStore
 from tests.interp.stores import contents, random_rows, tiny_bridge
 from tests.tiny_models import tiny_model
+from tests.two_processes import run_two
 
 ROOT = Path(__file__).parents[2]
 TEXT = ROOT / "interp" / "embedded" / "text" / "heldout.jsonl"
@@ -104,22 +104,9 @@ def test_an_error_on_one_process_ends_the_others(tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", ids.ravel())
     arguments = ["--sites=blocks.0.hook_resid_post", f"--data={tmp_path / 'ids.npy'}", "--tokens=128", "--context=32"]
     arguments += [f"--out={tmp_path / 'store'}", "--shard-size=1k", "--batch-rows=1"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "interp", "cache", str(tmp_path / "model"), *arguments],
-            cwd=ROOT,
-            env=ENVIRONMENT | {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
-    assert [process.returncode for process in started] == [2, 2]
+    cache = [sys.executable, "-m", "interp", "cache", str(tmp_path / "model"), *arguments]
+    statuses, errors = run_two(cache, cwd=ROOT, environment=ENVIRONMENT, timeout=120)
+    assert statuses == [2, 2]
     assert "process 1 of 2 failed: blocks.0.hook_resid_post (layer 0) has an activation that is not finite" in errors[0]
     assert "error: blocks.0.hook_resid_post (layer 0)" in errors[1]
 

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from interp.embedded import MODEL_FOLDER, steps
+from interp.model_source import source_of
 from interp.tokens import TokenRows
 from saes import SAE, ReLU, TopK
 from saes.activations import Activation
 from saes.breakdown import Figures, by_position
 from saes.evaluate import Report, evaluate
+from saes.sae_inputs import open_inputs
+from saes.text_options import TextOptions
 from tests.saes.evaluated import CONTEXT, SITE, WIDTH, run, sae_at_site, text_rows
 from tests.saes.test_feature_norms import table
 from tests.saes.variants import VARIANTS
@@ -246,3 +250,17 @@ def test_command_writes_figures_and_page(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(stored[1]) == report
     for title in ("ZF plot", "Active latents a token", "How often latents are active", "Loss added by the SAE"):
         assert title in html
+
+
+def test_the_model_is_the_checkpoint_that_the_sae_was_trained_on(tmp_path: Path, embedded: Any) -> None:
+    text_rows(embedded.tokenizer, tmp_path)
+    sae = sae_at_site(TopK(8))
+    sae.provenance = {"source": {"model": "embedded", "revision": "step512"}}
+    sae.save(tmp_path / "sae")
+    for options, revision in (
+        (TextOptions(), "step512"),
+        (TextOptions(revision="step16"), "step16"),
+        (TextOptions(model=str(MODEL_FOLDER)), f"step{steps()[-1]}"),  # of another model its own, the last
+    ):
+        with open_inputs(tmp_path / "sae", data=tmp_path / "text.jsonl", tokens=100, options=options) as inputs:
+            assert source_of(inputs.model).revision == revision

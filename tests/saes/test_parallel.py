@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from saes import SAE, train, training
 from saes.activations import ACTIVATIONS
 from saes.run_folder import TrainState, claim
 from tests.saes.parallel_runs import BOTH_WAYS, CASES, STEPS, config, source
+from tests.two_processes import run_two
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DEEPFIELD_TRACEBACK": ""}
@@ -136,22 +136,9 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
     """Without torchrun, which would end it itself: the message reaches the process that waits in a sum."""
     if failing == 0:
         claim(tmp_path, {"train": config(tmp_path, "topk", k=5).to_json(), "source": {}})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [*RUNS, str(tmp_path), "topk", "1", "fails"],
-            cwd=ROOT,
-            env=ENVIRONMENT | {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [1, 1]
+    command = [*RUNS, str(tmp_path), "topk", "1", "fails"]
+    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT, timeout=300)
+    assert statuses == [1, 1]
     assert re.search(message, errors[1 - failing])
     assert not re.search(message, errors[failing])
 

@@ -1,0 +1,20 @@
+"""What the commands that measure an SAE share: the model, and how text is cut into rows for it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """What is left out is as it was in the SAE's training."""
+
+    model: str | None = None
+    """By default the model whose activations it was trained on."""
+    revision: str | None = None
+    """Training checkpoint of the model; by default the one it was trained on."""
+    context: int | None = None
+    """Tokens a row; by default as in training, else the model's context, at most 512."""
+    packing: Literal["packed", "document"] | None = None
+    """As for `interp cache`; by default as in training."""
+    bos: Literal["model", "row", "document", "never"] | None = None
+    """As for `interp cache`; by default as in training."""
