@@ -22,7 +22,7 @@ import torch
 from interleave import RESULTS, machine
 
 from saes.kernels.memory import keep_freed_memory
-from saes.latents import slots_where
+from saes.latents import slots_above
 from saes.selection import kth_largest, nearest_in_norm
 
 Selected = tuple[torch.Tensor, ...]
@@ -58,7 +58,7 @@ def batch_topk(pre: torch.Tensor, k: int) -> dict[str, Callable[[], Selected]]:
 
     def ours() -> Selected:
         smallest = kth_largest(pre, number)
-        return smallest, slots_where(pre >= smallest).taken.sum()
+        return smallest, slots_above(pre, smallest).taken.sum()
 
     def flattened(is_sorted: bool) -> Selected:
         values, indices = pre.flatten().topk(number, sorted=is_sorted)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.kernels.encode import PreActivations
-from saes.latents import Latents, slots_where
+from saes.latents import Latents, slots_above, slots_where
 from saes.selection import kth_largest, nearest_in_norm
 from saes.straight_through import jump
 
@@ -107,8 +107,13 @@ class TopK(_Common):
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
-        indices = pre.dense.topk(min(self.k, sae.d_sae), dim=-1, sorted=False).indices
-        return Latents(sae.group.keep_largest(pre.at(indices).relu(), self.k), indices, sae.d_sae)
+        k = min(self.k, sae.d_sae)
+        if sae.training or x_centred.is_cuda:
+            values, indices = pre.top(k)
+        else:  # slots in the order in which sparsify has them, so that sums over them are equal to the bit
+            indices = pre.dense.topk(k, dim=-1, sorted=False).indices
+            values = pre.at(indices)
+        return Latents(sae.group.keep_largest(values.relu(), self.k), indices, sae.d_sae)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class BatchTopK(_Common):
             rows = group.count(dense.numel()) // (sae.d_sae * group.latent_shards)
             smallest = kth_largest(dense, self.k * rows, group)
             # Never zero: a latent with value 0 is not active.
-            slots = slots_where(dense >= smallest.clamp_min(torch.finfo(dense.dtype).tiny))
+            slots = slots_above(dense, smallest.clamp_min(torch.finfo(dense.dtype).tiny))
         else:
             slots = slots_where(dense > sae.threshold.clamp_min(0))
         return Latents(slots.of(pre), slots.indices, sae.d_sae)

@@ -1,5 +1,6 @@
 """Sparse latents: a few values and indices a row, which is how every part of the package hands activations on."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,16 +47,36 @@ class Slots:
         return pre.at(self.indices).masked_fill(~self.taken, 0.0)
 
 
+GROUP = 32
+"""Most entries of a row whose maximum is looked at first."""
+
+
 def slots_where(keep: Bool[Tensor, "*batch d_sae"]) -> Slots:
     """Slots of the entries where ``keep`` holds."""
     mask = keep.reshape(-1, keep.shape[-1])
     rows, columns = mask.nonzero(as_tuple=True)
-    counts = torch.bincount(rows, minlength=len(mask))
-    slots = max(1, int(counts.max())) if len(mask) else 1
+    return _packed(rows, columns, keep.shape)
+
+
+def slots_above(dense: Float[Tensor, "*batch d_sae"], bound: Float[Tensor, ""]) -> Slots:
+    """Slots of the entries that are at least ``bound``, which few are: looked for in groups whose maximum is."""
+    d_sae = dense.shape[-1]
+    size = math.gcd(d_sae, GROUP)
+    groups = dense.reshape(-1, size, d_sae // size)
+    row, group = (groups.amax(1) >= bound).nonzero(as_tuple=True)
+    pair, member = (groups[row, :, group] >= bound).nonzero(as_tuple=True)
+    return _packed(row[pair], member * groups.shape[2] + group[pair], dense.shape)
+
+
+def _packed(rows: Int[Tensor, " kept"], columns: Int[Tensor, " kept"], shape: tuple[int, ...]) -> Slots:
+    """Slots of entries whose rows do not fall."""
+    n = math.prod(shape[:-1])
+    counts = torch.bincount(rows, minlength=n)
+    slots = max(1, int(counts.max())) if n else 1
     # Entries of one row lie side by side in `rows`; how far each is behind the first of its row is its slot.
     position = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    indices = rows.new_zeros(len(mask), slots)
+    indices = rows.new_zeros(n, slots)
     indices[rows, position] = columns
     taken = torch.arange(slots, device=rows.device) < counts[:, None]
-    shape = (*keep.shape[:-1], slots)
+    shape = (*shape[:-1], slots)
     return Slots(indices.reshape(shape), taken.reshape(shape))

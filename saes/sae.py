@@ -19,6 +19,7 @@ from torch.nn import functional
 from interp.files import atomic_path, sha256_of_file, write_json
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
 from saes.hub import located
+from saes.kernels.decode import decode
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
 from saes.parallel import ALONE, Group
@@ -125,7 +126,16 @@ class SAE(nn.Module):
         return pre + b_enc if self.activation.uses_b_enc else pre
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Latents:
-        """Sparse latents of each row."""
+        """Sparse latents of each row.
+
+        Raises ValueError for rows that are not finite; in training the loss tells, without a second look at the data.
+        """
+        if not self.training and not (finite := x.isfinite().all(-1)).all():
+            rows = (~finite).reshape(-1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"{len(rows)} of the {finite.numel()} rows to encode are not finite (the first is row {rows[0]}): run"
+                " the model in float32 or bfloat16, or leave such rows out"
+            )
         b_enc = self.b_enc if self.activation.uses_b_enc else None
         pre = pre_activations(x, self.W_enc, b_enc, self.b_dec if self.subtract_b_dec else None)
         return self.activation.select(self, pre, self.centred(x))
@@ -138,20 +148,12 @@ class SAE(nn.Module):
         ``frozen``: the gradient reaches the latents alone, not the decoder.
         """
         W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
-        if self.skip:
-            if x is None:
-                raise ValueError("this SAE has a skip connection: decode needs the input too, decode(latents, x)")
-            b_dec = b_dec + x @ (self.W_skip.detach() if frozen else self.W_skip).T
-        k_max = latents.values.shape[-1]
-        if k_max > GATHER_UP_TO * self.d_sae:
-            return self.group.over_latents(latents.to_dense() @ W_dec) + b_dec
-        rows = functional.embedding_bag(
-            latents.indices.reshape(-1, k_max),
-            W_dec,
-            per_sample_weights=latents.values.reshape(-1, k_max).to(W_dec.dtype),  # autocast has halved them
-            mode="sum",
-        )
-        return self.group.over_latents(rows.reshape(*latents.values.shape[:-1], self.d_out)) + b_dec
+        if self.skip and x is None:
+            raise ValueError("this SAE has a skip connection: decode needs the input too, decode(latents, x)")
+        dense = latents.values.shape[-1] > GATHER_UP_TO * self.d_sae
+        rows = latents.to_dense() @ W_dec if dense else decode(latents.values, latents.indices, W_dec)
+        x_hat = self.group.over_latents(rows) + b_dec
+        return x_hat + x @ (self.W_skip.detach() if frozen else self.W_skip).T if self.skip else x_hat
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction."""

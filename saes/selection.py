@@ -42,7 +42,7 @@ def _at_least(flat: Float[Tensor, " n"], bound: Float[Tensor, ""], number: int) 
         return flat[flat >= bound]
     n_groups = len(flat) // size
     groups = flat[: size * n_groups].view(size, n_groups)
-    found = groups.index_select(1, (groups.amax(0) >= bound).nonzero().squeeze(1)).flatten()
+    found = groups.T[(groups.amax(0) >= bound).nonzero().squeeze(1)].flatten()
     competing = torch.cat([found, flat[size * n_groups :]])
     return competing[competing >= bound]
 

@@ -92,3 +92,10 @@ def test_unknown_sentinel() -> None:
     with pytest.raises(ValueError, match="'safe' or 'parity'"):
         activation_from_config({"name": "afa", "sentinel": 1e8})
     assert activation_from_config({"name": "afa", "sentinel": "parity"}) == TopAFA("parity")
+
+
+def test_rows_that_are_not_finite_are_counted_and_the_first_is_named() -> None:
+    x = torch.zeros(2, 3, 4)
+    x[1, 0, 2], x[1, 2, 0] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match=r"2 of the 6 rows to encode are not finite .the first is row 3.: run the"):
+        SAE(4, 8, TopK(2)).encode(x)
