@@ -148,12 +148,14 @@ class SAE(nn.Module):
         ``frozen``: the gradient reaches the latents alone, not the decoder.
         """
         W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
-        if self.skip and x is None:
-            raise ValueError("this SAE has a skip connection: decode needs the input too, decode(latents, x)")
         dense = latents.values.shape[-1] > GATHER_UP_TO * self.d_sae
         rows = latents.to_dense() @ W_dec if dense else decode(latents.values, latents.indices, W_dec)
         x_hat = self.group.over_latents(rows) + b_dec
-        return x_hat + x @ (self.W_skip.detach() if frozen else self.W_skip).T if self.skip else x_hat
+        if not self.skip:
+            return x_hat
+        if x is None:
+            raise ValueError("this SAE has a skip connection: decode needs the input too, decode(latents, x)")
+        return x_hat + x @ (self.W_skip.detach() if frozen else self.W_skip).T
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction."""
