@@ -20,9 +20,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
-# SAE files exchanged with the real packages: about 6 GB of environments, made once.
+# SAE files exchanged with the real packages, and relevance against lxt: about 8 GB of environments, made once.
 test-peers: $(VENV)/installed
-	$(BIN)/python benchmarks/peers.py saelens sparsify dictionary_learning
+	$(BIN)/python benchmarks/peers.py saelens sparsify dictionary_learning lxt
 	$(BIN)/python -m pytest tests/peers
 
 lint: $(VENV)/installed

@@ -92,8 +92,8 @@ NAMES |= {f"{part}_input": f"a{{0.layer}}.h{{0.head}}.{part}" for part in "qkv"}
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
 def test_edges_agree_where_theirs_are_right(family: str) -> None:
-    """Without rules both are EAP. Under rules, TransformerLens's split inputs bypass the norm's hooks, so that a writer's
-    edges no longer sum to its node score; ours do."""
+    """Without rules both are EAP. Under rules, TransformerLens's split inputs bypass the norm's hooks: a writer's
+    edges no longer sum to its node score. Ours do."""
     task, bridge = random_task(n=1), bridge_of(model_of(family))
     ours = circuits.attribute_edges(bridge, task, method="eap").edges
     _, theirs = swept(bridge, task, granularity="edge")
