@@ -1,6 +1,7 @@
 """One report as one HTML file: it opens offline, holds its own plotly.js, and escapes every text it is given."""
 
 import json
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -41,6 +42,7 @@ th { color: var(--soft); font-weight: 600; font-size: .85rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 1rem; }
 figure { margin: 1rem 0 0; padding: .8rem .9rem 1rem; min-width: 0; }
+figure img { display: block; max-width: 100%; border-radius: 6px; }
 figcaption { font-size: .88rem; line-height: 1.45; padding: .2rem .3rem 0; }
 footer { margin-top: 3rem; font-size: .85rem; color: var(--soft); }
 """
@@ -122,6 +124,13 @@ class Page:
         options = {"displayModeBar": False, "responsive": True}
         chart = to_html(styled, include_plotlyjs=False, full_html=False, config=options)
         return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
+
+    def gif(self, data: bytes, caption: str) -> "Page":
+        """An animated picture, held by the page."""
+        source = f"data:image/gif;base64,{b64encode(data).decode()}"
+        return self._add(
+            f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        )
 
     def data(self, name: str, value: object) -> "Page":
         """Embed the numbers behind the page as JSON, so that a script can read them from the file."""

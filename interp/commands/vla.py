@@ -1,0 +1,181 @@
+"""``interp vla``: a small vision-language-action policy, and whether its neurons steer it in closed loop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+app = App(name="vla", help="Steer a vision-language-action policy by its neurons, in a simulator.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """Which neurons, and how hard."""
+
+    concept: str = "fast"
+    """fast, slow, up, down, left, right, forward or back."""
+    value: float = 6.0
+    """What the activations are set to; the size of natural ones is what it means something beside."""
+    top: int = 20
+    """Neurons to steer."""
+    method: Literal["logit", "neighbours"] = "logit"
+    """How they are found: mean logit over the concept's words, or the paper's nearest neighbours."""
+
+
+@app.command
+def train(
+    *,
+    out: Path,
+    camera: int | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    episodes: int | None = None,
+    text_weight: float = 0.5,
+) -> None:
+    """Train a policy on scripted experts: minutes without a camera, under an hour with one. Continues where it stopped.
+
+    Parameters
+    ----------
+    out
+        Folder for demonstrations, training state and policy.
+    camera
+        Width of a camera image in pixels (64 is enough); then only the image says where the goal is.
+    seed
+        Of demonstrations, first weights and batches.
+    steps
+        Of the optimiser; by default 1000, with a camera 3000.
+    episodes
+        Of demonstrations; by default 480, with a camera 800.
+    text_weight
+        Of the loss on sentences of text alone; 0 for none, the negative control.
+    """
+    _require_simulator()
+    import torch
+
+    from interp.vla.training import Recipe
+    from interp.vla.training import train as train_policy
+
+    torch.set_num_threads(1)  # more are no faster at this size
+    defaults = {"steps": 3000, "episodes": 800, "learning_rate": 1e-3} if camera else {}
+    given = {name: value for name, value in (("steps", steps), ("episodes", episodes)) if value is not None}
+    recipe = Recipe(seed=seed, camera=camera, text_weight=text_weight, **defaults | given)  # type: ignore[arg-type]
+    train_policy(recipe, out, progress=lambda text: print(text, flush=True))
+    print(f"The policy is {out / 'policy.safetensors'}; interp vla evaluate {out} --out DIR measures it.")
+
+
+@app.command
+def evaluate(
+    policy: str = "state",
+    /,
+    *,
+    out: Path,
+    steering: Annotated[Steering, Parameter(name="*")] = Steering(),
+    instruction: str | None = None,
+    doses: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (2.0, 4.0, 6.0, 8.0, 10.0, 20.0),
+    sets: int = 40,
+    episodes: int = 8,
+    steps: int = 30,
+    seed: int = 0,
+    figure: Path | None = None,
+) -> None:
+    """Does a cluster steer? Against nothing, random sets and the word in the prompt. Continues where it stopped.
+
+    Writes study.json and report.html.
+
+    Parameters
+    ----------
+    policy
+        state and no_text (the negative control, trained without sentences) ship; or a folder of interp vla train.
+    out
+        Folder for measurements and report.
+    instruction
+        Of the dose curve; by default "move up", and "move left" where height is what should change.
+    doses
+        Strengths of the curve.
+    sets
+        Matched random sets.
+    episodes
+        Paired episodes of every condition.
+    steps
+        Horizon of an episode; three times as many where success is counted.
+    seed
+        Of the random sets.
+    figure
+        Write the dose curve there, as SVG.
+    """
+    _require_simulator()
+    import torch
+
+    from interp.vla.dose_svg import dose_svg
+    from interp.vla.film import SIZE, film, gif
+    from interp.vla.page import study_page
+    from interp.vla.policy import load_policy
+    from interp.vla.rollouts import arena_for
+    from interp.vla.study import Options, study
+
+    torch.set_num_threads(1)
+    options = Options(
+        **vars(steering), instruction=instruction, doses=doses, sets=sets, episodes=episodes, steps=steps, seed=seed
+    )
+    loaded = load_policy(policy)
+    with arena_for(loaded, range(episodes)) as arena:
+        found = study(loaded, arena, options, name=policy, out=out, progress=lambda text: print(text, flush=True))
+    with arena_for(loaded, [0], film=SIZE) as arena:
+        page = study_page(
+            found, gif(film(loaded, arena, found.between, found.instruction, value=steering.value, steps=steps))
+        )
+    if figure is not None:
+        dose_svg(found, figure)
+    print(f"The report is {page.write(out / 'report.html')}: open it in a browser.")
+
+
+@app.command
+def render(
+    policy: str = "state",
+    /,
+    *,
+    out: Path,
+    steering: Annotated[Steering, Parameter(name="*")] = Steering(),
+    instruction: str = "move up",
+    episode: int = 0,
+    steps: int = 30,
+) -> None:
+    """Film an episode unsteered, with the word in the instruction, and steered, side by side.
+
+    Parameters
+    ----------
+    policy
+        As for interp vla evaluate.
+    out
+        File ending in .gif or .mp4.
+    instruction
+        What the robot is told.
+    episode
+        Which goal and start.
+    steps
+        Length of the film.
+    """
+    _require_simulator()
+    import torch
+
+    from interp.vla.evaluation import contest
+    from interp.vla.film import SIZE, check_film_path, film, write_film
+    from interp.vla.policy import load_policy
+    from interp.vla.rollouts import arena_for
+
+    check_film_path(out)
+    torch.set_num_threads(1)
+    loaded = load_policy(policy)
+    between = contest(loaded, steering.concept, top=steering.top, method=steering.method, sets=1)
+    with arena_for(loaded, [episode], film=SIZE) as arena:
+        write_film(film(loaded, arena, between, instruction, value=steering.value, steps=steps), out)
+    print(f"The film is {out}.")
+
+
+def _require_simulator() -> None:
+    """Say how to install the extra before anything else is looked at."""
+    try:
+        import interp.vla.simulator  # noqa: F401
+    except ImportError as error:
+        raise ValueError(str(error)) from None
