@@ -54,7 +54,7 @@ def main() -> None:
     print(f"{options.threads} threads, {options.rounds} rounds\n")
     print(table(measured, tokens=options.batch))
     print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
-    path = save(f"train-step-{options.d_in}-{options.d_sae}", measured, vars(options))
+    path = save(f"train-step-{options.d_in}-{options.d_sae}-{options.batch}", measured, vars(options))
     print(f"Wrote {path.name}")
 
 

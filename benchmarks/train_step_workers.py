@@ -70,7 +70,7 @@ def deepfield(settings: Settings, *, screened: bool = True) -> Contestant:
             for part in data.split(batch_size):
                 yield dict.fromkeys(sites, part)
 
-    state, batches = initial_state(config, InMemory()), settings.batches()
+    state, batches = initial_state(config, InMemory()), itertools.cycle(data.split(settings.batch))
     return Contestant(lambda: train_step(state, next(batches), config), ("deepfield", "torch"))
 
 
