@@ -12,12 +12,13 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from interleave import machine
 from torch import Tensor, nn
+from train_step_workers import InMemory
 
 from saes import TrainConfig
 from saes.training import initial_state, train_step
@@ -37,14 +38,7 @@ def ours(x: Tensor, d_sae: int, k: int, out: Path) -> Step:
         device=str(x.device),
     )
 
-    class InMemory:
-        def __len__(self) -> int:
-            return len(x)
-
-        def batches_of(self, sites: list[str], batch_size: int, seed: int = 0, start: int = 0) -> Iterator[object]:
-            yield dict.fromkeys(sites, x.cpu())
-
-    state = initial_state(config, InMemory())
+    state = initial_state(config, InMemory(x.cpu()))
     return lambda: train_step(state, x, config)
 
 

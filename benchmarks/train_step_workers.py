@@ -45,6 +45,20 @@ class Settings:
         return itertools.cycle(self.activations().split(self.batch))
 
 
+class InMemory:
+    """A source for our trainer."""
+
+    def __init__(self, data: torch.Tensor) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches_of(self, sites: Any, batch_size: int, seed: int = 0, start: int = 0) -> Iterator[Any]:
+        for part in self.data.split(batch_size):
+            yield dict.fromkeys(sites, part)
+
+
 def deepfield(settings: Settings, *, screened: bool = True) -> Contestant:
     from saes import TrainConfig
     from saes.kernels.screen import Screen
@@ -61,16 +75,7 @@ def deepfield(settings: Settings, *, screened: bool = True) -> Contestant:
         tokens=ENOUGH_STEPS * settings.batch,
     )
     data = settings.activations()
-
-    class InMemory:
-        def __len__(self) -> int:
-            return len(data)
-
-        def batches_of(self, sites: Any, batch_size: int, seed: int = 0, start: int = 0) -> Iterator[Any]:
-            for part in data.split(batch_size):
-                yield dict.fromkeys(sites, part)
-
-    state, batches = initial_state(config, InMemory()), itertools.cycle(data.split(settings.batch))
+    state, batches = initial_state(config, InMemory(data)), itertools.cycle(data.split(settings.batch))
     return Contestant(lambda: train_step(state, next(batches), config), ("deepfield", "torch"))
 
 
