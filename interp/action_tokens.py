@@ -53,9 +53,9 @@ class ActionTokens:
             raise ValueError(
                 f"action ids are {self.ids.start} to {self.ids.stop - 1}, and not all of {given.tolist()} are"
             )
-        return self.centres[np.clip(self.vocab_size - given - 1, 0, self.edges - 2)]
+        return np.asarray(self.centres[np.clip(self.vocab_size - given - 1, 0, self.edges - 2)])
 
     def encode(self, values: Any) -> Int[np.ndarray, "*shape"]:
         """Ids of numbers; those beyond the ends become the ends."""
         edges = np.linspace(self.low, self.high, self.edges)
-        return self.vocab_size - np.digitize(np.clip(values, self.low, self.high), edges)
+        return np.asarray(self.vocab_size - np.digitize(np.clip(values, self.low, self.high), edges))

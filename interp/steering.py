@@ -9,7 +9,7 @@ gone when the block ends, however it ends. Contexts inside each other apply in t
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ def steer(
     model: Any,
     *,
     neurons: Sequence[Neuron],
-    mode: Literal["set", "add", "scale"] = "set",
+    mode: str = "set",
     value: float | Sequence[float] | Tensor,
     scope: Scope = "all",
     stack: str | None = None,

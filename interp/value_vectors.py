@@ -10,7 +10,8 @@ One layer is in memory at a time, in blocks of neurons, always in float32: in bf
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -26,14 +27,12 @@ from interp.metrics import Estimate
 from interp.model_source import source_of
 from interp.plain_module import unwrapped
 from interp.sites import is_bridge
-from interp.vocabulary import Vocabulary, concept_embedding, unembedding, vocabulary_of
+from interp.vocabulary import Vocabulary, unembedding, vocabulary_of
 
-Layers = Literal["all", "early", "late"] | Sequence[int]
-"""Layers by number, or the first or second half of them."""
-Norm = Literal["raw", "gain"]
-Method = Literal["neighbours", "logit"]
+Layers = str | Sequence[int]
+"""``all``, ``early`` (the first half of them), ``late``, or numbers."""
 
-_BLOCK_LOGITS = 1 << 25
+_BLOCK_LOGITS, _BLOCK_ROWS = 1 << 25, 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class Projection:
     fingerprint: str
     """Of the weights: neurons of another model, or of the same after training, are others."""
     stack: str
-    norm: Norm
+    norm: str
     vocabulary: Vocabulary
     layers: dict[int, TopTokens]
 
@@ -97,7 +96,7 @@ def project(
     *,
     layers: Layers = "all",
     top_k: int = 10,
-    norm: Norm = "raw",
+    norm: str = "raw",
     tokenizer: Any = None,
     actions: ActionTokens | None = None,
     vocab_size: int | None = None,
@@ -142,10 +141,10 @@ def find(
     words: Sequence[str | int],
     *,
     antonyms: Sequence[str | int] = (),
-    method: Method = "neighbours",
+    method: str = "neighbours",
     top: int = 20,
     layers: Layers = "all",
-    norm: Norm = "raw",
+    norm: str = "raw",
     tokenizer: Any = None,
     actions: ActionTokens | None = None,
     vocab_size: int | None = None,
@@ -178,7 +177,7 @@ def find(
     ids = reader.vocabulary.ids_of(words)
     opposite = reader.vocabulary.ids_of(antonyms) if antonyms else []
     score = reader.neighbours if method == "neighbours" else reader.standardised
-    scores = torch.cat([score(logits, ids, opposite) for layer in numbers for logits in reader.logits(layer)]).cpu()
+    scores = torch.cat([score(layer, ids, opposite) for layer in numbers]).cpu()
     best = scores.argsort(descending=True, stable=True)[:top].tolist()
     return Cluster(
         model=reader.name,
@@ -223,7 +222,7 @@ class _Reader:
         self,
         model: Any,
         stack: str | None,
-        norm: Norm,
+        norm: str,
         tokenizer: Any,
         actions: ActionTokens | None,
         vocab_size: int | None,
@@ -243,43 +242,53 @@ class _Reader:
 
     def logits(self, layer: int) -> Iterator[Float[Tensor, "neurons vocabulary"]]:
         """Of all neurons of a layer, in blocks."""
-        vectors = value_vectors(self.stack, layer)
+        vectors = self._normed(value_vectors(self.stack, layer))
         for block in vectors.split(max(1, _BLOCK_LOGITS // self.vocabulary.size)):
-            yield self._logits(block)
+            yield block @ self._W_U.T
 
     def tokens(self, neuron: Neuron) -> tuple[Token, ...]:
         """The top tokens of one neuron."""
         layer, index = checked_neurons(self.stack, [neuron])[0]
-        top = self._logits(value_vectors(self.stack, layer)[index : index + 1])[0].topk(
-            min(_SHOWN_TOKENS, self.vocabulary.size)
-        )
+        vector = self._normed(value_vectors(self.stack, layer)[index : index + 1])[0]
+        top = (self._W_U @ vector).topk(min(_SHOWN_TOKENS, self.vocabulary.size))
         return _tokens(self.vocabulary, top.indices, top.values)
 
-    def neighbours(
-        self, logits: Float[Tensor, "neurons vocabulary"], ids: Sequence[int], opposite: Sequence[int]
-    ) -> Float[Tensor, " neurons"]:
+    def neighbours(self, layer: int, ids: Sequence[int], opposite: Sequence[int]) -> Float[Tensor, " neurons"]:
         """Cosine of the top tokens' weighted embedding with the concept's."""
         assert self.stack.embedding is not None  # what has a vocabulary reads tokens
-        top = logits.topk(min(_NEIGHBOUR_TOKENS, self.vocabulary.size))
-        table: Tensor = self.stack.embedding.get_parameter("weight").detach()
-        means = torch.einsum("nk,nkd->nd", top.values.softmax(-1), table[top.indices].float())
-        score = functional.cosine_similarity(means, concept_embedding(self.stack, ids), dim=-1)
-        if opposite:
-            score = score - functional.cosine_similarity(means, concept_embedding(self.stack, opposite), dim=-1)
-        return score
+        table: Tensor = self.stack.embedding.get_parameter("weight")
+        tops = [logits.topk(min(_NEIGHBOUR_TOKENS, self.vocabulary.size)) for logits in self.logits(layer)]
+        means = torch.cat([torch.einsum("nk,nkd->nd", t.values.softmax(-1), table[t.indices].float()) for t in tops])
 
-    def standardised(
-        self, logits: Float[Tensor, "neurons vocabulary"], ids: Sequence[int], opposite: Sequence[int]
-    ) -> Float[Tensor, " neurons"]:
-        """Mean z-scored logit over the concept's tokens."""
-        spread = logits.std(1, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
-        score = logits[:, ids].mean(1) - (logits[:, opposite].mean(1) if opposite else logits.mean(1))
-        return score / spread
+        def cosine(concept: Sequence[int]) -> Tensor:
+            return functional.cosine_similarity(means, table[list(concept)].float().mean(0), dim=-1)
 
-    def _logits(self, vectors: Float[Tensor, "neurons d_model"]) -> Float[Tensor, "neurons vocabulary"]:
-        if self._gain is not None:
-            vectors = (vectors - vectors.mean(-1, keepdim=True) if self._centred else vectors) * self._gain
-        return vectors @ self._W_U.T
+        return cosine(ids) - cosine(opposite) if opposite else cosine(ids)
+
+    def standardised(self, layer: int, ids: Sequence[int], opposite: Sequence[int]) -> Float[Tensor, " neurons"]:
+        """Mean z-scored logit over the concept's tokens.
+
+        Mean and variance over the vocabulary follow from those of W_U's rows, so that no logits are needed.
+        """
+        vectors = self._normed(value_vectors(self.stack, layer))
+        mean, covariance = self._moments
+        spread = torch.einsum("nd,de,ne->n", vectors, covariance, vectors).clamp_min(1e-30).sqrt()
+        base = self._W_U[list(opposite)].mean(0) if opposite else mean
+        return vectors @ (self._W_U[list(ids)].mean(0) - base) / spread
+
+    @cached_property
+    def _moments(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]:
+        """Of the rows of W_U, added up in float64."""
+        mean = self._W_U.double().mean(0)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+        for rows in self._W_U.split(_BLOCK_ROWS):
+            covariance += (rows.double() - mean).T @ (rows.double() - mean)
+        return mean.float(), (covariance / len(self._W_U)).float()
+
+    def _normed(self, vectors: Float[Tensor, "neurons d_model"]) -> Float[Tensor, "neurons d_model"]:
+        if self._gain is None:
+            return vectors
+        return (vectors - vectors.mean(-1, keepdim=True) if self._centred else vectors) * self._gain
 
 
 def _tokens(vocabulary: Vocabulary, ids: Tensor, logits: Tensor) -> tuple[Token, ...]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -93,10 +92,3 @@ def unembedding(stack: Stack) -> Float[Tensor, "rows d_model"]:
     """W_U, a row a token, as the model holds it."""
     weight: Tensor = require_vocabulary(stack).get_parameter("weight")
     return weight.detach()
-
-
-def concept_embedding(stack: Stack, ids: Sequence[int]) -> Float[Tensor, " d_model"]:
-    """Mean input embedding of some tokens, in float32."""
-    assert stack.embedding is not None  # what has a vocabulary reads tokens
-    table: Tensor = stack.embedding.get_parameter("weight")
-    return table.detach()[torch.tensor(list(ids), device=table.device)].float().mean(0)
