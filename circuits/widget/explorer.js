@@ -1,128 +1,169 @@
-// Draws a circuit, layer by layer, and keeps the selection in step with Python. Names come from the data and are set as
-// text, never as HTML.
-const SVG = "http://www.w3.org/2000/svg";
-const GAP = { x: 84, y: 70 };
-
-function element(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function control(tag, properties) {
-  return Object.assign(document.createElement(tag), properties);
-}
-
-// Rows from the input at the bottom to the logits at the top; heads side by side, rows centred. MLPs stand in a column of
-// their own, or edges that pass a row by would run through them.
-function layout(nodes) {
-  const rows = new Map();
-  for (const node of nodes) rows.set(node.stage, [...(rows.get(node.stage) ?? []), node]);
-  const stages = [...rows.keys()].sort((a, b) => a - b);
-  const middle = Math.max(...stages.map((stage) => rows.get(stage).length)) * GAP.x;
-  const places = new Map();
-  stages.forEach((stage, row) => {
-    const members = rows.get(stage);
-    members.forEach((node, column) => {
-      const centred = middle / 2 + (column - (members.length - 1) / 2) * GAP.x;
-      const x = Number.isInteger(stage) ? centred : middle + GAP.x / 2;
-      places.set(node.id, { x, y: (stages.length - row - 0.5) * GAP.y });
-    });
-  });
-  return { places, width: middle + GAP.x, height: stages.length * GAP.y };
-}
+// Wires the parts together: what the reader does changes the model's state, and every change is drawn.
 
 function render({ model, el }) {
-  const { nodes, edges } = model.get("graph");
-  const most = Math.max(1e-12, ...edges.map((edge) => Math.abs(edge.score)));
-  const { places, width, height } = layout(nodes);
-  const history = [];
+  const state = makeState(model);
+  const about = state.get("about");
+  const root = make("div", { className: "deepfield-explorer", "data-lm-suppress-shortcuts": "true" });
+  el.append(root);
+  let preview = {};
+  let arrangement = null;
+  let arranged = null;
+  let shown = { nodes: new Map(), edges: [], count: 0 };
+  let focused = { id: null, prompt: 0 };
+  const answers = new Map();
 
-  el.classList.add("deepfield-explorer");
-  const bar = el.appendChild(control("div", { className: "bar" }));
-  const label = bar.appendChild(control("label", { textContent: "edges from " }));
-  const slider = label.appendChild(
-    control("input", { type: "range", min: 0, max: 1, step: 0.001, value: model.get("threshold") / most }),
-  );
-  slider.setAttribute("aria-label", "least absolute score of an edge");
-  const count = bar.appendChild(control("span", { className: "count" }));
-  const undo = bar.appendChild(control("button", { textContent: "Undo", type: "button" }));
-  const clear = bar.appendChild(control("button", { textContent: "Clear", type: "button" }));
-  const metric = bar.appendChild(control("span", { className: "metric" }));
-  const svg = el.appendChild(element("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img" }));
-  const detail = el.appendChild(control("div", { className: "detail", textContent: "Point at a node or an edge." }));
+  const values = () => ({ threshold: state.get("threshold"), node_threshold: state.get("node_threshold"), ...preview });
+  const looking = { ...state, get: (name) => values()[name] ?? state.get(name) };
+  const select = (ids) => {
+    const before = state.get("selection");
+    if (ids.length !== before.length || ids.some((id, i) => id !== before[i])) state.change({ selection: ids });
+  };
 
-  const lines = edges.map((edge) => {
-    const from = places.get(edge.source);
-    const to = places.get(edge.target);
-    const bend = (from.y + to.y) / 2;
-    const line = element("path", {
-      d: `M${from.x},${from.y} C${from.x},${bend} ${to.x},${bend} ${to.x},${to.y}`,
-      class: edge.score < 0 ? "edge negative" : "edge",
-      "stroke-width": 0.6 + (6 * Math.abs(edge.score)) / most,
-    });
-    line.addEventListener("pointerenter", () => {
-      detail.textContent = `${edge.source} → ${edge.reader}: ${edge.score.toPrecision(4)}`;
-    });
-    return svg.appendChild(line);
+  const actions = {
+    choose(id, add) {
+      const members = state.members(id);
+      const now = state.get("selection");
+      const all = members.every((member) => now.includes(member));
+      if (!add) select(members);
+      else select(all ? now.filter((other) => !members.includes(other)) : [...new Set([...now, ...members])]);
+      actions.show(id);
+    },
+    chooseAll: (nodes) =>
+      select([...new Set([...state.get("selection"), ...nodes.flatMap((node) => node.members.map((m) => m.id))])]),
+    clear: () => select([]),
+    show(id, prompt = focused.prompt) {
+      focused = { id, prompt };
+      const key = `${id}\n${prompt}`;
+      if (about.details && !state.get("groups")[id] && !answers.has(key)) {
+        answers.set(key, null);
+        model.send({ kind: "detail", node: id, prompt });
+      }
+      drawDetail();
+    },
+    pin() {
+      const [selection, pinned] = [state.get("selection"), state.get("pinned")];
+      if (!selection.length) return;
+      const all = selection.every((id) => pinned.includes(id));
+      state.change({
+        pinned: all ? pinned.filter((id) => !selection.includes(id)) : [...new Set([...pinned, ...selection])],
+      });
+    },
+    group() {
+      const selection = state.get("selection");
+      if (selection.length < 2) return;
+      // A node is in one group: the new one takes it.
+      const groups = {};
+      for (const [name, members] of Object.entries(state.get("groups"))) {
+        const rest = members.filter((id) => !selection.includes(id));
+        if (rest.length) groups[name] = rest;
+      }
+      let number = 1;
+      while (groups[`group ${number}`] || arranged.nodes.some((node) => node.id === `group ${number}`)) number += 1;
+      state.change({ groups: { ...groups, [`group ${number}`]: selection } });
+      focused = { id: `group ${number}`, prompt: focused.prompt };
+    },
+    ungroup(name) {
+      const { [name]: _gone, ...groups } = state.get("groups");
+      state.change({ groups });
+    },
+    rename(name, wanted) {
+      const groups = state.get("groups");
+      if (!wanted || wanted === name || groups[wanted] || arranged.nodes.some((node) => node.id === wanted)) return draw();
+      if (focused.id === name) focused = { ...focused, id: wanted };
+      state.change({ groups: Object.fromEntries(Object.entries(groups).map(([own, ids]) => [own === name ? wanted : own, ids])) });
+    },
+    look: (view) => view !== state.get("view") && state.change({ view, selection: [] }),
+    onlyPinned: () => draw(),
+    describe(node) {
+      const graph = state.graph();
+      const where = graph.by_position && typeof node.position === "number"
+        ? [`position ${node.position} ${quotedToken(graph.columns[node.position])}`] : [];
+      const [into, out] = ["target", "source"].map((end) => shown.edges.filter((edge) => edge[end] === node.id).length);
+      const edges = graph.edges.length ? [`${into} edges in, ${out} out`] : [];
+      const size = node.kind === "group" ? [`${node.members.length} nodes`] : [];
+      return [node.kind === "group" ? node.label : node.id, ...size, ...where, `score ${number(node.score)}`, ...edges];
+    },
+    describeEdge(edge) {
+      const lines = [`${edge.source} → ${edge.target}${edge.reader ? ` as ${READS[edge.reader]}` : ""}`, `score ${number(edge.score)}`];
+      if (edge.parts.length > 1) lines.push(`sum of ${edge.parts.length} edges`);
+      return lines;
+    },
+  };
+
+  const stage = makeStage(state, actions);
+  const panel = makePanel(state, actions);
+  const controls = makeControls(state, stage, actions, (name, value) => {
+    preview = { ...preview, [name]: value };
+    drawSoon();
   });
-  const circles = nodes.map((node) => {
-    const place = places.get(node.id);
-    const group = svg.appendChild(element("g", { class: "node", tabindex: 0, "data-id": node.id }));
-    group.append(
-      element("circle", { cx: place.x, cy: place.y, r: 9 }),
-      element("text", { x: place.x, y: place.y + 24, "text-anchor": "middle" }, node.id),
-    );
-    const describe = () => {
-      detail.textContent = `${node.id}: ${node.score.toPrecision(4)}`;
-    };
-    group.addEventListener("pointerenter", describe);
-    group.addEventListener("focus", describe);
-    group.addEventListener("click", () => toggle(node.id));
-    group.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") toggle(node.id);
-    });
-    return group;
-  });
+  const legend = make("div", { className: "legend" });
+  root.append(
+    make("div", { className: "title" }, make("b", {}, about.title), make("span", { className: "soft" }, about.subtitle)),
+    controls.root, make("div", { className: "main" }, stage.root, panel.root), legend);
 
-  function select(chosen) {
-    model.set("selection", chosen);
-    model.save_changes();
-    draw();
+  function drawDetail() {
+    const node = shown.nodes.get(focused.id) ?? null;
+    panel.drawDetail(node, shown, answers.get(`${focused.id}\n${focused.prompt}`), focused.prompt);
   }
-  function toggle(id) {
-    const now = model.get("selection");
-    history.push(now);
-    select(now.includes(id) ? now.filter((other) => other !== id) : [...now, id]);
-  }
+
   function draw() {
-    const threshold = model.get("threshold");
-    const chosen = new Set(model.get("selection"));
-    let shown = 0;
-    edges.forEach((edge, i) => {
-      const visible = Math.abs(edge.score) >= threshold;
-      shown += visible;
-      lines[i].style.display = visible ? "" : "none";
-      lines[i].classList.toggle("chosen", chosen.has(edge.source) || chosen.has(edge.target));
-    });
-    circles.forEach((group) => group.classList.toggle("chosen", chosen.has(group.dataset.id)));
-    count.textContent = `${threshold.toPrecision(3)} · ${shown} of ${edges.length} shown`;
-    undo.disabled = history.length === 0;
-    metric.textContent = model.get("metric");
+    const graph = state.graph();
+    root.classList.toggle("busy", !graph);
+    if (!graph) return;
+    if (arranged !== graph) [arranged, arrangement] = [graph, arrange(graph)];
+    shown = visible(graph, arrangement, looking, controls.onlyPinned() && state.get("pinned").length > 0);
+    const mostEdge = graph.edges.reduce((most, edge) => Math.max(most, Math.abs(edge.score)), 1e-12);
+    const mostNode = graph.nodes.reduce((most, node) => Math.max(most, Math.abs(node.score)), 1e-12);
+    stage.update(graph, arrangement, shown, mostEdge);
+    controls.draw(graph, shown, mostEdge, mostNode, values());
+    panel.drawSelection(shown);
+    panel.drawMeasured();
+    drawDetail();
+    drawLegend(legend, graph, shown, mostEdge, about);
   }
-  slider.addEventListener("input", () => {
-    model.set("threshold", slider.value * most);
-    model.save_changes();
-    draw();
+  const drawSoon = oncePerFrame(draw);
+
+  root.addEventListener("keydown", (event) => {
+    if (event.target.matches("input:not([type=range]):not([type=checkbox]), select")) return;
+    const control = event.ctrlKey || event.metaKey;
+    const id = event.target.dataset?.id;
+    const key = event.key.toLowerCase();
+    const done = () => event.preventDefault();
+    if (control && key === "z") done(), event.shiftKey ? state.redo() : state.undo();
+    else if (control && key === "y") done(), state.redo();
+    else if (control || event.altKey) return;
+    else if (key === " " && id) done(), actions.choose(id, true);
+    else if (key === "escape") actions.clear();
+    else if (key === "p") actions.pin();
+    else if (key === "g") {
+      const name = state.groupOf(state.get("selection")[0]);
+      if (name && state.get("groups")[name].length === state.get("selection").length) actions.ungroup(name);
+      else actions.group();
+    } else if (key === "+" || key === "=") stage.zoom(ZOOM.step);
+    else if (key === "-") stage.zoom(1 / ZOOM.step);
+    else if (key === "0") stage.fit();
   });
-  undo.addEventListener("click", () => history.length && select(history.pop()));
-  clear.addEventListener("click", () => {
-    history.push(model.get("selection"));
-    select([]);
-  });
-  for (const name of ["selection", "threshold", "metric"]) model.on(`change:${name}`, draw);
+
+  const answered = (message) => {
+    if (message.kind !== "detail") return;
+    answers.set(`${message.node}\n${message.prompt}`, message);
+    drawDetail();
+  };
+  const changed = () => {
+    preview = {};
+    drawSoon();
+  };
+  const names = [...KEPT, "graphs", "experiment", "measured", "past", "future"];
+  names.forEach((name) => model.on(`change:${name}`, changed));
+  model.on("msg:custom", answered);
+  const unfollow = followTheme(root, stage.recolour);
   draw();
+  return () => {
+    names.forEach((name) => model.off(`change:${name}`, changed));
+    model.off("msg:custom", answered);
+    unfollow();
+    stage.stop();
+  };
 }
 
-export default { render };
+const explorer = { render };

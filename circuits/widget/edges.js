@@ -1,0 +1,75 @@
+// Edges on a canvas, in a few strokes: those of one colour and about one width are one path.
+
+const WIDTHS = 8;
+
+function edgeWidth(score, most) {
+  return 0.6 + 5.4 * Math.min(1, Math.abs(score) / most);
+}
+
+function makeEdges(canvas) {
+  const pen = canvas.getContext("2d");
+  let paths = [];
+  let drawn = [];
+
+  function strokesOf(edges, most) {
+    const found = new Map();
+    for (const edge of edges) {
+      const step = Math.round((WIDTHS - 1) * Math.min(1, Math.abs(edge.score) / most));
+      const key = `${edge.score < 0 ? "negative" : "positive"} ${step}`;
+      if (!found.has(key)) found.set(key, { path: new Path2D(), negative: edge.score < 0, step });
+      const [x0, y0, ...rest] = edge.curve;
+      const { path } = found.get(key);
+      path.moveTo(x0, y0);
+      path.bezierCurveTo(...rest);
+    }
+    return [...found.values()].sort((a, b) => a.step - b.step);
+  }
+
+  // `lit` holds the ids whose edges stand out; empty: all alike.
+  function set(edges, most, lit) {
+    drawn = edges;
+    const out = lit.size ? edges.filter((edge) => lit.has(edge.source) || lit.has(edge.target)) : [];
+    const rest = lit.size ? edges.filter((edge) => !lit.has(edge.source) && !lit.has(edge.target)) : edges;
+    paths = [
+      { strokes: strokesOf(rest, most), alpha: lit.size ? 0.13 : 0.5 },
+      { strokes: strokesOf(out, most), alpha: 0.9 },
+    ];
+  }
+
+  function draw({ x, y, k }, colours) {
+    const ratio = devicePixelRatio || 1;
+    const [width, height] = [canvas.clientWidth * ratio, canvas.clientHeight * ratio].map(Math.round);
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.setTransform(ratio * k, 0, 0, ratio * k, ratio * x, ratio * y);
+    for (const { strokes, alpha } of paths) {
+      pen.globalAlpha = alpha;
+      for (const { path, negative, step } of strokes) {
+        pen.strokeStyle = negative ? colours.negative : colours.positive;
+        // Lines of a graph seen from afar would vanish.
+        pen.lineWidth = edgeWidth(step / (WIDTHS - 1), 1) / Math.min(1, Math.sqrt(k));
+        pen.stroke(path);
+      }
+    }
+  }
+
+  // The nearest edge within a few pixels of a point of the graph.
+  function at(x, y, reach) {
+    let best = null;
+    let least = reach;
+    for (const edge of drawn) {
+      const [x0, y0, x1, , x2, , x3, y3] = edge.curve;
+      if (x < Math.min(x0, x1, x2, x3) - reach || x > Math.max(x0, x1, x2, x3) + reach) continue;
+      if (y < y3 - reach || y > y0 + reach) continue;
+      for (let t = 0; t <= 1; t += 1 / 24) {
+        const [px, py] = along(edge.curve, t);
+        const away = Math.hypot(px - x, py - y);
+        if (away < least) [best, least] = [edge, away];
+      }
+    }
+    return best;
+  }
+
+  return { set, draw, at };
+}

@@ -1,0 +1,251 @@
+// The picture: a canvas of edges under buttons for nodes, panned and zoomed together, with the names of rows and columns
+// along its sides, which move only one way and keep their size.
+
+const ZOOM = { least: 0.08, most: 4, step: 1.25 };
+const MARGIN = { left: 84, top: 14, right: 20, bottom: 84 };
+
+function makeStage(state, actions) {
+  const canvas = make("canvas", { "aria-hidden": "true" });
+  const layer = make("div", { className: "nodes" });
+  const rowAxis = make("div", { className: "rows", "aria-hidden": "true" });
+  const columnAxis = make("div", { className: "columns", "aria-hidden": "true" });
+  const tip = make("div", { className: "tip", hidden: true, role: "status" });
+  const box = make("div", { className: "box", hidden: true });
+  const root = make(
+    "div",
+    { className: "stage", tabIndex: -1, role: "group", "aria-label": "Graph of the circuit, from the input up" },
+    canvas, layer, rowAxis, columnAxis, box, tip,
+  );
+  const edges = makeEdges(canvas);
+  const at = { x: 0, y: 0, k: 1 };
+  let shown = { nodes: new Map(), edges: [] };
+  let arrangement = null;
+  let graph = null;
+  let buttons = new Map();
+  let colours = {};
+  let hovered = null;
+  let most = 1;
+  let current = null; // the node that Tab comes to
+
+  function place() {
+    layer.style.transform = `translate(${at.x}px, ${at.y}px) scale(${at.k})`;
+    for (const [i, name] of [...rowAxis.children].entries())
+      name.style.transform = `translateY(${at.y + at.k * arrangement.rows[i]}px) translateY(-50%)`;
+    for (const [i, name] of [...columnAxis.children].entries())
+      name.style.transform = `translateX(${at.x + at.k * arrangement.columns[i]}px)`;
+    edges.draw(at, colours);
+  }
+  const draw = oncePerFrame(() => arrangement && place());
+
+  function fit() {
+    const [width, height] = [root.clientWidth, root.clientHeight];
+    if (!arrangement || !width) return;
+    const room = { x: width - MARGIN.left - MARGIN.right, y: height - MARGIN.top - MARGIN.bottom };
+    at.k = Math.max(ZOOM.least, Math.min(1.25, room.x / arrangement.width, room.y / arrangement.height));
+    at.x = MARGIN.left + (room.x - at.k * arrangement.width) / 2;
+    at.y = MARGIN.top + (room.y - at.k * arrangement.height) / 2;
+    draw();
+  }
+
+  function zoom(factor, x = root.clientWidth / 2, y = root.clientHeight / 2) {
+    const k = Math.max(ZOOM.least, Math.min(ZOOM.most, at.k * factor));
+    Object.assign(at, { x: x - ((x - at.x) * k) / at.k, y: y - ((y - at.y) * k) / at.k, k });
+    draw();
+  }
+
+  function pan(x, y) {
+    at.x += x;
+    at.y += y;
+    draw();
+  }
+
+  const where = (event) => {
+    const frame = root.getBoundingClientRect();
+    return [event.clientX - frame.left, event.clientY - frame.top];
+  };
+  const inGraph = ([x, y]) => [(x - at.x) / at.k, (y - at.y) / at.k];
+
+  function showTip(lines, [x, y]) {
+    tip.replaceChildren(...lines.map((line, i) => make(i ? "div" : "b", {}, line)));
+    tip.hidden = false;
+    const left = x + 14 + tip.offsetWidth > root.clientWidth ? x - tip.offsetWidth - 10 : x + 14;
+    const top = Math.min(y + 14, root.clientHeight - tip.offsetHeight - 4);
+    Object.assign(tip.style, { left: `${Math.max(0, left)}px`, top: `${Math.max(0, top)}px` });
+  }
+
+  function hover(id) {
+    if (hovered === id) return;
+    hovered = id;
+    restroke();
+  }
+
+  function restroke() {
+    const lit = new Set(hovered === null ? [] : [hovered]);
+    for (const id of state.get("selection")) lit.add(state.groupOf(id) ?? id);
+    edges.set(shown.edges, most, lit);
+    draw();
+  }
+
+  function nodeButton(node) {
+    const made = make("button", { type: "button", className: `node ${node.kind}`, tabIndex: -1 });
+    made.dataset.id = node.id;
+    made.onclick = (event) => {
+      made.focus({ preventScroll: true });
+      actions.choose(node.id, event.shiftKey || event.ctrlKey || event.metaKey);
+    };
+    made.onpointerenter = () => {
+      hover(node.id);
+      const { x, y } = shown.nodes.get(node.id);
+      showTip(actions.describe(shown.nodes.get(node.id)), [at.x + at.k * (x + NODE.width / 2), at.y + at.k * y]);
+    };
+    made.onpointerleave = () => {
+      hover(null);
+      tip.hidden = true;
+    };
+    made.onfocus = () => {
+      setCurrent(node.id);
+      const { x, y } = shown.nodes.get(node.id);
+      const [px, py] = [at.x + at.k * x, at.y + at.k * y];
+      const inside = { x: Math.min(Math.max(px, MARGIN.left + 20), root.clientWidth - 40) };
+      inside.y = Math.min(Math.max(py, 20), root.clientHeight - MARGIN.bottom);
+      if (inside.x !== px || inside.y !== py) pan(inside.x - px, inside.y - py);
+    };
+    return made;
+  }
+
+  function setCurrent(id) {
+    buttons.get(current)?.setAttribute("tabindex", -1);
+    current = buttons.has(id) ? id : (buttons.keys().next().value ?? null);
+    buttons.get(current)?.setAttribute("tabindex", 0);
+  }
+
+  function update(newGraph, newArrangement, newShown, newMost) {
+    const refit = newArrangement !== arrangement;
+    [graph, arrangement, shown, most] = [newGraph, newArrangement, newShown, newMost];
+    if (refit) {
+      rowAxis.replaceChildren(...graph.rows.map((name) => make("span", {}, name)));
+      columnAxis.replaceChildren(
+        ...graph.columns.map((name, i) =>
+          make("span", { title: graph.by_position ? `position ${i}` : name },
+            make("span", {}, graph.by_position ? quotedToken(name) : name,
+              ...(graph.by_position ? [make("small", {}, ` ${i}`)] : [])))),
+      );
+    }
+    const strongest = Math.max(1e-12, ...[...shown.nodes.values()].map((node) => Math.abs(node.score)));
+    const selection = new Set(state.get("selection"));
+    const pinned = new Set(state.get("pinned"));
+    const now = new Map();
+    for (const node of shown.nodes.values()) {
+      const made = buttons.get(node.id) ?? nodeButton(node);
+      const share = Math.abs(node.score) / strongest;
+      made.className = `node ${node.kind}`;
+      const chosen = node.members.every((member) => selection.has(member.id));
+      for (const [name, on] of Object.entries({
+        negative: node.score < 0,
+        strong: share > 0.5,
+        faint: node.faint && !chosen,
+        chosen,
+        pinned: node.members.some((member) => pinned.has(member.id)),
+      }))
+        made.classList.toggle(name, on);
+      made.style.setProperty("--share", `${Math.round(8 + 77 * share)}%`);
+      made.style.transform = `translate(${node.x}px, ${node.y}px) translate(-50%, -50%)`;
+      if (made.textContent !== node.label) made.textContent = node.label;
+      made.setAttribute("aria-pressed", chosen);
+      made.setAttribute("aria-label", actions.describe(node).join(", "));
+      now.set(node.id, made);
+    }
+    for (const [id, made] of buttons) if (!now.has(id)) made.remove();
+    for (const [id, made] of now) if (!buttons.has(id)) layer.append(made);
+    buttons = now;
+    setCurrent(current);
+    restroke();
+    if (refit) fit();
+  }
+
+  // Pan by dragging the ground; with Shift, select what the dragged box holds.
+  let drag = null;
+  root.onpointerdown = (event) => {
+    if (event.button !== 0 || event.target.closest("button")) return;
+    drag = { from: where(event), last: where(event), boxed: event.shiftKey, moved: false };
+    root.setPointerCapture(event.pointerId);
+    event.preventDefault();
+    root.focus({ preventScroll: true });
+  };
+  root.onpointermove = (event) => {
+    const now = where(event);
+    if (drag) {
+      const [x, y] = [now[0] - drag.last[0], now[1] - drag.last[1]];
+      drag.moved ||= Math.hypot(now[0] - drag.from[0], now[1] - drag.from[1]) > 3;
+      drag.last = now;
+      tip.hidden = true;
+      if (!drag.boxed) return pan(x, y);
+      const [left, top] = [0, 1].map((i) => Math.min(now[i], drag.from[i]));
+      const [width, height] = [0, 1].map((i) => Math.abs(now[i] - drag.from[i]));
+      box.hidden = false;
+      Object.entries({ left, top, width, height }).forEach(([name, size]) => (box.style[name] = `${size}px`));
+      return;
+    }
+    if (event.target.closest("button")) return;
+    const edge = edges.at(...inGraph(now), 6 / at.k);
+    tip.hidden = !edge;
+    if (edge) showTip(actions.describeEdge(edge), now);
+  };
+  root.onpointerup = (event) => {
+    if (!drag) return;
+    const [first, last] = [inGraph(drag.from), inGraph(where(event))];
+    const { boxed, moved } = drag;
+    drag = null;
+    box.hidden = true;
+    if (!moved) return actions.clear();
+    if (!boxed) return;
+    const within = (value, i) => value >= Math.min(first[i], last[i]) && value <= Math.max(first[i], last[i]);
+    actions.chooseAll([...shown.nodes.values()].filter((node) => within(node.x, 0) && within(node.y, 1)));
+  };
+  root.onpointerleave = () => (tip.hidden = true);
+  // A plain wheel scrolls the notebook.
+  root.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey) return;
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY / 300), ...where(event));
+  }, { passive: false });
+
+  const ARROWS = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
+  root.addEventListener("keydown", (event) => {
+    const way = ARROWS[event.key];
+    if (!way || event.altKey) return;
+    event.preventDefault();
+    const here = shown.nodes.get(event.target.dataset?.id);
+    if (!here) return pan(-60 * way[0], -60 * way[1]);
+    // The nearest node that way; what lies to the side counts double.
+    let best = null;
+    let least = Infinity;
+    for (const node of shown.nodes.values()) {
+      const [x, y] = [node.x - here.x, node.y - here.y];
+      const ahead = x * way[0] + y * way[1];
+      const aside = Math.abs(x * way[1]) + Math.abs(y * way[0]);
+      if (ahead > 1 && ahead + 2 * aside < least) [best, least] = [node.id, ahead + 2 * aside];
+    }
+    if (best !== null) buttons.get(best).focus({ preventScroll: true });
+  });
+
+  const resized = new ResizeObserver(() => {
+    if (root.clientWidth && !root.dataset.fitted) {
+      root.dataset.fitted = "yes";
+      fit();
+    }
+    draw();
+  });
+  resized.observe(root);
+
+  return {
+    root, update, fit, zoom, pan, draw,
+    focus: (id) => buttons.get(id)?.focus({ preventScroll: true }),
+    recolour() {
+      const style = getComputedStyle(root);
+      colours = { positive: style.getPropertyValue("--positive"), negative: style.getPropertyValue("--negative") };
+      draw();
+    },
+    stop: () => resized.disconnect(),
+  };
+}
