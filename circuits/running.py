@@ -7,6 +7,7 @@ interventions, one a row of the batch, and the same code patches, interpolates a
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,17 +145,18 @@ Change = Callable[[nn.Module, bool, Tensor], Tensor]
 
 def hook_at(module: nn.Module, entering: bool, change: Change) -> Any:
     """Call ``change`` with a module's first input or first output, and let what it returns go on in its place."""
+    if entering:
+        return module.register_forward_pre_hook(partial(_change_input, change), with_kwargs=True)
+    return module.register_forward_hook(partial(_change_output, change))
 
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if args:
-            return (change(module, True, args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(module, True, kwargs["hidden_states"])}
 
-    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(module, False, output[0]), *output[1:])
-        return change(module, False, output)
+def _change_input(change: Change, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    if args:
+        return (change(module, True, args[0]), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": change(module, True, kwargs["hidden_states"])}
 
-    return (
-        module.register_forward_pre_hook(before, with_kwargs=True) if entering else module.register_forward_hook(after)
-    )
+
+def _change_output(change: Change, module: nn.Module, _args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (change(module, False, output[0]), *output[1:])
+    return change(module, False, output)
