@@ -204,3 +204,23 @@ def sweep_(
     fits = run.table.fits() if len(kept) >= 6 else []
     if run.table.measured:
         console.print(f"Report: {training_page(run.table, fits).write(out / 'report.html')}")
+
+
+@app.command(name="predict")
+def predict_(releases: list[Path], /, *, quantity: Literal["ratio", "top1", "median"] = "ratio") -> None:
+    """Predict emergence curves from the architecture: R² held out by layer, by model, and with shuffled targets.
+
+    Parameters
+    ----------
+    releases
+        Folders pythia_<size> of the dataset of arXiv 2508.03616, of two models or more.
+    quantity
+        Whose curves.
+    """
+    from rich.console import Console
+
+    from interp.massive.predicted import predict_released
+    from interp.massive.released import read_release
+    from interp.massive.text_report import print_predictions
+
+    print_predictions(Console(highlight=False), predict_released(list(map(read_release, releases)), quantity=quantity))

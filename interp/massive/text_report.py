@@ -1,8 +1,9 @@
 """The measurement as it is printed on a terminal."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from interp.massive.architecture import Prediction
 from interp.massive.attention import SinkStats
 from interp.massive.detection import Detection
 from interp.massive.intervention import Intervention
@@ -13,20 +14,19 @@ from interp.massive.training_sweep import SweepRun
 
 def print_stats(console: Console, stats: LayerStats, found: Detection, sinks: SinkStats, received: SinkStats) -> None:
     """One line a layer, then what is massive."""
-    table = Table("block", "largest", "median", "ratio", "± s.e.", "mean ratio", show_edge=False)
-    table.add_column("place")
-    table.add_column("attention")
+    headers = ("block", "largest", "median", "ratio", "± s.e.", "mean ratio", "place", "attention")
+    table = Table(*(Column(header, no_wrap=True) for header in headers), show_edge=False, padding=(0, 1, 0, 0))
     to_first = received.received()
     for layer in range(len(stats.sites)):
         place = int(stats.positions[layer, 0, 0]), int(stats.dims[layer, 0, 0])
-        error = f"{stats.ratio[layer].standard_error:.2g}"
+        error = _short(stats.ratio[layer].standard_error)
         numbers = (stats.top1, stats.median, stats.ratio, stats.mean_of_ratios, to_first)
-        largest, median, ratio, mean_ratio, attention = (f"{each[layer].value:.4g}" for each in numbers)
-        table.add_row(str(layer), largest, median, ratio, error, mean_ratio, str(place), attention)
+        largest, median, ratio, mean_ratio, attention = (_short(each[layer].value) for each in numbers)
+        table.add_row(str(layer), largest, median, ratio, error, mean_ratio, "{}, {}".format(*place), attention)
     console.print(
-        "Ratio of means and mean of ratios; (position, dimension) of the largest entry of the first sequence;"
+        "Ratio of means and mean of ratios; place: position and dimension of the largest entry of the first sequence;"
+        " mean attention of the block's heads to position 0."
     )
-    console.print("mean attention of the block's heads to position 0.")
     console.print(table)
     sequences = stats.values.shape[1]
     console.print(f"Sink metric at position 0 (eps 0.3): {sinks.sink_rate()} of heads, {sequences} sequences")
@@ -81,6 +81,25 @@ def print_sweep(console: Console, run: SweepRun) -> None:
     if run.table.missing:
         console.print(f"Missing: {_listed(tuple(run.table.missing))}")
     console.print(", ".join(f"{count} {what}" for what, count in run.done.items()) or "nothing to do")
+
+
+def print_predictions(console: Console, found: list[Prediction]) -> None:
+    """A line a target and regressor."""
+    headers = ("target", "regressor", "layers", "by layer", "by model", "shuffled")
+    table = Table(*(Column(header, no_wrap=True) for header in headers), show_edge=False)
+    for each in found:
+        scores = (each.random_split, each.leave_one_model_out, each.permuted)
+        table.add_row(each.target, each.regressor, str(each.layers), *(f"{score.value:.2f}" for score in scores))
+    console.print(table)
+    console.print(
+        "R² of layers held out at random (which leaks: most features are the same for all layers of a model), of models"
+        " held out whole, and with shuffled targets; 0 is as good as the mean of all layers."
+    )
+
+
+def _short(number: float) -> str:
+    """Four digits, large numbers without an exponent."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def _listed(steps: tuple[int, ...]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from interp.cli import main
 from interp.emergence_curve import EmergenceCurve
 from interp.massive.released import read_fits, read_release, read_stats
 
@@ -65,6 +66,23 @@ def test_a_release_is_read_and_fitted(tmp_path: Path) -> None:
     assert found.fits["ratio"][0].r2 == 0.99
     again = found.refit(bootstrap=0)
     assert [fit.curve.peak_step for fit in again] == pytest.approx([c.peak_step for c in CURVES], rel=0.01)
+
+
+def test_curves_of_released_models_predicted_from_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three layers a model are far too few to predict from; all that is claimed is that every target is tried."""
+    folders = [str(write_release(tmp_path / f"pythia_{size}")) for size in ("14m", "70m", "160m", "410m")]
+    with pytest.raises(SystemExit) as ended:
+        main(["massive", "predict", *folders])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    lines = [line.replace("│", " ").split() for line in printed.splitlines() if "random_forest" in line]
+    assert [line[0] for line in lines] == ["A", "lam", "gamma", "t0", "K", "peak_step", "peak_height", "final_value"]
+    assert {line[2] for line in lines} == {"12"}
+    with pytest.raises(SystemExit, match="2"):
+        main(["massive", "predict", str(write_release(tmp_path / "pythia_3m")), folders[0]])
+    assert "the architecture of 3m is not known; sizes: 14m, 70m" in " ".join(capsys.readouterr().err.split())
 
 
 def test_both_notations_and_both_ways_of_printing(tmp_path: Path) -> None:
