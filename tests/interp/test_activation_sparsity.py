@@ -11,6 +11,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from interp import metrics
 from interp.activation_sparsity import cett, nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
 from interp.capturing import capture
+from interp.cli import main
 from interp.embedded import TEXT_FOLDER
 from interp.embedded import steps as embedded_steps
 from interp.massive.rows import text_rows
@@ -175,6 +176,20 @@ def test_over_training_all_checkpoints_share_one_cett(text: torch.Tensor, tmp_pa
     assert found[early] == alone
     with pytest.raises(ValueError, match="embedded has none of the steps 7777777"):
         sparsity_over_training("embedded", text, tmp_path, steps="7777777")
+
+
+def test_the_command_prints_what_the_function_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["embedded", "--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "2", "--context", "32"]
+    tokens, _ = text_rows(load_model("embedded"), TEXT_FOLDER / "heldout.jsonl", sequences=2, context=32)
+    found = ppl_sparsity(load_model("embedded"), tokens)
+    with pytest.raises(SystemExit, match="0"):
+        main(["sparsity", *line])
+    printed = capsys.readouterr().out
+    assert f"{found.share} of the neurons can go at CETT {found.cett:.4f}" in printed
+    assert f" 3     │ {found.layers[3]}" in printed
+    with pytest.raises(SystemExit, match="2"):
+        main(["sparsity", *line, "--ppl", "0"])
+    assert "p=0.0 must be a positive percentage" in capsys.readouterr().err
 
 
 def test_refusals(gelu: Any, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""``interp sparsity``: how few neurons of its MLPs a model needs, and since when in its training."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from interp.commands.massive import RowOptions
+
+app = App(name="sparsity", help="Activation sparsity: the share of neurons that a model can do without.")
+
+
+@app.default
+def sparsity(
+    model: str,
+    /,
+    *,
+    data: str,
+    ppl: float = 1.0,
+    steps: str | None = None,
+    scratch: Path = Path("runs/sparsity"),
+    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+) -> None:
+    """PPL-p% sparsity by CETT (Sparsing Law, arXiv 2411.02335) and exact zeros, of every layer or every checkpoint.
+
+    Parameters
+    ----------
+    model
+        A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
+    data
+        Text or token ids, as interp cache takes them.
+    ppl
+        Rise in perplexity allowed, in percent; the paper recommends 1.
+    steps
+        all, paper, log or a list such as 0,512,143000: these checkpoints, at the last one's CETT.
+    scratch
+        Folder for checkpoints that are downloaded, while they are needed.
+    dtype
+        Of the weights.
+    device
+        By default a GPU where there is one.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from interp.activation_sparsity import nonzeros, ppl_sparsity
+    from interp.massive.checkpoint_sources import open_source
+    from interp.massive.rows import text_rows, training_rows
+    from interp.models import load_model
+    from interp.sparsity_over_training import sparsity_over_training
+
+    console = Console(highlight=False)
+    if steps is not None:
+        source = open_source(model)
+        tokens, mask = training_rows(source, data, **vars(rows))
+        run = sparsity_over_training(
+            source, tokens[mask.all(1)], scratch, steps=steps, p=ppl, dtype=dtype, device=device
+        )
+        table = Table("step", "inactive neurons", "perplexity ratio", show_edge=False)
+        for step, found in run.items():
+            table.add_row(str(step), str(found.share), f"{found.perplexity_ratio:.4f}")
+        console.print(table)
+        console.print(f"CETT {next(iter(run.values())).cett:.4f}, the last checkpoint's at +{ppl:g} % perplexity.")
+        return
+    loaded = load_model(model, dtype=dtype, device=device)
+    tokens, mask = text_rows(loaded, data, **vars(rows))
+    tokens = tokens[mask.all(1)]
+    active, found = nonzeros(loaded, tokens), ppl_sparsity(loaded, tokens, p=ppl)
+    table = Table("block", "inactive neurons", "below a norm of", "exact zeros", show_edge=False)
+    for layer, (share, limit, other) in enumerate(zip(found.layers, found.thresholds, active.layers, strict=True)):
+        table.add_row(str(layer), str(share), f"{limit:.3g}", f"{1 - other.value:.3f}")
+    console.print(table)
+    console.print(
+        f"{found.share} of the neurons can go at CETT {found.cett:.4f}, for a perplexity {found.perplexity_ratio:.4f}"
+        f" times as large; ± over {len(tokens)} sequences. Exact zeros: {1 - active.share.value:.3f}."
+    )
