@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from circuits.edges import attribute_edges as attribute_edges
     from circuits.explorer import Explorer as Explorer
     from circuits.faithfulness import Evaluator as Evaluator
-    from circuits.feature_circuits import FeatureEvaluator as FeatureEvaluator
+    from circuits.feature_circuits import FeatureCircuit as FeatureCircuit
     from circuits.feature_circuits import attribute_features as attribute_features
+    from circuits.feature_faithfulness import FeatureEvaluator as FeatureEvaluator
     from circuits.scores import Scores as Scores
     from circuits.task import Task as Task
 
@@ -20,7 +21,8 @@ _HOMES = {
     "Circuit": "circuits.circuit",
     "Evaluator": "circuits.faithfulness",
     "Explorer": "circuits.explorer",
-    "FeatureEvaluator": "circuits.feature_circuits",
+    "FeatureCircuit": "circuits.feature_circuits",
+    "FeatureEvaluator": "circuits.feature_faithfulness",
     "Scores": "circuits.scores",
     "Task": "circuits.task",
     "attribute": "circuits.attribution",

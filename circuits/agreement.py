@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from circuits.scores import Scores
+    from circuits.attributed import Attributed
 
 RESAMPLES = 1000
 
@@ -46,8 +46,9 @@ class Agreement:
         return {name: clean(value) for name, value in asdict(self).items()}
 
 
-def agreement(estimate: "Scores", exact: "Scores", *, seed: int = 0) -> Agreement:
-    """Compare two results for the same nodes and prompts; AtP* knows no signs, and is compared with absolute effects.
+def agreement(estimate: "Attributed", exact: "Attributed", *, seed: int = 0) -> Agreement:
+    """Compare two results for the same nodes (features, edges) and prompts; AtP* knows no signs, and is compared with
+    absolute effects.
 
     Raises:
         ValueError: they are not of the same nodes, prompts, metric or direction.
@@ -57,7 +58,7 @@ def agreement(estimate: "Scores", exact: "Scores", *, seed: int = 0) -> Agreemen
             raise ValueError(
                 f"the results are not comparable: {name} is {getattr(estimate, name)} and {getattr(exact, name)}"
             )
-    x, y = estimate.per_prompt.flatten(1), exact.per_prompt.flatten(1)
+    x, y = estimate.cells, exact.cells
     y = y.abs() if estimate.method == "atp*" else y
     if x.shape != y.shape:
         raise ValueError(

@@ -32,6 +32,11 @@ class Attributed:
         return len(self.per_prompt)
 
     @property
+    def cells(self) -> Tensor:
+        """``per_prompt`` as ``[n, cell]``, without what is no cell: what agreement is measured over."""
+        return self.per_prompt.flatten(1)
+
+    @property
     def standard_error(self) -> Tensor:
         """Of ``values`` over prompts; NaN for a single one."""
         return self.per_prompt.std(0) / self.n**0.5

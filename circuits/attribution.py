@@ -116,9 +116,9 @@ def attribute(
     if (nodes == "latents") != (saes is not None):
         raise ValueError("nodes='latents' and saes=[...] belong together: give both or neither")
     if saes is not None:
-        return attribute_features(model, task, saes, method=method, rules=rules, steps=steps)
+        return attribute_features(model, task, saes, method=method, rules=rules, steps=steps, agreement=agreement)
     if nodes == "edges":
-        return attribute_edges(model, task, method=method, rules=rules, steps=steps)
+        return attribute_edges(model, task, method=method, rules=rules, steps=steps, agreement=agreement)
     in_force = rules_of_method(method, rules, methods=METHODS, default="paper", steps=steps)
     names = [nodes] if isinstance(nodes, str) else list(nodes)
     session = open_session(model, task)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from circuits.agreement import Agreement
 from circuits.attributed import Attributed
 
 
@@ -19,6 +20,15 @@ class EdgeScores(Attributed):
     """``[writer, reader]``: where there is an edge."""
     groups: Mapping[str, tuple[str, ...]]
     """The nodes that each reader belongs to: several heads where they share keys and values."""
+    agreement: Agreement | None = None
+    """With path patching, where it was asked for."""
+    family: ClassVar[str] = "edges"
+    axes: ClassVar[tuple[str, ...]] = ("writer", "reader")
+
+    @property
+    def cells(self) -> Tensor:
+        """``[n, edge]``."""
+        return self.per_prompt[:, self.mask]
 
     @property
     def edges(self) -> dict[tuple[str, str], float]:
@@ -31,4 +41,7 @@ class EdgeScores(Attributed):
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the scores of single prompts."""
-        return self.origin() | {"edges": [[u, v, score] for (u, v), score in self.edges.items()]}
+        return self.origin() | {
+            "edges": [[u, v, score] for (u, v), score in self.edges.items()],
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+        }

@@ -15,13 +15,14 @@ it includes; the source run is never reached (left Riemann sum).
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from circuits.acdc import acdc
+from circuits.agreement import agreement as agree
 from circuits.edge_patching import EdgePatcher
 from circuits.edge_scores import EdgeScores
 from circuits.nodes import Spot
@@ -44,6 +45,7 @@ def attribute_edges(
     rules: str | Iterable[str] | None = None,
     steps: int = 5,
     threshold: float = 1e-2,
+    agreement: bool = False,
 ) -> EdgeScores:
     """Score every edge between heads, MLPs, the input and the logits; positions are summed.
 
@@ -55,13 +57,19 @@ def attribute_edges(
         rules: For ``relp``: ``no_ah`` (the default), ``paper``, or names. Under AH edges into queries and keys are 0,
             so a circuit that chooses where to attend cannot be found with it.
         threshold: For ``acdc``: an edge is removed where the divergence rises by less, in nats.
+        agreement: Also patch every edge exactly, and say how well the estimate agrees.
 
     Raises:
-        ValueError: unknown method or rules; and as :func:`circuits.attribute`.
+        ValueError: unknown method or rules; agreement of ``acdc``, whose divergences are no changes of the metric; and
+            as :func:`circuits.attribute`.
     """
     in_force = rules_of_method(method, rules, methods=METHODS, default="no_ah", steps=steps, what=" for edges")
     if method == "acdc" and not threshold > 0:
         raise ValueError(f"threshold is {threshold}; it must be above 0 nats")
+    if method == "acdc" and agreement:
+        raise ValueError(
+            "acdc measures divergences in nats, which do not compare with effects; ask with another method"
+        )
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
     if method == "path-patching":
@@ -71,7 +79,7 @@ def attribute_edges(
         found, effects = acdc(session, wiring, threshold=threshold)
     else:
         found, effects = _by_gradient(session, wiring, in_force, steps if method == "eap-ig" else 1)
-    return EdgeScores(
+    scores = EdgeScores(
         values=effects.mean(0).masked_fill(~wiring.mask, 0),
         per_prompt=effects.masked_fill(~wiring.mask, 0),
         writers=tuple(end.name for end in wiring.writers),
@@ -86,6 +94,9 @@ def attribute_edges(
         corrupt_metric=found.measure.corrupt,
         cost=session.runner.cost,
     )
+    if not agreement or method == "path-patching":
+        return scores
+    return replace(scores, agreement=agree(scores, attribute_edges(model, task, method="path-patching")))
 
 
 @dataclass(frozen=True)

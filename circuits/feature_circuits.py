@@ -6,21 +6,23 @@ passed straight through (the features' decoder sees the gradient at ``x``, and s
 sees it too), the gradient of a feature is ``W_dec . (d metric / d x)``, and the effects of all features and the error
 of a site sum to the effect of ``x``. That holds for attribution patching, for relevance, and for integrated gradients
 with features and error interpolated together.
-
-Evaluation splices for real: features and errors outside the circuit are set to their mean over the corrupt prompts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from circuits.agreement import Agreement
+from circuits.agreement import agreement as agree
+from circuits.attributed import Attributed
 from circuits.integrated import mean_gradient
 from circuits.nodes import Places, Spot, places
+from circuits.patching import live, patch_cells
 from circuits.rules import rules_of_method
-from circuits.running import Cost, Start
+from circuits.running import Start
 from circuits.session import Contrast, Session, contrast, open_session
 from circuits.task import Task
 from interp.model_source import source_of
@@ -31,9 +33,25 @@ METHODS = ("atp", "relp", "ig", "patching")
 _FAMILIES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
+@dataclass(frozen=True)
+class FeatureNode:
+    """A feature at a position of a site, or the site's error there (``feature`` None)."""
+
+    site: str
+    position: int
+    feature: int | None
+
+    def __str__(self) -> str:
+        return f"{self.site}/{'error' if self.feature is None else self.feature}@{self.position}"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureScores:
-    """Effects of features and errors at every site; ``denoise`` or ``noise`` as for nodes."""
+class FeatureScores(Attributed):
+    """Effects of features and errors at every site; ``denoise`` or ``noise`` as for nodes.
+
+    ``values [node]`` and ``per_prompt [n, node]`` are of the features and errors that differ between the runs; the
+    others have no effect. The mappings hold all.
+    """
 
     features: Mapping[str, Tensor]
     """By site, ``[position, d_sae]``: mean over prompts."""
@@ -42,11 +60,12 @@ class FeatureScores:
     sites: Mapping[str, Tensor]
     """By site, ``[position]``: the effect of the whole activation, which features and error sum to (not for
     ``patching``)."""
-    method: str
-    rules: tuple[str, ...] | None
-    direction: str
-    cost: Cost
-    n: int
+    nodes: tuple[FeatureNode, ...]
+    """In the order of ``values``."""
+    agreement: Agreement | None = None
+    """With exact patching, where it was asked for."""
+    family: ClassVar[str] = "latents"
+    axes: ClassVar[tuple[str, ...]] = ("node",)
 
     def top(self, k: int) -> list[tuple[str, int, int | None, float]]:
         """The ``k`` strongest as (site, position, feature or None for the error, score)."""
@@ -76,6 +95,22 @@ class FeatureCircuit:
             errors={site: values.abs() >= threshold for site, values in scores.errors.items()},
         )
 
+    @classmethod
+    def strongest(cls, scores: FeatureScores, size: int) -> "FeatureCircuit":
+        """The ``size`` nodes of largest absolute score."""
+        if not size >= 0:
+            raise ValueError(f"size is {size}; it must be 0 or more nodes")
+        found = cls(
+            features={site: torch.zeros_like(values, dtype=torch.bool) for site, values in scores.features.items()},
+            errors={site: torch.zeros_like(values, dtype=torch.bool) for site, values in scores.errors.items()},
+        )
+        for site, position, feature, _ in scores.top(size):
+            if feature is None:
+                found.errors[site][position] = True
+            else:
+                found.features[site][position, feature] = True
+        return found
+
     @property
     def size(self) -> int:
         """Features and errors, counted by position."""
@@ -89,17 +124,6 @@ class FeatureCircuit:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureFaithfulness:
-    """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`."""
-
-    faithfulness: float
-    standard_error: float
-    completeness: float
-    size: int
-    n: int
-
-
 def attribute_features(
     model: Any,
     task: Task,
@@ -109,15 +133,18 @@ def attribute_features(
     rules: str | Iterable[str] | None = None,
     steps: int = 10,
     at_least: float = 0.0,
+    agreement: bool = False,
 ) -> FeatureScores:
     """Score every feature and error of SAEs.
 
     Args:
         saes: One or more, each with its ``site``, such as ``blocks.3.hook_resid_post``.
         method: ``atp`` or ``relp`` (two forwards, one backward), ``ig`` (``steps`` forwards and backwards for each
-            site), or ``patching``: exact, one forward for each feature and position that differs between the runs.
+            site), or ``patching``: exact, one forward for each feature and position that differs between the
+            runs, batched.
         rules: For ``relp``, as for :func:`circuits.attribute`.
-        at_least: ``patching`` leaves out features whose largest change of activation is below this.
+        at_least: Leave out features whose largest change of activation is not above this.
+        agreement: Also patch exactly, and say how well the estimate agrees.
 
     Raises:
         ValueError: an SAE without a site, of another width, of another model, or two at one site; unknown method.
@@ -128,35 +155,60 @@ def attribute_features(
     spots = [splice.place for splice in spliced]
     gradient = method in ("atp", "relp")
     found = contrast(session, [*spots, *session.residual], gradients=gradient, rules=in_force)
+    slopes: Mapping[Spot, Tensor] = {}
     if gradient:
         slopes = session.runner.gradients(found.base_metric.sum(), found.base, [place.change for place in spots])
-    features, errors, sites = {}, {}, {}
+    features, errors, sites, nodes, effects = {}, {}, {}, [], []
     for splice in spliced:
         change, error = splice.changes(found)
+        whole = found.difference(splice.place)
+        cells = (change.abs().amax(0) > at_least).nonzero()
+        positions = whole.any(-1).any(0).nonzero()
         if method == "patching":
-            features[splice.name], errors[splice.name], sites[splice.name] = _exact(
-                session, found, splice, change, error, at_least
-            )
-            continue
-        if gradient:
-            slope = slopes[splice.place.change].detach()
+            own = _exact(session, found, splice, (change, error, whole), cells, positions)
         else:
-            start = Start(splice.layer, found.base.value(session.residual[splice.layer].value))
-            difference = found.difference(splice.place)
-            slope = mean_gradient(session, found, splice.place, difference, steps=steps, start=start)
-        features[splice.name] = (change * (slope @ splice.sae.W_dec.detach().T)).double().mean(0).cpu()
-        errors[splice.name] = (error * slope).double().sum(-1).mean(0).cpu()
-        sites[splice.name] = (found.difference(splice.place) * slope).double().sum(-1).mean(0).cpu()
-    return FeatureScores(
+            if gradient:
+                slope = slopes[splice.place.change].detach()
+            else:
+                start = Start(splice.layer, found.base.value(session.residual[splice.layer].value))
+                slope = mean_gradient(session, found, splice.place, whole, steps=steps, start=start)
+            of_features = (change * (slope @ splice.sae.W_dec.detach().T))[:, cells[:, 0], cells[:, 1]]
+            at_positions = [(part * slope).double().sum(-1)[:, positions[:, 0]] for part in (error, whole)]
+            own = (of_features, at_positions[0], at_positions[1])
+        by_feature, by_error, by_site = (part.double().cpu() for part in own)
+        features[splice.name] = _everywhere(by_feature, cells, change.shape[1:])
+        errors[splice.name] = _everywhere(by_error, positions, change.shape[1:2])
+        sites[splice.name] = _everywhere(by_site, positions, change.shape[1:2])
+        nodes += [FeatureNode(splice.name, position, feature) for position, feature in cells.tolist()]
+        nodes += [FeatureNode(splice.name, position, None) for position in positions[:, 0].tolist()]
+        effects += [by_feature, by_error]
+    per_prompt = torch.cat(effects, 1)
+    scores = FeatureScores(
         features=features,
         errors=errors,
         sites=sites,
+        nodes=tuple(nodes),
+        values=per_prompt.mean(0),
+        per_prompt=per_prompt,
         method=method,
         rules=None if in_force is None else tuple(sorted(in_force)),
         direction=task.direction,
+        metric=task.metric_name,
+        clean_metric=found.measure.clean,
+        corrupt_metric=found.measure.corrupt,
         cost=session.runner.cost,
-        n=len(task),
     )
+    if not agreement or method == "patching":
+        return scores
+    exact = attribute_features(model, task, saes, method="patching", at_least=at_least)
+    return replace(scores, agreement=agree(scores, exact))
+
+
+def _everywhere(effects: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
+    """Means over prompts of ``effects [n, cell]``, put where they are of; 0 elsewhere."""
+    found = torch.zeros(*shape, dtype=torch.float64)
+    found[tuple(cells.T.cpu())] = effects.mean(0)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,88 +263,30 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
 
 
 def _exact(
-    session: Session, found: Contrast, splice: Splice, change: Tensor, error: Tensor, at_least: float
+    session: Session,
+    found: Contrast,
+    splice: Splice,
+    parts: tuple[Tensor, Tensor, Tensor],
+    cells: Tensor,
+    positions: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tokens = session.task.base
+    """Effects ``[n, cell]`` of the features, and ``[n, position]`` of errors and of whole activations."""
+    change, error, whole = parts
     decoder = splice.sae.W_dec.detach()
 
-    def effect(delta: Tensor) -> float:
-        passed = session.runner.forward(tokens, add={splice.place.change: delta})
-        return float((found.measure(passed.logits) - found.base_metric.detach()).double().mean())
+    def effects(of: Tensor, value: Callable[..., Tensor]) -> Tensor:
+        """Of adding ``value(*cell) [n, d]`` at a cell's position."""
 
-    features = torch.zeros(change.shape[1:], dtype=torch.float64)
-    for position, feature in (change.abs().amax(0) > at_least).nonzero().tolist():
-        delta = torch.zeros_like(error)
-        delta[:, position] = change[:, position, feature, None] * decoder[feature]
-        features[position, feature] = effect(delta)
-    errors, sites = (torch.zeros(change.shape[1], dtype=torch.float64) for _ in range(2))
-    for position in error.any(-1).any(0).nonzero().flatten().tolist():
-        for kept, whole in ((errors, error), (sites, found.difference(splice.place))):
+        def added(cell: tuple[int, ...]) -> Tensor:
             delta = torch.zeros_like(error)
-            delta[:, position] = whole[:, position]
-            kept[position] = effect(delta)
-    return features, errors, sites
+            delta[:, cell[0]] = value(*cell)
+            return live(session, delta)
 
+        chosen = [tuple(cell) for cell in of.tolist()]
+        return patch_cells(session, found, at=splice.place.change, layer=splice.layer, cells=chosen, change=added).T
 
-class FeatureEvaluator:
-    """Runs the clean prompts with features and errors outside a circuit at their mean over the corrupt prompts.
-
-    Args:
-        mean: ``False`` sets them to their values on the pair's corrupt prompt instead.
-    """
-
-    def __init__(self, model: Any, task: Task, saes: Sequence[SAE], *, mean: bool = True) -> None:
-        task = task.replace(direction="noise")
-        self._session = open_session(model, task)
-        self._splices = splices(model, self._session, saes)
-        self._found = contrast(self._session, [splice.place for splice in self._splices])
-        self._reference = {}
-        for splice in self._splices:
-            features, error = splice.parts(self._found.source.value(splice.place.value))
-            if mean:
-                features, error = (part.mean(0, keepdim=True).expand_as(part) for part in (features, error))
-            self._reference[splice.name] = (features, error)
-        everything = FeatureCircuit(
-            features={
-                s.name: torch.ones(self._reference[s.name][0].shape[1:], dtype=torch.bool) for s in self._splices
-            },
-            errors={s.name: torch.ones(task.length, dtype=torch.bool) for s in self._splices},
-        )
-        self.model_metric = float(self.metric(everything).mean())
-        self.nothing_metric = float(self.metric(everything.complement()).mean())
-        if abs(self.model_metric - self.nothing_metric) < 1e-6:
-            raise ValueError(f"ablating all features and errors leaves {task.metric_name} as it is: nothing to explain")
-
-    @torch.no_grad()
-    def metric(self, circuit: FeatureCircuit) -> Tensor:
-        """The raw metric of each prompt, ``[n]``.
-
-        Site after site is set in its own pass, since what a site sees depends on the ablations before it.
-        """
-        add: dict[Spot, Tensor] = {}
-        for splice in self._splices:
-            passed = self._session.runner.forward(self._session.task.base, read=[splice.place.value], add=add)
-            features, error = splice.parts(passed.value(splice.place.value))
-            mean_features, mean_error = self._reference[splice.name]
-            out = ~circuit.features[splice.name].to(error.device)
-            delta = ((mean_features - features) * out) @ splice.sae.W_dec
-            delta = delta + (mean_error - error) * ~circuit.errors[splice.name][:, None].to(error.device)
-            add[splice.place.change] = add.get(splice.place.change, 0) + delta
-        logits = self._session.runner.forward(self._session.task.base, add=add).logits
-        return self._found.measure.raw(logits).double().cpu()
-
-    def evaluate(self, circuit: FeatureCircuit) -> FeatureFaithfulness:
-        """Faithfulness of a circuit and of what it leaves out."""
-        scale = self.model_metric - self.nothing_metric
-        own, rest = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
-        return FeatureFaithfulness(
-            faithfulness=float(own.mean()),
-            standard_error=float(own.std() / len(own) ** 0.5),
-            completeness=float(rest.mean()),
-            size=circuit.size,
-            n=len(own),
-        )
-
-    def curve(self, scores: FeatureScores, *, thresholds: Sequence[float]) -> list[FeatureFaithfulness]:
-        """Faithfulness by size, one circuit for each threshold."""
-        return [self.evaluate(FeatureCircuit.above(scores, threshold)) for threshold in thresholds]
+    return (
+        effects(cells, lambda position, feature: change[:, position, feature, None] * decoder[feature]),
+        effects(positions, lambda position: error[:, position]),
+        effects(positions, lambda position: whole[:, position]),
+    )

@@ -8,30 +8,17 @@ passes through a site in between belongs to the features there, so gradients sto
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from circuits.feature_circuits import FeatureCircuit, Splice, splices
+from circuits.feature_circuits import FeatureCircuit, FeatureNode, Splice, splices
 from circuits.rules import relevance, rule_set
 from circuits.running import hook_at
 from circuits.session import contrast, open_session
 from circuits.task import Task
 from saes.sae import SAE
-
-
-@dataclass(frozen=True)
-class FeatureNode:
-    """A feature at a position of a site, or the site's error there (``feature`` None)."""
-
-    site: str
-    position: int
-    feature: int | None
-
-    def __str__(self) -> str:
-        return f"{self.site}/{'error' if self.feature is None else self.feature}@{self.position}"
 
 
 def feature_edges(

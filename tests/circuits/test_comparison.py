@@ -60,6 +60,31 @@ def test_one_signature_for_nodes_features_and_edges() -> None:
         circuits.attribute(model, task, nodes="latents", method="atp")
 
 
+def test_agreement_of_features_and_of_edges() -> None:
+    """Over what differs between the runs, and over the edges that there are."""
+    model, task = model_of("gpt2"), random_task()
+    sae = SAE(32, 64, TopK(4), site="blocks.0.hook_mlp_out").initialise(seed=0, mean=torch.zeros(32))
+    exact = circuits.attribute(model, task, nodes="latents", method="patching", saes=[sae])
+    found = circuits.attribute(model, task, nodes="latents", method="atp", saes=[sae], agreement=True)
+    assert found.nodes == exact.nodes
+    assert found.agreement == agreement(found, exact)
+    assert found.agreement.pearson == pytest.approx(pearson(found.values, exact.values))
+    assert found.agreement.cells == len(found.nodes) == found.standard_error.numel()
+    for node, value in zip(exact.nodes, exact.values, strict=True):
+        dense = exact.errors[sae.site] if node.feature is None else exact.features[sae.site][:, node.feature]
+        assert dense[node.position] == value
+    exact = circuits.attribute(model, task, nodes="edges", method="path-patching")
+    found = circuits.attribute(model, task, nodes="edges", method="eap", agreement=True)
+    assert found.agreement.cells == len(found.edges) < found.mask.numel()
+    expected = torch.corrcoef(torch.stack([found.values[found.mask], exact.values[found.mask]]))[0, 1]
+    assert found.agreement.pearson == pytest.approx(float(expected), abs=1e-6)
+    assert exact.agreement is None
+    with pytest.raises(ValueError, match="acdc measures divergences in nats"):
+        circuits.attribute(model, task, nodes="edges", method="acdc", agreement=True)
+    with pytest.raises(ValueError, match="family is edges and mlp_out"):
+        agreement(found, circuits.attribute(model, task, nodes="mlp_out", method="patching"))
+
+
 @pytest.fixture(scope="module")
 def ioi(embedded) -> Task:
     return circuits.tasks.ioi(embedded.tokenizer, 16, seed=0)

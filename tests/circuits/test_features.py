@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import circuits
-from circuits.feature_circuits import FeatureCircuit, FeatureEvaluator, attribute_features, splices
+from circuits.feature_circuits import FeatureCircuit, attribute_features, splices
 from circuits.feature_edges import feature_edges
+from circuits.feature_faithfulness import FeatureEvaluator
 from circuits.nodes import places
 from circuits.rules import relevance
 from circuits.session import contrast, open_session
@@ -95,9 +96,16 @@ def test_ends_of_faithfulness(mean: bool) -> None:
     assert (full.faithfulness, full.completeness) == pytest.approx((1, 0), abs=1e-4)
     assert (none.faithfulness, none.completeness) == pytest.approx((0, 1), abs=1e-4)
     assert full.size == 3 * LENGTH * 97
-    curve = evaluator.curve(scores, thresholds=(1e-6, 1e-2, 1e6))
-    assert [point.size for point in curve] == sorted((point.size for point in curve), reverse=True)
-    assert curve[-1].faithfulness == pytest.approx(0, abs=1e-4)
+    curve = evaluator.curve(scores, sizes=(0, 20, full.size))
+    assert [point.size for point in curve] == [0, 20, full.size]
+    assert (curve[0].faithfulness, curve[-1].faithfulness) == pytest.approx((0, 1), abs=1e-4)
+    strongest = FeatureCircuit.strongest(scores, 20)
+    by_threshold = FeatureCircuit.above(scores, abs(scores.top(20)[-1][3]))
+    for site in scores.features:
+        assert torch.equal(strongest.features[site], by_threshold.features[site])
+        assert torch.equal(strongest.errors[site], by_threshold.errors[site])
+    with pytest.raises(ValueError, match="size is -1; it must be 0 or more"):
+        FeatureCircuit.strongest(scores, -1)
     if not mean:  # the last residual stream is the corrupt run's from the site on
         rows = torch.arange(3)
         last = model(task.corrupt).logits[:, -1]
