@@ -25,7 +25,8 @@ const quotedToken = (text) => shownToken(text).replace(/^ | $/g, "·") || "(empt
 const button = (text, title, click, properties = {}) =>
   make("button", { type: "button", title, onclick: click, ...properties }, text);
 
-// New children that keep the reader's place: the scroll, and the focus of a control of the same name.
+// New children that keep the reader's place: the scroll, and the focus of a control of the same name; where that is gone,
+// the graph gets the keys.
 function refill(parent, ...children) {
   const active = parent.getRootNode().activeElement;
   const nameOf = (control) => control.getAttribute("aria-label") || control.title;
@@ -33,7 +34,9 @@ function refill(parent, ...children) {
   const scroll = parent.scrollTop;
   parent.replaceChildren(...children);
   parent.scrollTop = scroll;
-  if (name) [...parent.querySelectorAll("button, select, input")].find((control) => nameOf(control) === name)?.focus();
+  if (!name) return;
+  const same = [...parent.querySelectorAll("button, select, input")].find((control) => nameOf(control) === name);
+  (same && !same.disabled ? same : parent.closest(".deepfield-explorer").querySelector(".stage")).focus({ preventScroll: true });
 }
 
 // Calls of one frame become one.
