@@ -1,7 +1,7 @@
 """Clusters of neurons that stand for a concept, kept with what justifies them, and random sets to compare them with."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,10 @@ def load_cluster(path: str | Path, model: Any) -> Cluster:
 
 def matched_random_sets(
     model: Any,
-    neurons: Sequence[Neuron],
+    neurons: Iterable[Any],
     *,
     sets: int = 40,
-    exclude: Iterable[Neuron] = (),
+    exclude: Iterable[Any] = (),
     pool: int = 50,
     seed: int = 0,
     stack: str | None = None,

@@ -7,7 +7,7 @@ head, or its own tied embedding, turns its output into logits.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,20 @@ def root_of(model: Any) -> nn.Module:
     return root
 
 
+def block_at(model: Any, stack: Stack, layer: int) -> nn.Module:
+    """The block around a feed-forward layer, whose output is the residual stream after it. In a bridge it is the module
+    inside the component, so that the component's hook points see what hooks on it change.
+
+    Raises:
+        ValueError: a layer that is not there.
+    """
+    if not 0 <= layer < stack.layers:
+        raise ValueError(f"layer {layer} is not there: {stack.path} has layers 0 to {stack.layers - 1}")
+    block = module_at(root_of(model), f"{stack.path}.{layer}")
+    assert block is not None
+    return unwrapped(block)
+
+
 def require_vocabulary(stack: Stack) -> nn.Module:
     """The unembedding.
 
@@ -119,7 +133,7 @@ def require_vocabulary(stack: Stack) -> nn.Module:
     return stack.unembedding
 
 
-def checked_neurons(stack: Stack, neurons: Sequence[Neuron]) -> tuple[Neuron, ...]:
+def checked_neurons(stack: Stack, neurons: Iterable[Any]) -> tuple[Neuron, ...]:
     """The neurons, as pairs of ints.
 
     Raises:
@@ -127,12 +141,13 @@ def checked_neurons(stack: Stack, neurons: Sequence[Neuron]) -> tuple[Neuron, ..
     """
     found: dict[Neuron, None] = {}
     for neuron in neurons:
-        if isinstance(neuron, int) or len(neuron) != 2:
+        try:
+            layer, index = map(int, neuron)
+        except (TypeError, ValueError):
             raise ValueError(
                 f"{neuron!r} is not a neuron: neurons are (layer, index). A flat id means another neuron in every"
                 " width; interp.ffn.from_flat(ids, width=…) reads those of a width that you name"
-            )
-        layer, index = (int(number) for number in neuron)
+            ) from None
         if not 0 <= layer < stack.layers:
             raise ValueError(f"neuron {(layer, index)} is in no layer: {stack.path} has layers 0 to {stack.layers - 1}")
         if not 0 <= index < stack.widths[layer]:

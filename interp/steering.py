@@ -7,16 +7,15 @@ gone when the block ends, however it ends. Contexts inside each other apply in t
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interp.ffn import Neuron, Stack, checked_neurons, root_of, stack_of
+from interp.ffn import Stack, block_at, checked_neurons, stack_of
 from interp.model_source import require_raw_weights
-from interp.plain_module import module_at
 from interp.steering_scope import Positions
 
 Scope = Any
@@ -33,7 +32,7 @@ _EDITS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def steer(
     model: Any,
     *,
-    neurons: Sequence[Neuron],
+    neurons: Iterable[Any],
     mode: str = "set",
     value: float | Sequence[float] | Tensor,
     scope: Scope = "all",
@@ -122,7 +121,9 @@ def steer_residual(
     """
     require_raw_weights(model, purpose="steer")
     place = stack_of(model, stack)
-    blocks = {layer: _block(model, place, layer, vector) for layer, vector in vectors.items()}
+    blocks = {layer: block_at(model, place, layer) for layer in vectors}
+    for layer, vector in vectors.items():
+        _check_width(vector, layer, place)
     positions = Positions(model, place, scope, prompt_length=prompt_length, image_mask=image_mask)
     _warn_of_what_does_nothing(place, sorted(blocks))
 
@@ -155,16 +156,11 @@ def _values(value: Any, neurons: int) -> Tensor:
     return values.expand(neurons)
 
 
-def _block(model: Any, place: Stack, layer: int, vector: Tensor) -> nn.Module:
-    if not 0 <= layer < place.layers:
-        raise ValueError(f"layer {layer} is not there: {place.path} has layers 0 to {place.layers - 1}")
+def _check_width(vector: Tensor, layer: int, place: Stack) -> None:
     if vector.shape != (place.d_model,):
         raise ValueError(
             f"the vector of layer {layer} has shape {list(vector.shape)}; the residual stream has [{place.d_model}]"
         )
-    block = module_at(root_of(model), f"{place.path}.{layer}")
-    assert block is not None
-    return block
 
 
 _AT_CALLER = 4

@@ -52,8 +52,9 @@ class Positions:
         self._entered: list[Mapping[str, Any]] = []
         self._selected: Bool[Tensor, "rows length"] | None = None
         self.calls = 0
+        """How often positions were asked for, where the scope is not all of them ..."""
         self.touched = False
-        """Whether any position was ever selected."""
+        """... and whether any was ever selected."""
 
     def attach(self, hooks: ExitStack) -> None:
         """Follow the decoder, and the modules around it, which see token ids and padding masks."""
@@ -71,15 +72,14 @@ class Positions:
 
     def select(self, x: Tensor) -> Bool[Tensor, "rows length"] | None:
         """Of a hidden state [batch, position, …] of the running call, the positions to change; None for all."""
-        self.calls += 1
         if isinstance(self._scope, str) and self._scope == "all":
-            self.touched = True
             return None
         if self._selected is None or self._selected.shape != x.shape[:2]:
             raise ValueError(
                 f"scope={self._shown} needs to know which positions a call is about, and {self._stack.decoder!r} is not"
                 " called as a module here; only scope='all' works where layers are called one by one"
             )
+        self.calls += 1
         return self._selected.to(x.device)
 
     @property
@@ -149,20 +149,18 @@ class Positions:
             mask = _for_rows(self._image_mask.to(columns.device), call.rows)
             return _taken(mask, columns.expand(call.rows, -1))
         none = torch.zeros(call.rows, call.length, dtype=torch.bool, device=columns.device)
-        if call.start and call.ids is None:
+        given = 0 if call.ids is None else call.ids.shape[1]
+        if given == call.length and self._image_token is not None:
+            return call.ids == self._image_token
+        if call.start or (given == call.length and self._scope == "text"):
             return none
-        if call.ids is not None and call.ids.shape[1] == call.length:
-            if self._image_token is not None:
-                return call.ids == self._image_token
-            if self._scope == "text":
-                return none
+        if given == call.length:
             raise ValueError(
                 f"scope='image' finds no image: the {type(self._root).__name__} has no image token, and puts in no"
                 " positions beside its tokens. Pass image_mask=… [batch, position], true at the image"
             )
-        if call.ids is not None and 0 < call.ids.shape[1] < call.length and not call.start:
-            # OpenVLA's layout: patches stand behind the first token, which begins the sequence.
-            return none | ((columns >= 1) & (columns < 1 + call.length - call.ids.shape[1]))
+        if 0 < given < call.length:  # OpenVLA's layout: patches stand behind the first token
+            return none | ((columns >= 1) & (columns < 1 + call.length - given))
         raise ValueError(
             f"scope={self._scope!r} needs the prompt's token ids, which no forward pass of this model gets (PI0's"
             " sample_actions embeds them itself): pass image_mask=(input_ids == image_token_id)"
