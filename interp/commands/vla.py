@@ -31,6 +31,7 @@ def train(
     seed: int = 0,
     steps: int | None = None,
     episodes: int | None = None,
+    language_steps: int = 300,
     text_weight: float = 0.5,
 ) -> None:
     """Train a policy on scripted experts: minutes without a camera, under an hour with one. Continues where it stopped.
@@ -44,11 +45,13 @@ def train(
     seed
         Of demonstrations, first weights and batches.
     steps
-        Of the optimiser; by default 1000, with a camera 3000.
+        Of the optimiser; by default 1000, with a camera 2000.
     episodes
         Of demonstrations; by default 480, with a camera 800.
+    language_steps
+        Steps before the first action: questions and sentences alone, as a language model comes before a policy.
     text_weight
-        Of the loss on sentences of text alone; 0 for none, the negative control.
+        Of the loss on sentences of text alone. With 0, and --language-steps 0, the policy is the negative control.
     """
     _require_simulator()
     import torch
@@ -57,9 +60,14 @@ def train(
     from interp.vla.training import train as train_policy
 
     torch.set_num_threads(1)  # more are no faster at this size
-    defaults = {"steps": 3000, "episodes": 800, "learning_rate": 1e-3} if camera else {}
-    given = {name: value for name, value in (("steps", steps), ("episodes", episodes)) if value is not None}
-    recipe = Recipe(seed=seed, camera=camera, text_weight=text_weight, **defaults | given)  # type: ignore[arg-type]
+    recipe = Recipe(
+        seed=seed,
+        camera=camera,
+        steps=steps if steps is not None else 2000 if camera else 1000,
+        episodes=episodes if episodes is not None else 800 if camera else 480,
+        language_steps=language_steps,
+        text_weight=text_weight,
+    )
     train_policy(recipe, out, progress=lambda text: print(text, flush=True))
     print(f"The policy is {out / 'policy.safetensors'}; interp vla evaluate {out} --out DIR measures it.")
 
@@ -72,7 +80,7 @@ def evaluate(
     out: Path,
     steering: Annotated[Steering, Parameter(name="*")] = Steering(),
     instruction: str | None = None,
-    doses: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (2.0, 4.0, 6.0, 8.0, 10.0, 20.0),
+    doses: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0),
     sets: int = 40,
     episodes: int = 8,
     steps: int = 30,

@@ -16,7 +16,7 @@ from interp import metrics
 from interp.directions import Cluster, matched_random_sets
 from interp.ffn import Neuron
 from interp.metrics import Estimate
-from interp.value_vectors import Layers, Method, find
+from interp.value_vectors import Layers, find
 from interp.vla.bench import Bench, Condition, Measured
 from interp.vla.policy import VLAPolicy
 from interp.vla.rollouts import STEPS
@@ -25,6 +25,8 @@ from interp.vla.words import ANTONYMS, CONCEPTS
 
 STEERS_FROM = 0.5
 """mm a step: a smaller effect is called none, and a random band that leaves ± this is called damage."""
+KEEPS_DIRECTION = 0.8
+"""Least cosine with the unsteered direction at which a change of speed is only that."""
 LEVEL = 0.05
 """Of p; the random band holds the middle 95 % of the sets."""
 
@@ -76,6 +78,8 @@ class Dose:
     """(1 + sets that do at least as much in the wanted direction) / (1 + sets)."""
     damaged: bool
     """The band leaves ± ``STEERS_FROM``: at this strength any neurons break the policy."""
+    heading: float
+    """Cosine of where the hand went with where it goes unsteered; what changes speed alone leaves it at 1."""
     words: float
     """Share of steps in which the steered policy would rather have said a word than acted."""
     verdict: str
@@ -96,7 +100,7 @@ def contest(
     concept: str,
     *,
     top: int = 20,
-    method: Method = "logit",
+    method: str = "logit",
     layers: Layers = "all",
     sets: int = 40,
     seed: int = 0,
@@ -154,20 +158,34 @@ def dose(bench: Bench, between: Contest, instruction: str, value: float, *, step
         band=(low, high),
         p=p,
         damaged=damaged,
+        heading=(heading := _heading(steered, baseline)),
         words=float(np.mean(steered.words)),
-        verdict=verdict(target.sign * effect.value, p=p, damaged=damaged),
+        verdict=verdict(
+            target.sign * effect.value,
+            p=p,
+            damaged=damaged,
+            astray=target.metric == "speed" and heading < KEEPS_DIRECTION,
+        ),
     )
 
 
-def verdict(wanted: float, *, p: float, damaged: bool) -> str:
-    """In words; ``wanted`` is the effect in the wanted direction, mm a step."""
+def verdict(wanted: float, *, p: float, damaged: bool, astray: bool) -> str:
+    """In words; ``wanted`` is the effect in the wanted direction, mm a step, ``astray`` whether the hand turned."""
     if wanted <= -STEERS_FROM:
         return "does not steer: the effect has the wrong sign"
     if wanted < STEERS_FROM:
         return f"does not steer: less than {STEERS_FROM} mm a step"
     if p > LEVEL:
         return "does not steer: random sets do as much"
-    return "steers, where random sets do damage" if damaged else "steers"
+    faults = ["the hand leaves its direction"] * astray + ["random sets do damage"] * damaged
+    return f"steers, but {' and '.join(faults)}" if faults else "steers"
+
+
+def _heading(steered: Measured, baseline: Measured) -> float:
+    """Mean over episodes; 0 where the hand did not move."""
+    moved, usual = (np.stack([each.right, each.forward, each.up], axis=1) for each in (steered, baseline))
+    lengths = np.linalg.norm(moved, axis=1) * np.linalg.norm(usual, axis=1)
+    return float(np.mean((moved * usual).sum(1) / np.maximum(lengths, 1e-12)))
 
 
 def difference(steered: Measured, baseline: Measured, metric: str) -> Estimate:

@@ -1,5 +1,6 @@
 """The report of a study as one HTML page."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def study_page(found: Study, film: bytes) -> Page:
     )
     page.cards(
         [
-            (f"strength {options.value:g}", head.verdict.split(":")[0], f"on {found.instruction!r}"),
+            (f"strength {options.value:g}", re.split("[:,]", head.verdict)[0], f"on {found.instruction!r}"),
             (
                 "effect",
                 f"{head.effect.value:+.2f} mm a step",
@@ -72,7 +73,8 @@ def study_page(found: Study, film: bytes) -> Page:
         [_dose_row(f"{each.value:g}", each) for each in found.doses],
     )
     page.text(
-        "Words: share of steps in which the steered model would rather have said a word than acted (it is made to"
+        "Heading: cosine of where the hand went with where it goes unsteered."
+        " Words: share of steps in which the steered model would rather have said a word than acted (it is made to"
         f" act). Damage: the random band leaves ± {STEERS_FROM} mm a step, so that any neurons break the policy at that"
         " strength."
     )
@@ -183,6 +185,7 @@ def _dose_row(label: str, dose: Dose) -> Sequence[object]:
         f"{dose.band[0]:+.2f} … {dose.band[1]:+.2f}",
         f"{dose.p:.3f}",
         "yes" if dose.damaged else "no",
+        f"{dose.heading:+.2f}",
         f"{dose.words:.2f}",
         dose.verdict,
     ]

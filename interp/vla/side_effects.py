@@ -1,14 +1,15 @@
-"""What steering does beside what it is for: how far it moves the words and actions that it should leave alone."""
+"""What steering a policy does beside what it is for: to words about other things, and to actions."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import metrics
+from interp import metrics, side_effects
 from interp.ffn import Neuron
 from interp.metrics import Estimate
 from interp.vla import words
@@ -21,7 +22,7 @@ _SENTENCES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class SideEffects:
+class PolicySideEffects:
     """KL(unsteered || steered), nats a token."""
 
     text: Estimate
@@ -30,35 +31,34 @@ class SideEffects:
     """The first action token where the task is to reach the goal; ± over episodes."""
 
 
-def side_effects(
+def measure(
     policy: VLAPolicy, concept: str, neurons: Sequence[Neuron], value: float, *, inputs: Inputs
-) -> SideEffects:
-    """Measure both, actions at the states ``inputs``; the sentences are the same in every call."""
-    neutral = _neutral_sentences(concept)
-    clean = _text_logits(policy, neutral), _action_logits(policy, inputs)
+) -> PolicySideEffects:
+    """Both, actions at the states ``inputs``; the sentences are the same in every call."""
+    text = side_effects.side_effects(
+        policy.language_model, neutral_sentences(concept), lambda: steered(policy, neurons, value), batch=_SENTENCES
+    )
+    before = _action_logits(policy, inputs)
     with steered(policy, neurons, value):
-        other = _text_logits(policy, neutral), _action_logits(policy, inputs)
-    text = [metrics.kl(a, b).mean() for a, b in zip(clean[0], other[0], strict=True)]
-    return SideEffects(text=metrics.mean(torch.stack(text)), actions=metrics.mean(metrics.kl(clean[1], other[1])))
+        after = _action_logits(policy, inputs)
+    return PolicySideEffects(text=text.kl, actions=metrics.mean(metrics.kl(before, after)))
 
 
-def _neutral_sentences(concept: str) -> list[Tensor]:
+def neutral_sentences(concept: str) -> Int[Tensor, "sentence position"]:
+    """Sentences, all as long, about neither the concept nor its opposite."""
     rng = np.random.default_rng(0)
     avoided = {*words.CONCEPTS[concept], *words.CONCEPTS[words.ANTONYMS[concept]]}
-    found: list[Tensor] = []
-    while len(found) < _SENTENCES:
+    by_length: dict[int, list[list[int]]] = defaultdict(list)
+    while True:
         sentence = words.synonym_sentence(rng)
         if not avoided & set(sentence.split()):
-            found.append(torch.tensor(encode(sentence)))
-    return found
+            alike = by_length[len(sentence.split())]
+            alike.append(encode(sentence))
+            if len(alike) == _SENTENCES:
+                return torch.tensor(alike)
 
 
-@torch.inference_mode()
-def _text_logits(policy: VLAPolicy, sentences: list[Tensor]) -> list[Float[Tensor, "position vocabulary"]]:
-    return [policy.language_model(input_ids=ids[None], use_cache=False).logits[0] for ids in sentences]
-
-
-@torch.inference_mode()
+@torch.no_grad()
 def _action_logits(policy: VLAPolicy, inputs: Inputs) -> Float[Tensor, "episode vocabulary"]:
     prompt = torch.tensor(encode(words.action_prompt(words.instruction(words.REACH))))
     embeddings = policy.embed(prompt.expand(len(inputs[0]), -1), *inputs)

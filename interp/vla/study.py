@@ -13,15 +13,13 @@ from interp.ffn import Neuron
 from interp.files import write_json
 from interp.metrics import Estimate
 from interp.steering_scope import SCOPES
-from interp.value_vectors import Method
-from interp.vla import words
+from interp.vla import side_effects, words
 from interp.vla.bench import Bench, Condition, Measured
 from interp.vla.evaluation import TARGETS, Contest, Dose, Share, contest, difference, dose, share
 from interp.vla.policy import VLAPolicy
 from interp.vla.rollouts import STEPS, Arena
-from interp.vla.side_effects import SideEffects, side_effects
 
-DOSES = (2.0, 4.0, 6.0, 8.0, 10.0, 20.0)
+DOSES = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0)
 _REACHING = 3
 """Horizons that it takes to reach a goal at medium speed."""
 INSTRUCTIONS = ("move up", "move left", "reach the goal")
@@ -40,7 +38,7 @@ class Options:
     doses: tuple[float, ...] = DOSES
     top: int = 20
     """Neurons in a cluster."""
-    method: Method = "logit"
+    method: str = "logit"
     sets: int = 40
     """Matched random sets."""
     episodes: int = 8
@@ -86,8 +84,8 @@ class Study:
     layers: dict[str, Dose]
     outcomes: dict[str, Outcome]
     """Condition -> what becomes of "reach the goal"."""
-    side_effects: SideEffects
-    random_side_effects: tuple[SideEffects, ...]
+    side_effects: side_effects.PolicySideEffects
+    random_side_effects: tuple[side_effects.PolicySideEffects, ...]
 
     @property
     def headline(self) -> Dose:
@@ -111,6 +109,8 @@ def study(
     """
     if options.concept not in TARGETS:
         raise ValueError(f"{options.concept!r} is no concept of this policy; choose one of {', '.join(TARGETS)}")
+    if len(arena.episodes) < 2:
+        raise ValueError(f"{len(arena.episodes)} episode says nothing about how they differ; give 2 or more")
     target = TARGETS[options.concept]
     instruction = options.instruction or ("move left" if target.metric == "up" else "move up")
     bench = Bench(policy, arena, file=out / "measured.json")
@@ -173,9 +173,9 @@ def study(
         scopes=scopes,
         layers=layers,
         outcomes=_outcomes(bench, between, options),
-        side_effects=side_effects(policy, options.concept, neurons, options.value, inputs=inputs),
+        side_effects=side_effects.measure(policy, options.concept, neurons, options.value, inputs=inputs),
         random_side_effects=tuple(
-            side_effects(policy, options.concept, each, options.value, inputs=inputs) for each in between.random
+            side_effects.measure(policy, options.concept, each, options.value, inputs=inputs) for each in between.random
         ),
     )
     write_json(out / "study.json", asdict(found))

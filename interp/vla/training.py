@@ -37,11 +37,14 @@ class Recipe:
     steps: int = 1000
     camera: int | None = None
     """Width of the camera image, pixels; None for a policy that is told where the goal is."""
+    language_steps: int = 300
+    """Of the steps, those before the first action token: questions and sentences alone, as a language model comes
+    before a policy."""
     text_weight: float = 0.5
     """Of the loss on sentences; 0 for no text co-training."""
-    action_rows: int = 48
+    action_rows: int = 32
     question_rows: int = 16
-    text_rows: int = 32
+    text_rows: int = 16
     learning_rate: float = 2e-3
     episodes: int = EPISODES
     """Of demonstrations."""
@@ -50,6 +53,8 @@ class Recipe:
         for name in ("steps", "episodes", "action_rows", "question_rows", "text_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0 <= self.language_steps <= self.steps:
+            raise ValueError(f"language_steps is {self.language_steps}; it must be from 0 to steps, {self.steps}")
         if self.camera is not None and not 32 <= self.camera <= 256:
             raise ValueError(f"camera is {self.camera} pixels; from 32 to 256 are of use (64 is enough)")
         if self.text_weight < 0:
@@ -106,12 +111,13 @@ def _claim(out: Path, recipe: Recipe) -> None:
 def _losses(policy: VLAPolicy, demonstrations: Demonstrations, recipe: Recipe, step: int) -> dict[str, Tensor]:
     """Mean cross-entropy, nats a token: over action tokens and answers, and over the words of sentences."""
     rng = np.random.default_rng([recipe.seed, step])
-    rows = rng.choice(len(demonstrations), recipe.action_rows + recipe.question_rows, replace=False)
+    action_rows = recipe.action_rows if step >= recipe.language_steps else 0
+    rows = rng.choice(len(demonstrations), action_rows + recipe.question_rows, replace=False)
     texts = []
     for i, row in enumerate(rows):
         task = words.TASKS[demonstrations.task[row]]
         speed = list(words.SPEEDS)[demonstrations.speed[row]]
-        if i < recipe.action_rows:
+        if i < action_rows:
             prompt = encode(words.action_prompt(words.instruction(task, speed, rng=rng)))
             texts.append((prompt, ACTIONS.encode(demonstrations.action[row]).tolist()))
         else:
