@@ -22,7 +22,7 @@ from interp import metrics
 from interp.action_tokens import ActionTokens
 from interp.checkpoints import weights_fingerprint
 from interp.directions import Cluster, Member, Token
-from interp.ffn import Neuron, Stack, checked_neurons, final_gain, stack_of, value_vectors
+from interp.ffn import Neuron, Stack, final_gain, stack_of, value_vectors
 from interp.metrics import Estimate
 from interp.model_source import source_of
 from interp.plain_module import unwrapped
@@ -178,7 +178,9 @@ def find(
     opposite = reader.vocabulary.ids_of(antonyms) if antonyms else []
     score = reader.neighbours if method == "neighbours" else reader.standardised
     scores = torch.cat([score(layer, ids, opposite) for layer in numbers]).cpu()
-    best = scores.argsort(descending=True, stable=True)[:top].tolist()
+    best = scores.argsort(descending=True, stable=True)[:top]
+    chosen = [neurons[i] for i in best.tolist()]
+    tokens = reader.tokens(chosen)
     return Cluster(
         model=reader.name,
         fingerprint=weights_fingerprint(model),
@@ -188,8 +190,8 @@ def find(
         method=method,
         norm=norm,
         members=tuple(
-            Member(layer=neurons[i][0], index=neurons[i][1], score=float(scores[i]), tokens=reader.tokens(neurons[i]))
-            for i in best
+            Member(layer=neuron[0], index=neuron[1], score=score, tokens=tokens[neuron])
+            for neuron, score in zip(chosen, scores[best].tolist(), strict=True)
         ),
     )
 
@@ -246,12 +248,16 @@ class _Reader:
         for block in vectors.split(max(1, _BLOCK_LOGITS // self.vocabulary.size)):
             yield block @ self._W_U.T
 
-    def tokens(self, neuron: Neuron) -> tuple[Token, ...]:
-        """The top tokens of one neuron."""
-        layer, index = checked_neurons(self.stack, [neuron])[0]
-        vector = self._normed(value_vectors(self.stack, layer)[index : index + 1])[0]
-        top = (self._W_U @ vector).topk(min(_SHOWN_TOKENS, self.vocabulary.size))
-        return _tokens(self.vocabulary, top.indices, top.values)
+    def tokens(self, neurons: Sequence[Neuron]) -> dict[Neuron, tuple[Token, ...]]:
+        """The top tokens of some neurons."""
+        found = {}
+        for layer in {layer for layer, _ in neurons}:
+            members = [neuron for neuron in neurons if neuron[0] == layer]
+            vectors = self._normed(value_vectors(self.stack, layer)[[index for _, index in members]])
+            top = (vectors @ self._W_U.T).topk(min(_SHOWN_TOKENS, self.vocabulary.size))
+            for neuron, ids, logits in zip(members, top.indices, top.values, strict=True):
+                found[neuron] = _tokens(self.vocabulary, ids, logits)
+        return found
 
     def neighbours(self, layer: int, ids: Sequence[int], opposite: Sequence[int]) -> Float[Tensor, " neurons"]:
         """Cosine of the top tokens' weighted embedding with the concept's."""
