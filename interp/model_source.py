@@ -19,14 +19,15 @@ class ModelSource:
     """LayerNorms were folded or weights centred: activations are no longer those of the published model."""
 
 
-def record_source(model: TransformerBridge, *, name: str, revision: str | None) -> None:
+def record_source(model: torch.nn.Module, *, name: str, revision: str | None) -> None:
     """Note on ``model`` what :func:`source_of` will say."""
-    model.deepfield_source = (name, revision)
+    vars(model)["deepfield_source"] = (name, revision)
 
 
-def source_of(model: TransformerBridge) -> ModelSource:
-    """The source of any bridge; of one booted by hand only the name that TransformerLens knows, and no revision."""
-    name, revision = vars(model).get("deepfield_source", (model.cfg.model_name, None))
+def source_of(model: torch.nn.Module) -> ModelSource:
+    """The source of any model; of one loaded by other means only the name that TransformerLens knows, or its class."""
+    unrecorded = model.cfg.model_name if isinstance(model, TransformerBridge) else type(model).__name__
+    name, revision = vars(model).get("deepfield_source", (unrecorded, None))
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return ModelSource(name=name, revision=revision, dtype=dtype, processed=is_processed(model))
 

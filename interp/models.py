@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.locate import ModelFiles, locate
 from interp.model_source import ModelSource as ModelSource
@@ -62,13 +62,32 @@ def load_model(
     return model
 
 
-def _load_weights(files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
+def load_hf_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str | None = None,
+) -> PreTrainedModel:
+    """The plain Hugging Face model, of the class that its own configuration names: vision-language(-action) models too.
+
+    Its ``tokenizer`` is the model's own, or None. Arguments and errors are those of :func:`load_model`.
+    """
+    dtype, device = _checked_dtype(dtype), _checked_device(device)
+    files = locate(name, revision=revision)
+    model = _load_weights(files, dtype, files.gguf is None).to(device)
+    model.tokenizer = _load_tokenizer(files)
+    record_source(model, name=files.name, revision=files.revision)
+    return model
+
+
+def _load_weights(files: ModelFiles, dtype: torch.dtype, own_class: bool = False) -> PreTrainedModel:
     options: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
     if files.gguf and hasattr(transformers, "GgufConfig"):  # versions without it always unpack
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with _no_progress_bar():
-            hf_model, report = AutoModelForCausalLM.from_pretrained(
+            hf_model, report = (_own_class(files) if own_class else AutoModelForCausalLM).from_pretrained(
                 files.folder,
                 dtype=dtype,
                 attn_implementation="eager",
@@ -90,6 +109,18 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype) -> PreTrainedModel:
             f" another shape, such as {', '.join(absent[:3])}"
         )
     return hf_model.eval()
+
+
+def _own_class(files: ModelFiles) -> Any:
+    config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    if not config.architectures:
+        return AutoModelForCausalLM
+    name = config.architectures[0]
+    if not hasattr(transformers, name):
+        raise ValueError(
+            f"its configuration names the class {name}, which transformers {transformers.__version__} lacks"
+        )
+    return getattr(transformers, name)
 
 
 @contextmanager

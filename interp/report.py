@@ -39,6 +39,9 @@ table { border-collapse: collapse; width: 100%; font-size: .93rem; }
 th, td { padding: .5rem .9rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 600; font-size: .85rem; }
+table.interactive th { cursor: pointer; }
+input[type=search] { font: inherit; padding: .35rem .7rem; border: 1px solid var(--line); border-radius: 8px;
+  background: var(--panel); color: inherit; margin-top: .6rem; width: min(100%, 20rem); }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 1rem; }
 figure { margin: 1rem 0 0; padding: .8rem .9rem 1rem; min-width: 0; }
@@ -58,6 +61,26 @@ const ink = () => document.querySelectorAll('.js-plotly-plot').forEach(plot => {
   Plotly.relayout(plot, change);
 });
 ink(); dark.addEventListener('change', ink);
+// A table that sorts by a click on its column, and keeps the rows that hold what is typed.
+document.querySelectorAll('table.interactive').forEach(table => {
+  const [head, ...rows] = table.rows;
+  const filter = Object.assign(document.createElement('input'), {placeholder: 'Only rows with …', type: 'search'});
+  filter.setAttribute('aria-label', 'Only rows with this text');
+  table.parentElement.before(filter);
+  filter.oninput = () => rows.forEach(row => {
+    row.hidden = !row.textContent.toLowerCase().includes(filter.value.toLowerCase());
+  });
+  [...head.cells].forEach((cell, column) => {
+    const text = row => row.cells[column].textContent;
+    const number = cell.classList.contains('number');
+    let sign = number ? 1 : -1;  // the first click puts the largest number, or A, on top
+    cell.onclick = () => {
+      sign = -sign;
+      rows.sort((a, b) => sign * (number ? text(a) - text(b) : text(a).localeCompare(text(b))));
+      rows.forEach(row => table.tBodies[0].append(row));
+    };
+  });
+});
 // The first figure of a row was drawn before its neighbour stood beside it.
 document.querySelectorAll('.js-plotly-plot').forEach(plot => Plotly.Plots.resize(plot));
 """
@@ -86,8 +109,9 @@ class Page:
         )
         return self._add(f'<div class="cards">{inner}</div>')
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Page":
-        """A table; units belong in ``columns``. A column is right-aligned where its first row starts with a digit."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, interactive: bool = False) -> "Page":
+        """A table; units belong in ``columns``. A column is right-aligned where its first row starts with a digit. An
+        interactive one sorts by a click on a column, and keeps the rows that hold what the reader types."""
         width = len(columns)
         if any(len(row) != width for row in rows):
             raise ValueError(f"every row of a table needs {width} cells, as many as it has columns")
@@ -101,7 +125,8 @@ class Page:
             )
 
         body = "".join(line("td", row) for row in texts)
-        return self._add(f'<div class="scroll"><table>{line("th", columns)}{body}</table></div>')
+        kind = ' class="interactive"' if interactive else ""
+        return self._add(f'<div class="scroll"><table{kind}>{line("th", columns)}{body}</table></div>')
 
     def figures(self, *figures: tuple[go.Figure, str]) -> "Page":
         """Figures side by side where the screen is wide; each with a caption that says definition and n."""

@@ -26,7 +26,6 @@ from interp.ffn import Neuron, Stack, final_gain, stack_of, value_vectors
 from interp.metrics import Estimate
 from interp.model_source import source_of
 from interp.plain_module import unwrapped
-from interp.sites import is_bridge
 from interp.vocabulary import Vocabulary, unembedding, vocabulary_of
 
 Layers = str | Sequence[int]
@@ -231,7 +230,7 @@ class _Reader:
     ) -> None:
         if norm not in ("raw", "gain"):
             raise ValueError(f"norm={norm!r} is not known; choose raw (the paper's) or gain")
-        self.name = source_of(model).name if is_bridge(model) else type(model).__name__
+        self.name = source_of(model).name
         self.stack = stack_of(model, stack)
         self.vocabulary = vocabulary_of(model, self.stack, tokenizer=tokenizer, actions=actions, vocab_size=vocab_size)
         self._W_U = unembedding(self.stack)[: self.vocabulary.size].float()
