@@ -8,7 +8,7 @@ function edgeWidth(score, most) {
 
 function makeEdges(canvas) {
   const pen = canvas.getContext("2d");
-  let paths = [];
+  let strokes = [];
   let drawn = [];
 
   function strokesOf(edges, most) {
@@ -25,15 +25,9 @@ function makeEdges(canvas) {
     return [...found.values()].sort((a, b) => a.step - b.step);
   }
 
-  // `lit` holds the ids whose edges stand out; empty: all alike.
-  function set(edges, most, lit) {
+  function set(edges, most) {
     drawn = edges;
-    const out = lit.size ? edges.filter((edge) => lit.has(edge.source) || lit.has(edge.target)) : [];
-    const rest = lit.size ? edges.filter((edge) => !lit.has(edge.source) && !lit.has(edge.target)) : edges;
-    paths = [
-      { strokes: strokesOf(rest, most), alpha: lit.size ? 0.13 : 0.5 },
-      { strokes: strokesOf(out, most), alpha: 0.9 },
-    ];
+    strokes = strokesOf(edges, most);
   }
 
   function draw({ x, y, k }, colours) {
@@ -43,14 +37,11 @@ function makeEdges(canvas) {
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
     pen.setTransform(ratio * k, 0, 0, ratio * k, ratio * x, ratio * y);
-    for (const { strokes, alpha } of paths) {
-      pen.globalAlpha = alpha;
-      for (const { path, negative, step } of strokes) {
-        pen.strokeStyle = negative ? colours.negative : colours.positive;
-        // Lines of a graph seen from afar would vanish.
-        pen.lineWidth = edgeWidth(step / (WIDTHS - 1), 1) / Math.min(1, Math.sqrt(k));
-        pen.stroke(path);
-      }
+    for (const { path, negative, step } of strokes) {
+      pen.strokeStyle = negative ? colours.negative : colours.positive;
+      // Lines of a graph seen from afar would vanish.
+      pen.lineWidth = edgeWidth(step / (WIDTHS - 1), 1) / Math.min(1, Math.sqrt(k));
+      pen.stroke(path);
     }
   }
 

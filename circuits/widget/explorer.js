@@ -78,8 +78,7 @@ function render({ model, el }) {
       const graph = state.graph();
       const where = graph.by_position && typeof node.position === "number"
         ? [`position ${node.position} ${quotedToken(graph.columns[node.position])}`] : [];
-      const [into, out] = ["target", "source"].map((end) => shown.edges.filter((edge) => edge[end] === node.id).length);
-      const edges = graph.edges.length ? [`${into} edges in, ${out} out`] : [];
+      const edges = graph.edges.length ? [`${node.into} edges in, ${node.out} out`] : [];
       const size = node.kind === "group" ? [`${node.members.length} nodes`] : [];
       return [node.kind === "group" ? node.label : node.id, ...size, ...where, `score ${number(node.score)}`, ...edges];
     },
@@ -116,6 +115,7 @@ function render({ model, el }) {
     const mostNode = graph.nodes.reduce((most, node) => Math.max(most, Math.abs(node.score)), 1e-12);
     stage.update(graph, arrangement, shown, mostEdge);
     controls.draw(graph, shown, mostEdge, mostNode, values());
+    if (Object.keys(preview).length) return; // while a slider moves
     panel.drawSelection(shown);
     panel.drawMeasured();
     drawDetail();

@@ -95,8 +95,13 @@ function visible(graph, arrangement, state, onlyPinned) {
     merged.parts.push(edge);
     edges.set(key, merged);
   }
-  const linked = new Set([...edges.values()].flatMap((edge) => [edge.source, edge.target]));
-  for (const node of nodes.values()) node.faint = graph.edges.length > 0 && !linked.has(node.id) && !pinned.has(node.id);
+  for (const node of nodes.values()) Object.assign(node, { into: 0, out: 0 });
+  for (const { source, target } of edges.values()) {
+    nodes.get(source).out += 1;
+    nodes.get(target).into += 1;
+  }
+  for (const node of nodes.values())
+    node.faint = graph.edges.length > 0 && node.into + node.out === 0 && !pinned.has(node.id);
   for (const edge of edges.values()) edge.curve = curve(nodes.get(edge.source), nodes.get(edge.target), edge.reader);
   return { nodes, edges: [...edges.values()], count };
 }

@@ -3,21 +3,30 @@
 
 const ZOOM = { least: 0.08, most: 4, step: 1.25 };
 const MARGIN = { left: 84, top: 14, right: 20, bottom: 84 };
+// While the picture moves, the canvases move as they are. They reach beyond the sides by this share, and are drawn anew at
+// rest, or when moved so far that an end would show, or zoomed so far that it would.
+const OVER = 0.25;
+const REST_MS = 150;
 
 function makeStage(state, actions) {
-  const canvas = make("canvas", { "aria-hidden": "true" });
+  // What stands out has a canvas of its own, so that pointing at a node draws a few edges and not all.
+  const [canvas, outCanvas] = [0, 1].map(() => make("canvas", { "aria-hidden": "true" }));
   const layer = make("div", { className: "nodes" });
-  const rowAxis = make("div", { className: "rows", "aria-hidden": "true" });
-  const columnAxis = make("div", { className: "columns", "aria-hidden": "true" });
+  const [rowAxis, columnAxis] = [0, 1].map(() => make("div"));
   const tip = make("div", { className: "tip", hidden: true, role: "status" });
   const box = make("div", { className: "box", hidden: true });
   const root = make(
     "div",
     { className: "stage", tabIndex: -1, role: "group", "aria-label": "Graph of the circuit, from the input up" },
-    canvas, layer, rowAxis, columnAxis, box, tip,
+    canvas, outCanvas, layer,
+    make("div", { className: "rows", "aria-hidden": "true" }, rowAxis),
+    make("div", { className: "columns", "aria-hidden": "true" }, columnAxis),
+    box, tip,
   );
-  const edges = makeEdges(canvas);
+  const [edges, outEdges] = [canvas, outCanvas].map(makeEdges);
   const at = { x: 0, y: 0, k: 1 };
+  let drawnAt = { ...at };
+  let spread = 0; // the zoom that the names along the sides stand at
   let shown = { nodes: new Map(), edges: [] };
   let arrangement = null;
   let graph = null;
@@ -29,13 +38,42 @@ function makeStage(state, actions) {
 
   function place() {
     layer.style.transform = `translate(${at.x}px, ${at.y}px) scale(${at.k})`;
-    for (const [i, name] of [...rowAxis.children].entries())
-      name.style.transform = `translateY(${at.y + at.k * arrangement.rows[i]}px) translateY(-50%)`;
-    for (const [i, name] of [...columnAxis.children].entries())
-      name.style.transform = `translateX(${at.x + at.k * arrangement.columns[i]}px)`;
-    edges.draw(at, colours);
+    rowAxis.style.transform = `translateY(${at.y}px)`;
+    columnAxis.style.transform = `translateX(${at.x}px)`;
+    if (spread !== at.k) {
+      spread = at.k;
+      [...rowAxis.children].forEach((name, i) => (name.style.top = `${at.k * arrangement.rows[i]}px`));
+      [...columnAxis.children].forEach((name, i) => (name.style.left = `${at.k * arrangement.columns[i]}px`));
+    }
+    const grown = at.k / drawnAt.k;
+    for (const one of [canvas, outCanvas])
+      one.style.transform = `translate(${at.x - grown * drawnAt.x}px, ${at.y - grown * drawnAt.y}px) scale(${grown})`;
   }
-  const draw = oncePerFrame(() => arrangement && place());
+
+  function strokeAll() {
+    if (!arrangement) return;
+    drawnAt = { ...at };
+    const [x, y] = [at.x + OVER * root.clientWidth, at.y + OVER * root.clientHeight];
+    for (const one of [edges, outEdges]) one.draw({ x, y, k: at.k }, colours);
+    place();
+  }
+  const draw = oncePerFrame(strokeAll);
+
+  // A layer of its own moves without being painted again, and is blurred by zooming until it is.
+  let resting = 0;
+  function move() {
+    layer.style.willChange = "transform";
+    clearTimeout(resting);
+    resting = setTimeout(() => {
+      layer.style.willChange = "";
+      draw();
+    }, REST_MS);
+    const grown = at.k / drawnAt.k;
+    const far = Math.max(Math.abs(at.x - grown * drawnAt.x) / root.clientWidth, Math.abs(at.y - grown * drawnAt.y) / root.clientHeight);
+    if (grown > 1.6 || grown < 0.6 || far > OVER) draw();
+    else placeSoon();
+  }
+  const placeSoon = oncePerFrame(() => arrangement && place());
 
   function fit() {
     const [width, height] = [root.clientWidth, root.clientHeight];
@@ -50,13 +88,13 @@ function makeStage(state, actions) {
   function zoom(factor, x = root.clientWidth / 2, y = root.clientHeight / 2) {
     const k = Math.max(ZOOM.least, Math.min(ZOOM.most, at.k * factor));
     Object.assign(at, { x: x - ((x - at.x) * k) / at.k, y: y - ((y - at.y) * k) / at.k, k });
-    draw();
+    move();
   }
 
   function pan(x, y) {
     at.x += x;
     at.y += y;
-    draw();
+    move();
   }
 
   const where = (event) => {
@@ -76,15 +114,20 @@ function makeStage(state, actions) {
   function hover(id) {
     if (hovered === id) return;
     hovered = id;
-    restroke();
+    lightUp();
   }
 
-  function restroke() {
+  function lightUp() {
     const lit = new Set(hovered === null ? [] : [hovered]);
     for (const id of state.get("selection")) lit.add(state.groupOf(id) ?? id);
-    edges.set(shown.edges, most, lit);
-    draw();
+    outEdges.set(lit.size ? shown.edges.filter((edge) => lit.has(edge.source) || lit.has(edge.target)) : [], most);
+    canvas.style.opacity = lit.size ? 0.14 : 0.5;
+    strokeOut();
   }
+  const strokeOut = oncePerFrame(() => {
+    const [x, y] = [drawnAt.x + OVER * root.clientWidth, drawnAt.y + OVER * root.clientHeight];
+    outEdges.draw({ x, y, k: drawnAt.k }, colours);
+  });
 
   function nodeButton(node) {
     const made = make("button", { type: "button", className: `node ${node.kind}`, tabIndex: -1 });
@@ -123,6 +166,7 @@ function makeStage(state, actions) {
     const refit = newArrangement !== arrangement;
     [graph, arrangement, shown, most] = [newGraph, newArrangement, newShown, newMost];
     if (refit) {
+      spread = 0;
       rowAxis.replaceChildren(...graph.rows.map((name) => make("span", {}, name)));
       columnAxis.replaceChildren(
         ...graph.columns.map((name, i) =>
@@ -138,28 +182,36 @@ function makeStage(state, actions) {
     for (const node of shown.nodes.values()) {
       const made = buttons.get(node.id) ?? nodeButton(node);
       const share = Math.abs(node.score) / strongest;
-      made.className = `node ${node.kind}`;
       const chosen = node.members.every((member) => selection.has(member.id));
-      for (const [name, on] of Object.entries({
+      const marks = {
         negative: node.score < 0,
         strong: share > 0.5,
         faint: node.faint && !chosen,
         chosen,
         pinned: node.members.some((member) => pinned.has(member.id)),
-      }))
-        made.classList.toggle(name, on);
-      made.style.setProperty("--share", `${Math.round(8 + 77 * share)}%`);
-      made.style.transform = `translate(${node.x}px, ${node.y}px) translate(-50%, -50%)`;
-      if (made.textContent !== node.label) made.textContent = node.label;
-      made.setAttribute("aria-pressed", chosen);
-      made.setAttribute("aria-label", actions.describe(node).join(", "));
+      };
+      const names = ["node", node.kind, ...Object.keys(marks).filter((name) => marks[name])].join(" ");
+      // Most stay as they are, and writing costs more than comparing.
+      if (made.className !== names) made.className = names;
+      const look = `${Math.round(8 + 77 * share)}%|${node.x}|${node.y}|${node.label}`;
+      if (made.dataset.look !== look) {
+        made.dataset.look = look;
+        made.style.setProperty("--share", look.split("|")[0]);
+        made.style.transform = `translate(${node.x}px, ${node.y}px) translate(-50%, -50%)`;
+        made.textContent = node.label;
+      }
+      const label = actions.describe(node).join(", ");
+      if (made.ariaLabel !== label) made.ariaLabel = label;
+      if (made.ariaPressed !== String(chosen)) made.ariaPressed = String(chosen);
       now.set(node.id, made);
     }
     for (const [id, made] of buttons) if (!now.has(id)) made.remove();
     for (const [id, made] of now) if (!buttons.has(id)) layer.append(made);
     buttons = now;
     setCurrent(current);
-    restroke();
+    edges.set(shown.edges, most);
+    lightUp();
+    draw();
     if (refit) fit();
   }
 
@@ -246,6 +298,9 @@ function makeStage(state, actions) {
       colours = { positive: style.getPropertyValue("--positive"), negative: style.getPropertyValue("--negative") };
       draw();
     },
-    stop: () => resized.disconnect(),
+    stop() {
+      resized.disconnect();
+      clearTimeout(resting);
+    },
   };
 }
