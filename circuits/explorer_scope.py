@@ -8,7 +8,8 @@ from circuits.circuit import Circuit
 from circuits.explorer_graph import Part
 from circuits.explorer_interventions import Measured
 from circuits.faithfulness import Evaluator
-from circuits.feature_circuits import FeatureCircuit, FeatureEvaluator
+from circuits.feature_circuits import FeatureCircuit
+from circuits.feature_faithfulness import FeatureEvaluator
 from circuits.task import Task
 from saes.sae import SAE
 
