@@ -1,14 +1,13 @@
-"""Circuits of SAE features in the embedded model: SAEs at every layer, then IG, AtP and RelP side by side.
+"""Circuits of SAE features in the embedded model: IG, AtP and RelP side by side.
 
     python benchmarks/feature_circuits.py
 
-trains TopK SAEs on the outputs of attention and MLPs and on the residual stream, and prints what they leave out and
-faithfulness by size for indirect objects. Nothing is fetched.
+trains TopK SAEs on the outputs of attention and MLPs and on the residual stream of the later blocks, and prints what
+they leave out and faithfulness by size for indirect objects. Nothing is fetched.
 """
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,18 @@ def main() -> None:
     parser.add_argument("--d-sae", type=int, default=768)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--first-layer", type=int, default=2, help="earlier ones are given for free")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000, 2000, 4000])
+    parser.add_argument("--out", type=Path, default=Path("runs/feature_circuits"), help="SAEs; trained where missing")
     parser.add_argument("--html", type=Path, help="write the curves there")
     options = parser.parse_args()
     model = load_model("embedded")
-    sites = [f"blocks.{layer}.{kind}" for layer in range(model.cfg.n_layers) for kind in KINDS]
-    with tempfile.TemporaryDirectory() as folder:
-        saes = train_saes(model, sites, Path(folder), tokens=options.tokens, d_sae=options.d_sae, k=options.k)
+    sites = [f"blocks.{layer}.{kind}" for layer in range(options.first_layer, model.cfg.n_layers) for kind in KINDS]
+    options.out.mkdir(parents=True, exist_ok=True)
+    saes = train_saes(model, sites, options.out, tokens=options.tokens, d_sae=options.d_sae, k=options.k)
     # All names are others in the corrupt prompts, since a name that both share could be in no circuit.
     task = tasks.ioi(model.tokenizer, options.prompts, corruption="three_names")
-    found = compare_features(model, task, saes)
+    found = compare_features(model, task, saes, sizes=options.sizes)
     print(f"{task}\n\n{unexplained(model, task, saes)}\n\n{found.markdown()}")
     if options.html:
         page = Page("Feature circuits of the embedded model", subtitle=str(task))

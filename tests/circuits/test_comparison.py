@@ -167,11 +167,35 @@ def test_heat_maps() -> None:
         heat_map(circuits.attribute(model, task, nodes="neurons", method="atp"))
 
 
+# The first two sentences of the demonstration in RelP's repository: S2, then the other person.
+SENTENCES = (
+    ("When John and Mary went to the shops, {} gave the bag to", "John", "Mary"),
+    ("When Tom and James went to the park, {} gave the ball to", "James", "Tom"),
+)
+# Pearson's correlation with exact patching as another implementation had it, by hooks of plain PyTorch.
+REPLICATED = {
+    "AtP": {"resid_pre": 0.802, "attn_out": 0.973, "mlp_out": 0.820},
+    "LN": {"resid_pre": 0.827, "attn_out": 0.979, "mlp_out": 0.798},
+    "LN+Id+Half": {"resid_pre": 0.924, "attn_out": 0.993, "mlp_out": 0.915},
+    "all four": {"resid_pre": 0.880, "attn_out": 0.922, "mlp_out": 0.937},
+}
+
+
 @pytest.mark.smollm2
 @pytest.mark.slow
-def test_relevance_is_nearer_to_patching_than_gradients_on_smollm2(smollm2) -> None:
-    """The table of docs/circuits.md on fewer prompts; no such claim for attention outputs."""
-    found = compare(smollm2, circuits.tasks.ioi(smollm2.tokenizer, 3, seed=0), nodes=("resid_pre", "mlp_out"))
+def test_smollm2_has_the_correlations_that_another_implementation_found(smollm2) -> None:
+    """Relevance is above AtP for the residual stream and MLPs; for attention outputs it is not with all four rules."""
+    prompts: dict[str, list[str]] = {name: [] for name in ("clean", "corrupt", "correct", "wrong")}
+    for sentence, first, second in SENTENCES:
+        for subject, other in ((first, second), (second, first)):
+            row = (sentence.format(subject), sentence.format(other), f" {other}", f" {subject}")
+            for name, value in zip(prompts, row, strict=True):
+                prompts[name].append(value)
+    found = compare(smollm2, Task.from_text(smollm2.tokenizer, **prompts))
+    assert found.exact["mlp_out"].clean_metric == pytest.approx(3.80, abs=0.01)
+    for name, families in REPLICATED.items():
+        for family, expected in families.items():
+            assert found.estimates[name][family].agreement.pearson == pytest.approx(expected, abs=0.005)
     for family in ("resid_pre", "mlp_out"):
         atp, *relevance = (found.estimates[name][family].agreement for name in ("AtP", "LN+Id+Half", "all four"))
         assert all(own.pearson > atp.pearson for own in relevance)
