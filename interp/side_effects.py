@@ -50,18 +50,17 @@ def side_effects(
     """
     if tokens.shape[1] < 2:
         raise ValueError(f"rows of {tokens.shape[1]} tokens predict nothing; give rows of two or more")
-    found: dict[str, list[Tensor]] = {"kl": [], "loss": [], "change": [], "top": []}
+    found: dict[str, list[Tensor]] = {name: [] for name in ("kl", "loss", "loss_change", "top_changed")}
     for rows in tokens.cpu().split(batch):
         before = _logits(model, rows)
         with steering():
             after = _logits(model, rows)
-        loss = metrics.cross_entropy(before, rows).mean(1)
+        clean = metrics.cross_entropy(before, rows).mean(1)
         found["kl"].append(metrics.kl(before, after).mean(1))
-        found["loss"].append(loss)
-        found["change"].append(metrics.cross_entropy(after, rows).mean(1) - loss)
-        found["top"].append((before.argmax(-1) != after.argmax(-1)).float().mean(1))
-    kl, loss, change, top = (metrics.mean(torch.cat(values)) for values in found.values())
-    return SideEffects(kl=kl, loss=loss, loss_change=change, top_changed=top)
+        found["loss"].append(clean)
+        found["loss_change"].append(metrics.cross_entropy(after, rows).mean(1) - clean)
+        found["top_changed"].append((before.argmax(-1) != after.argmax(-1)).float().mean(1))
+    return SideEffects(**{name: metrics.mean(torch.cat(values)) for name, values in found.items()})
 
 
 def _logits(model: Any, rows: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class Positions:
             if prompt is not None:
                 return every & (columns >= prompt - 1)
             last = (real * torch.arange(1, call.length + 1, device=every.device)).argmax(1)
-            return torch.arange(call.length, device=every.device) == last[:, None]
+            return torch.arange(call.length, device=every.device).eq(last[:, None])
         image = self._image(call, columns)
         return image if self._scope == "image" else ~image & real
 
