@@ -15,8 +15,8 @@ class Steering:
 
     concept: str = "fast"
     """fast, slow, up, down, left, right, forward or back."""
-    value: float = 6.0
-    """What the activations are set to; the size of natural ones is what it means something beside."""
+    value: float = 2.0
+    """What the activations are set to; it means something only beside their natural size, which the report names."""
     top: int = 20
     """Neurons to steer."""
     method: Literal["logit", "neighbours"] = "logit"

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from interp.checkpoints import weights_fingerprint
-from interp.ffn import Neuron
+from interp.ffn import Neuron, stack_of
 from interp.files import write_json
 from interp.steering import steer
 from interp.vla.policy import VLAPolicy
-from interp.vla.rollouts import STEPS, Arena, Rollout
+from interp.vla.rollouts import STEPS, Arena, Inputs, Rollout
+from interp.vla.tokenizer import encode
+from interp.vla.words import action_prompt
 
 METRICS = ("speed", "right", "forward", "up")
 
@@ -60,6 +63,29 @@ def steered(
     soft = torch.zeros(1, policy.soft_tokens.stop, dtype=torch.bool)
     soft[:, list(policy.soft_tokens)] = True
     return steer(policy, neurons=neurons, value=value, scope=scope, image_mask=soft)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Natural sizes of neurons' activations: a strength means something only beside them."""
+
+    median: float
+    p99: float
+    largest: float
+
+
+@torch.no_grad()
+def natural_activations(policy: VLAPolicy, instruction: str, inputs: Inputs) -> Activations:
+    """Of all neurons at all positions of the prompt, magnitudes."""
+    seen: list[torch.Tensor] = []
+    with ExitStack() as hooks:
+        for down in stack_of(policy).down:
+            hooks.callback(down.register_forward_pre_hook(lambda _, args: seen.append(args[0].abs().flatten())).remove)
+        prompt = torch.tensor(encode(action_prompt(instruction)))
+        policy.language_model(inputs_embeds=policy.embed(prompt.expand(len(inputs[0]), -1), *inputs), use_cache=False)
+    values = torch.cat(seen).double().numpy()
+    median, p99, largest = np.quantile(values, [0.5, 0.99, 1.0]).tolist()
+    return Activations(median=median, p99=p99, largest=largest)
 
 
 class Bench:

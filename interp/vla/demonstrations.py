@@ -47,11 +47,12 @@ def demonstrate(
 ) -> Demonstrations:
     """Let the experts act, keep it in ``folder``, and read it; shards that are there are not made again.
 
-    ``camera`` is the width of a square picture a step, in pixels, or None for none.
+    ``camera`` is the width of a square picture a step, in pixels, or None for none. With a camera every episode has a
+    goal of its own, since 50 pictures of goals could be remembered.
     """
     files = [folder / f"{first:04d}.safetensors" for first in range(0, episodes, SHARD)]
     if missing := [file for file in files if not file.exists()]:
-        environment = Reach(seed=seed)
+        environment = Reach(seed=seed, own_goals=camera is not None)
         with nullcontext() if camera is None else Camera(environment, size=camera) as eye:
             for file in missing:
                 first = int(file.stem)

@@ -49,10 +49,12 @@ def study_page(found: Study, film: bytes) -> Page:
             ),
         ]
     )
+    natural = found.natural
     page.text(
         f"Verdict: at strength {options.value:g} the cluster {head.verdict}. The unit of chance is the set of neurons,"
         " not the episode, since rollouts are nearly the same every time: p = (1 + sets that do at least as much) /"
-        " (1 + sets)."
+        f" (1 + sets). Natural activations: median {natural.median:.2g}, 99th percentile {natural.p99:.2g}, largest"
+        f" {natural.largest:.2g}."
     )
     page.heading("Side by side").gif(film, f"One episode, {found.instruction!r}, at strength {options.value:g}.")
     page.heading("Strength").figures(

@@ -1,6 +1,7 @@
 """Meta-World's reach task on MuJoCo, with the goal where it was put and the camera without its costly shadows."""
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; read when mujoco is first imported
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; read when mujoco is first imported
 
 try:
     import metaworld
@@ -43,8 +45,9 @@ class Reach:
     Meta-World's own ``reset(seed=...)`` draws another goal at every reset; here a task is set once and stays.
     """
 
-    def __init__(self, *, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, *, seed: int = 0, own_goals: bool = True) -> None:
+        """``own_goals``: each episode has another goal. Otherwise they take turns at Meta-World's 50 of that seed."""
+        self.seed, self.own_goals = seed, own_goals
         self._env: Any = metaworld.ALL_V3_ENVIRONMENTS[TASK]()
         self._start = np.array(self._env.hand_init_pos)
 
@@ -58,7 +61,7 @@ class Reach:
             raise ValueError(f"episode {episode}: episodes are counted from 0")
         jitter = np.random.default_rng([self.seed, episode]).uniform(-1, 1, 3) * START_JITTER
         self._env.hand_init_pos = self._start + jitter
-        self._env.set_task(_tasks(self.seed, episode // _GOALS)[episode % _GOALS])
+        self._env.set_task(_tasks(self._seed_of_goals(episode))[episode % _GOALS])
         state, _ = self._env.reset()
         return self._observe(state, success=False, clipped=False)
 
@@ -74,15 +77,20 @@ class Reach:
         """The model and the data of the simulation, for the camera."""
         return self._env.model, self._env.data
 
+    def _seed_of_goals(self, episode: int) -> int:
+        if not self.own_goals:
+            return self.seed
+        return int(np.random.SeedSequence([self.seed, episode // _GOALS]).generate_state(1)[0])
+
     def _observe(self, state: np.ndarray, *, success: bool, clipped: bool) -> Observation:
         return Observation(hand=state[:3].copy(), goal=state[-3:].copy(), success=success, clipped=clipped)
 
 
 @cache
-def _tasks(seed: int, block: int) -> list[Any]:
-    """Meta-World's tasks of 50 episodes."""
-    numbers = np.random.SeedSequence([seed, block]).generate_state(1)
-    return metaworld.MT1(TASK, seed=int(numbers[0])).train_tasks
+def _tasks(seed: int) -> list[Any]:
+    """Meta-World's tasks: 50 goals."""
+    tasks: list[Any] = metaworld.MT1(TASK, seed=seed).train_tasks
+    return tasks
 
 
 class Camera:
@@ -92,7 +100,13 @@ class Camera:
         model, _ = environment.mujoco
         # Most of a frame's time on a CPU would go into the shadow map and into multisampling.
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
-        self._renderer = mujoco.Renderer(model, size, size)
+        try:
+            self._renderer = mujoco.Renderer(model, size, size)
+        except mujoco.FatalError as error:
+            raise OSError(
+                f"MuJoCo cannot render here ({error}). Without a display it needs EGL, and MUJOCO_GL=egl before"
+                " anything imports mujoco; on Debian: apt-get install libegl1 libgl1-mesa-dri"
+            ) from None
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = 0
         self._view = mujoco.MjvCamera()

@@ -14,7 +14,7 @@ from interp.files import write_json
 from interp.metrics import Estimate
 from interp.steering_scope import SCOPES
 from interp.vla import side_effects, words
-from interp.vla.bench import Bench, Condition, Measured
+from interp.vla.bench import Activations, Bench, Condition, Measured, natural_activations
 from interp.vla.evaluation import TARGETS, Contest, Dose, Share, contest, difference, dose, share
 from interp.vla.policy import VLAPolicy
 from interp.vla.rollouts import STEPS, Arena
@@ -33,7 +33,7 @@ class Options:
     """One of fast, slow, up, down, left, right, forward, back."""
     instruction: str | None = None
     """Of the dose curve; by default "move up", and "move left" where height is what should change."""
-    value: float = 6.0
+    value: float = 2.0
     """Strength at which everything but the dose curve is measured."""
     doses: tuple[float, ...] = DOSES
     top: int = 20
@@ -71,6 +71,8 @@ class Study:
     setting: dict[str, Any]
     """Fingerprint, episodes, seed and horizon."""
     between: Contest
+    natural: Activations
+    """Of the unsteered policy on the instruction; compare strengths with it."""
     baseline: dict[str, float]
     """Mean speed and displacements of the unsteered policy on the instruction, mm a step."""
     word: Estimate
@@ -165,6 +167,7 @@ def study(
         instruction=instruction,
         setting=bench.setting,
         between=between,
+        natural=natural_activations(policy, instruction, inputs),
         baseline=_means(baseline),
         word=difference(told(words.with_word(instruction, options.concept)), baseline, target.metric),
         doses=tuple(doses),

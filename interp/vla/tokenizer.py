@@ -1,4 +1,4 @@
-"""The policy's 352 tokens: 96 words, then 256 action bins, the last ids of the vocabulary as in OpenVLA."""
+"""The policy's 351 tokens: 95 words, then 256 action bins, the last ids of the vocabulary as in OpenVLA."""
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

@@ -30,7 +30,7 @@ def test_without_the_extra_every_command_says_how_to_install_it(
 
 
 def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> None:
-    pytest.importorskip("metaworld", reason="the simulator is not installed: pip install 'deepfield[vla]'")
+    pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
     figure = tmp_path / "dose.svg"
     main(["vla", "evaluate", "--out", str(tmp_path), "--figure", str(figure), *SMALL])
     found = json.loads((tmp_path / "study.json").read_text())
@@ -53,7 +53,7 @@ def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> 
 
 
 def test_render_films_side_by_side(tmp_path: Path) -> None:
-    pytest.importorskip("metaworld", reason="the simulator is not installed: pip install 'deepfield[vla]'")
+    pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
     for name in ("film.gif", "film.mp4"):
         main(["vla", "render", "--out", str(tmp_path / name), "--steps", "2"])
     with Image.open(tmp_path / "film.gif") as film:
@@ -63,7 +63,7 @@ def test_render_films_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_mistake_is_told_with_its_remedy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    pytest.importorskip("metaworld", reason="the simulator is not installed: pip install 'deepfield[vla]'")
+    pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
     assert "should end in .gif or .mp4" in failure(capsys, "render", "--out", "film.avi")
     assert "'angry' is no concept" in failure(capsys, "evaluate", "--concept", "angry", "--out", str(tmp_path))
     assert "no policy in nowhere" in failure(capsys, "evaluate", "nowhere", "--out", str(tmp_path))

@@ -23,11 +23,11 @@ def policy() -> VLAPolicy:
     return VLAPolicy(PolicyConfig()).eval()
 
 
-def test_there_are_96_words_and_the_last_256_ids_are_actions(policy: VLAPolicy) -> None:
-    assert (len(words.TOKENS), VOCAB) == (96, 352)
-    assert ACTIONS.ids == range(96, 352)
+def test_there_are_95_words_and_the_last_256_ids_are_actions(policy: VLAPolicy) -> None:
+    assert (len(words.TOKENS), VOCAB) == (95, 351)
+    assert ACTIONS.ids == range(95, 351)
     assert policy.tokenizer.encode("move up quickly") == encode("move up quickly")[1:]
-    assert policy.tokenizer.convert_ids_to_tokens(96) == "<action_0>"
+    assert policy.tokenizer.convert_ids_to_tokens(95) == "<action_0>"
 
 
 def test_every_sentence_is_made_of_words() -> None:
@@ -65,7 +65,7 @@ def test_soft_tokens_stand_behind_the_first_token(policy: VLAPolicy) -> None:
 def test_actions_with_and_without_a_cache_are_the_same_and_are_actions(policy: VLAPolicy) -> None:
     cached, whole = (policy.act(PROMPT, HAND, GOAL, cached=cached) for cached in (True, False))
     assert torch.equal(cached.tokens, whole.tokens)
-    assert ((cached.tokens >= 96) & (cached.tokens < 352)).all()
+    assert ((cached.tokens >= 95) & (cached.tokens < 351)).all()
     assert np.array_equal(cached.values, ACTIONS.decode(cached.tokens.numpy()))
 
 
@@ -76,12 +76,12 @@ def test_a_word_is_never_taken_for_an_action() -> None:
     with torch.no_grad():  # the same hidden state scores the words highest, whatever it is
         norm = policy.language_model.model.norm
         head = torch.nn.Linear(96, VOCAB)
-        head.bias.copy_(torch.cat([torch.full((96,), 100.0), torch.linspace(0, 1, 256)]))
+        head.bias.copy_(torch.cat([torch.full((95,), 100.0), torch.linspace(0, 1, 256)]))
         policy.language_model.lm_head = head
         norm.weight.zero_()
     done = policy.act(PROMPT, HAND, GOAL)
     assert done.word.all()
-    assert done.tokens.eq(351).all()
+    assert done.tokens.eq(350).all()
     assert np.allclose(done.values, -1 + 1 / 255)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("metaworld", reason="the simulator is not installed: pip install 'deepfield[vla]'")
+pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
 
 from interp.vla import demonstrations, training
 from interp.vla.demonstrations import demonstrate
