@@ -6,6 +6,7 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, layer_of
 from circuits.comparison import Comparison
+from circuits.explorer import Explorer
 from circuits.faithfulness import Curve, Faithfulness
 from circuits.scores import Scores
 from circuits.task import Task
@@ -22,8 +23,9 @@ _NAMES = {
 }
 
 
-def heat_map(scores: Scores, *, title: str | None = None) -> go.Figure:
-    """Layer by position (heads become rows of their layer); white is 0, and both ends of the scale are equally far."""
+def heat_map(scores: Scores, *, title: str | None = None, most: float | None = None) -> go.Figure:
+    """Layer by position (heads become rows of their layer); white is 0, and both ends of the scale are equally far: at
+    ``most``, by default the largest absolute score."""
     values = scores.values.detach().cpu()
     rows = [f"{layer}" for layer in range(len(values))]
     if scores.axes == ("layer", "position", "head") or scores.axes == ("layer", "head"):
@@ -35,7 +37,7 @@ def heat_map(scores: Scores, *, title: str | None = None) -> go.Figure:
         raise ValueError(f"scores with axes {', '.join(scores.axes)} cannot be drawn as one map; use Scores.top(k)")
     by_position = "position" in scores.axes
     columns = _labels(scores, values) if by_position else [f"{i}" for i in range(values.shape[1])]
-    most = float(values.abs().max()) or 1.0
+    most = most or float(values.abs().max()) or 1.0
     figure = go.Figure(
         go.Heatmap(
             z=values.tolist(),
@@ -89,12 +91,12 @@ def patch_page(found: Comparison, task: Task, *, model_name: str) -> Page:
     )
     for family, exact in found.exact.items():
         page.heading(_NAMES.get(family, family))
-        maps = [
-            (heat_map(exact, title="exact patching"), f"Change of the metric when one node is patched, n = {exact.n}.")
-        ]
+        most = float(exact.values.abs().max())
+        note = f"Change of the metric when one node is patched, n = {exact.n}. All maps have this scale."
+        maps = [(heat_map(exact, title="exact patching"), note)]
         maps += [
-            (heat_map(variant[family], title=name), f"Estimate; {variant[family].cost.forwards:g} forwards,"
-             f" {variant[family].cost.backwards:g} backwards, {found.seconds[name]:.2f} s.")
+            (heat_map(variant[family], title=name, most=most), f"Estimate; {variant[family].cost.forwards:g} forwards,"
+             f" {variant[family].cost.backwards:g} backward, {found.seconds[name]:.2f} s.")
             for name, variant in found.estimates.items()
         ]  # fmt: skip
         page.figures(*maps)
@@ -169,8 +171,10 @@ def circuit_page(
     *,
     model_name: str,
     method: str,
+    explorer: Explorer | None = None,
 ) -> Page:
-    """A circuit's figures, its faithfulness by size, and its edges from the strongest."""
+    """A circuit's figures, its graph (to explore, or without ``explorer`` a plain figure), its faithfulness by size, its
+    edges from the strongest."""
     page = Page(
         f"Circuit for {task.name} in {model_name}",
         subtitle=f"{len(task)} prompts · edges by {method} · {measured.ablation} ablation",
@@ -184,6 +188,11 @@ def circuit_page(
             ("CMD", f"{curve.cmd:.3f}", "area under its distance from 1"),
         ]
     )
+    caption = "Nodes are heads and MLPs; an edge is drawn to each head that shares its reader."
+    if explorer is None:
+        page.heading("Graph").figures((circuit_graph(circuit), caption))
+    else:
+        page.heading("Graph").part(explorer.fragment()).text(caption)
     figure = go.Figure(
         go.Scatter(
             x=curve.edges,
@@ -199,8 +208,5 @@ def circuit_page(
     )
     edges = [(u, v, score) for (u, v), score in circuit.edges.items()]
     strongest = sorted(edges, key=lambda edge: -abs(edge[2]))[:100]
-    page.heading("Graph").figures(
-        (circuit_graph(circuit), "Nodes are heads and MLPs; an edge is drawn to each head that shares its reader.")
-    )
     page.heading("Edges").table(["writer", "reader", "score"], [[u, v, f"{score:.4f}"] for u, v, score in strongest])
     return page.data("edges", edges)

@@ -193,6 +193,10 @@ class Explorer(anywidget.AnyWidget):
             partial.write_text(explorer_page.page(self.about["title"], self.saved(details=details)), encoding="utf-8")
         return Path(path)
 
+    def fragment(self, *, details: int = 60) -> str:
+        """What :meth:`save` writes, as markup for a part of another page."""
+        return explorer_page.fragment(self.saved(details=details))
+
     def saved(self, *, details: int = 60) -> dict[str, Any]:
         """What :meth:`save` writes, as plain data."""
         strongest = [name for graph in self._graphs.values() for name in graph.strongest(nodes=details).parts]

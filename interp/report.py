@@ -157,6 +157,10 @@ class Page:
             f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
         )
 
+    def part(self, html: str) -> "Page":
+        """Markup that its maker has made safe, in an element of its own."""
+        return self._add(f"<div>{html}</div>")
+
     def data(self, name: str, value: object) -> "Page":
         """Embed the numbers behind the page as JSON, so that a script can read them from the file."""
         text = json.dumps(value, allow_nan=False).replace("<", "\\u003c")

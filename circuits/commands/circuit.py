@@ -56,6 +56,7 @@ def circuit(
     from circuits.circuit import Circuit
     from circuits.draw import circuit_page
     from circuits.edges import attribute_edges
+    from circuits.explorer import Explorer
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
     from circuits.open_task import open_task
@@ -83,5 +84,6 @@ def circuit(
         tokens = [*(opened.labels or map(str, range(opened.length)))]
         write_neuronpedia(found, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
     if html is not None:
-        page = circuit_page(found, measured, curve, opened, model_name=model, method=method)
+        explorer = Explorer(found, model=language_model, task=opened)
+        page = circuit_page(found, measured, curve, opened, model_name=model, method=method, explorer=explorer)
         console.print(f"The page is {page.write(html)}: open it in a browser.")

@@ -4,7 +4,7 @@
 const NODE = { width: 52, height: 22, gap: 8 };
 const PER_LINE = { byPosition: 2, byComponent: 4 };
 const EMPTY_COLUMN = 30;
-const SHAPE = { ratio: 1.7, gap: 34, widestGap: 120 };
+const SHAPE = { ratio: 1.35, gap: 34, widestGap: 120 };
 
 function arrange(graph) {
   const perLine = graph.by_position ? PER_LINE.byPosition : PER_LINE.byComponent;
