@@ -151,7 +151,7 @@ class Positions:
         none = torch.zeros(call.rows, call.length, dtype=torch.bool, device=columns.device)
         given = 0 if call.ids is None else call.ids.shape[1]
         if given == call.length and self._image_token is not None:
-            return call.ids == self._image_token
+            return call.ids.eq(self._image_token)
         if call.start or (given == call.length and self._scope == "text"):
             return none
         if given == call.length:
