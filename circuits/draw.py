@@ -173,8 +173,10 @@ def circuit_page(
     method: str,
     explorer: Explorer | None = None,
 ) -> Page:
-    """A circuit's figures, its graph (to explore, or without ``explorer`` a plain figure), its faithfulness by size, its
-    edges from the strongest."""
+    """A circuit's figures, its graph, its faithfulness by size, and its edges from the strongest.
+
+    With an ``explorer`` the graph can be explored; without, it is a plain figure.
+    """
     page = Page(
         f"Circuit for {task.name} in {model_name}",
         subtitle=f"{len(task)} prompts · edges by {method} · {measured.ablation} ablation",
