@@ -58,7 +58,9 @@ class Part:
             return f"{'resid' if self.kind == 'residual' else 'attn'} {self.layer}"
         if self.family in ("q", "k", "v"):
             return f"{self.family}{self.layer}.{self.index}"
-        return self.id.split("@")[0] if self.family != "z" else f"a{self.layer}.h{self.index}"
+        if self.kind == "mlp":
+            return f"m{self.layer}"
+        return f"a{self.layer}.h{self.index}" if self.kind == "head" else self.kind
 
     @property
     def stage(self) -> tuple[int, int]:

@@ -74,5 +74,7 @@ function drawLegend(legend, graph, shown, most, about) {
     make("span", {}, make("i", { className: "swatch positive" }), "positive ", make("i", { className: "swatch negative" }), "negative"),
     make("span", {}, ...kinds.flatMap((kind) => [make("i", { className: `node ${kind}` }), `${KINDS[kind]} `])),
     make("span", { className: "soft" }, about.scores),
+    ...(graph.by_position && graph.columns.some((name) => /^\[.*\]$/.test(name))
+      ? [make("span", { className: "soft" }, "[token]: prompts differ there, the first one's is shown")] : []),
     ...(graph.note ? [make("span", {}, graph.note)] : []));
 }

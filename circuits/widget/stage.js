@@ -185,6 +185,7 @@ function makeStage(state, actions) {
       const chosen = node.members.every((member) => selection.has(member.id));
       const marks = {
         negative: node.score < 0,
+        zero: node.score === 0,
         strong: share > 0.5,
         faint: node.faint && !chosen,
         chosen,
