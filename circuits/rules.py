@@ -24,6 +24,7 @@ than the model has places for it raises, instead of leaving a score that looks r
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -131,7 +132,7 @@ def relevance(model: Any, *, rules: str | Iterable[str]) -> Iterator[Counter[str
     expected = Counter(rule for rule, _, _ in planned)
     with ExitStack() as stack:
         for rule, module, change in planned:
-            stack.callback(module.register_forward_hook(_counted(rule, change, fired)).remove)
+            stack.callback(module.register_forward_hook(partial(_counted, rule, change, fired)).remove)
         stack.callback(anatomy.root.register_forward_pre_hook(lambda *_: fired.clear()).remove)
         stack.callback(anatomy.root.register_forward_hook(lambda *_: _check_coverage(fired, expected)).remove)
         _active[anatomy.root] = chosen
@@ -143,12 +144,12 @@ Change = Callable[[Tensor, Tensor], Tensor]
 Planned = tuple[str, nn.Module, Change]
 
 
-def _counted(rule: str, change: Change, fired: Counter[str]) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        fired[rule] += 1
-        return change(args[0], output) if torch.is_grad_enabled() else output
-
-    return hook
+def _counted(
+    rule: str, change: Change, fired: Counter[str], _module: nn.Module, args: tuple[Any, ...], output: Any
+) -> Any:
+    """The hook of one rule at one place, once the first three are given."""
+    fired[rule] += 1
+    return change(args[0], output) if torch.is_grad_enabled() else output
 
 
 def _check_coverage(fired: Counter[str], expected: Counter[str]) -> None:
