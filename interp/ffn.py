@@ -26,6 +26,8 @@ _DOWN = re.compile(r"(?P<stack>.+)\.(?P<layer>\d+)\.mlp\.(?:down_proj|c_proj|den
 _HEADS = ("lm_head", "embed_out")
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings")
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+_BESIDE_EXPERT = "paligemma_with_expert.paligemma."
+"""In lerobot's PI0, which keeps a head on the vision-language model that no action goes through."""
 _BLOCK = 1024
 
 
@@ -223,7 +225,7 @@ def _stack(root: nn.Module, path: str, layers: dict[int, nn.Module], stacks: int
         embedding=embedding,
         unembedding=unembedding,
         final_norm=_child(decoder, _FINAL_NORMS, whole=True),
-        read_by_head="paligemma_with_expert" not in path and (head is not None or unembedding is None or stacks == 1),
+        read_by_head=_BESIDE_EXPERT not in path and (head is not None or unembedding is None or stacks == 1),
     )
 
 

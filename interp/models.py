@@ -4,6 +4,7 @@ Whatever the name, the files are first found on this disk (:mod:`interp.locate`)
 every source passes the same checks: no code of the model's own, no pickle beyond plain tensors, no missing weights.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import transformers
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.locate import ModelFiles, locate
 from interp.model_source import ModelSource as ModelSource
@@ -75,19 +76,19 @@ def load_hf_model(
     """
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     files = locate(name, revision=revision)
-    model = _load_weights(files, dtype, files.gguf is None).to(device)
+    model = _load_weights(files, dtype, loader=_own_class(files)).to(device)
     model.tokenizer = _load_tokenizer(files)
     record_source(model, name=files.name, revision=files.revision)
     return model
 
 
-def _load_weights(files: ModelFiles, dtype: torch.dtype, own_class: bool = False) -> PreTrainedModel:
+def _load_weights(files: ModelFiles, dtype: torch.dtype, *, loader: Any = AutoModelForCausalLM) -> PreTrainedModel:
     options: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
     if files.gguf and hasattr(transformers, "GgufConfig"):  # versions without it always unpack
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with _no_progress_bar():
-            hf_model, report = (_own_class(files) if own_class else AutoModelForCausalLM).from_pretrained(
+            hf_model, report = loader.from_pretrained(
                 files.folder,
                 dtype=dtype,
                 attn_implementation="eager",
@@ -112,15 +113,17 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype, own_class: bool = False
 
 
 def _own_class(files: ModelFiles) -> Any:
-    config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-    if not config.architectures:
+    """The class that the configuration names; the one for causal language models where it names none."""
+    config = files.folder / "config.json"
+    named = json.loads(config.read_text(encoding="utf-8")).get("architectures") if files.gguf is None else None
+    if not named:
         return AutoModelForCausalLM
-    name = config.architectures[0]
-    if not hasattr(transformers, name):
+    if not issubclass(found := getattr(transformers, named[0], type(None)), PreTrainedModel):
         raise ValueError(
-            f"its configuration names the class {name}, which transformers {transformers.__version__} lacks"
+            f"{files.name} could not be loaded: its configuration names the class {named[0]}, which transformers"
+            f" {transformers.__version__} does not have"
         )
-    return getattr(transformers, name)
+    return found
 
 
 @contextmanager

@@ -149,9 +149,9 @@ class Positions:
             mask = _for_rows(self._image_mask.to(columns.device), call.rows)
             return _taken(mask, columns.expand(call.rows, -1))
         none = torch.zeros(call.rows, call.length, dtype=torch.bool, device=columns.device)
-        given = 0 if call.ids is None else call.ids.shape[1]
-        if given == call.length and self._image_token is not None:
+        if call.ids is not None and call.ids.shape[1] == call.length and self._image_token is not None:
             return call.ids.eq(self._image_token)
+        given = 0 if call.ids is None else call.ids.shape[1]
         if call.start or (given == call.length and self._scope == "text"):
             return none
         if given == call.length:

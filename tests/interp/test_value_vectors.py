@@ -1,5 +1,6 @@
 """Value vectors as tokens, against the model's own head and projection."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from interp.action_tokens import ActionTokens
-from interp.ffn import final_gain, from_flat, stack_of, value_vectors
+from interp.ffn import final_gain, from_flat, stack_of, stacks_of, value_vectors
+from interp.models import load_hf_model
 from interp.steering import steer
 from interp.value_vectors import find, project
 from tests import tiny_vla_models as vla
@@ -74,6 +76,34 @@ def test_a_wrapped_projection_is_read_as_what_it_computes() -> None:
     plain = value_vectors(stack_of(model), 0)
     model.model.layers[0].mlp.down_proj = adapted = Adapted(model.model.layers[0].mlp.down_proj)
     assert (value_vectors(stack_of(model), 0) - plain - adapted.delta.T).abs().max() < 1e-5
+
+
+def test_lerobots_layout_is_two_stacks() -> None:
+    """By its paths (lerobot itself cannot be installed here): the expert has a head, but reads no tokens."""
+    root, pi0, llama = nn.Module(), vla.pi0(), tiny_model("llama")
+    root.model = nn.Module()
+    root.model.paligemma_with_expert = both = nn.Module()
+    both.paligemma, both.gemma_expert = vla.paligemma(), llama
+    llama.model.embed_tokens = None
+    found = {stack.path.removeprefix("model.paligemma_with_expert."): stack for stack in stacks_of(root)}
+    assert list(found) == ["paligemma.model.language_model.layers", "gemma_expert.model.layers"]
+    assert [stack.unembedding is not None for stack in found.values()] == [True, False]
+    assert [stack.read_by_head for stack in found.values()] == [False, True]
+    assert [stack.read_by_head for stack in stacks_of(pi0)] == [False, True]
+
+
+def test_models_of_the_class_their_configuration_names(tmp_path: Path) -> None:
+    for name in ("pi0", "smolvlm"):
+        model = build(name)
+        model.save_pretrained(tmp_path / name)
+        loaded = load_hf_model(tmp_path / name)
+        assert type(loaded) is type(model)
+        assert find(loaded, [5]).members == find(model, [5]).members
+        assert find(loaded, [5]).fingerprint == find(model, [5]).fingerprint
+    config = tmp_path / "pi0" / "config.json"
+    config.write_text(config.read_text().replace("PI0ForConditionalGeneration", "PI9ForConditionalGeneration"))
+    with pytest.raises(ValueError, match="names the class PI9ForConditionalGeneration, which transformers"):
+        load_hf_model(tmp_path / "pi0")
 
 
 @pytest.mark.parametrize("name", ["llama", "paligemma", "gpt2", "embedded"])
