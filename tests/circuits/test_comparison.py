@@ -14,10 +14,11 @@ from circuits.agreement import agreement, pearson, ranks
 from circuits.circuit import Circuit
 from circuits.commands.circuit import circuit
 from circuits.commands.patch import patch
-from circuits.comparison import compare
+from circuits.comparison import Comparison, compare
 from circuits.draw import heat_map
 from circuits.task import Task
 from circuits.task_options import TaskOptions
+from interp import load_model
 from saes import SAE, TopK
 from tests.circuits.pairs import model_of, random_task
 
@@ -167,38 +168,62 @@ def test_heat_maps() -> None:
         heat_map(circuits.attribute(model, task, nodes="neurons", method="atp"))
 
 
-# The first two sentences of the demonstration in RelP's repository: S2, then the other person.
+# The demonstration in RelP's repository: with the first person as subject the answer is the second, and the other way
+# round.
 SENTENCES = (
     ("When John and Mary went to the shops, {} gave the bag to", "John", "Mary"),
     ("When Tom and James went to the park, {} gave the ball to", "James", "Tom"),
+    ("When Dan and Sid went to the shops, {} gave an apple to", "Sid", "Dan"),
+    ("After Martin and Amy went to the park, {} gave a drink to", "Amy", "Martin"),
 )
-# Pearson's correlation with exact patching as another implementation had it, by hooks of plain PyTorch.
-REPLICATED = {
-    "AtP": {"resid_pre": 0.802, "attn_out": 0.973, "mlp_out": 0.820},
-    "LN": {"resid_pre": 0.827, "attn_out": 0.979, "mlp_out": 0.798},
-    "LN+Id+Half": {"resid_pre": 0.924, "attn_out": 0.993, "mlp_out": 0.915},
-    "all four": {"resid_pre": 0.880, "attn_out": 0.922, "mlp_out": 0.937},
+# Pearson's correlation with exact patching for resid_pre, attn_out, mlp_out. SmolLM2: as another implementation had it,
+# by hooks of plain PyTorch. GPT-2: in the notebooks of RelP's repository.
+ON_SMOLLM2 = {
+    "AtP": (0.802, 0.973, 0.820),
+    "LN": (0.827, 0.979, 0.798),
+    "LN+Id+Half": (0.924, 0.993, 0.915),
+    "all four": (0.880, 0.922, 0.937),
 }
+ON_GPT2 = {"AtP": (0.735, 0.982, 0.436), "LN": (0.873, 0.981, 0.941), "all four": (0.962, 0.961, 0.989)}
+
+
+def demonstration(tokenizer, sentences: int, **options) -> Task:
+    prompts: dict[str, list[str]] = {name: [] for name in ("clean", "corrupt", "correct", "wrong")}
+    for sentence, first, second in SENTENCES[:sentences]:
+        for subject, other in ((first, second), (second, first)):
+            row = (sentence.format(subject), sentence.format(other), f" {other}", f" {subject}")
+            for name, value in zip(prompts, row, strict=True):
+                prompts[name].append(value)
+    return Task.from_text(tokenizer, **prompts, **options)
+
+
+def check_replicated(found: Comparison, expected: dict[str, tuple[float, ...]], *, within: float) -> None:
+    """And that relevance is above AtP for the residual stream and MLPs, of which alone the paper says so."""
+    for name, families in expected.items():
+        for family, value in zip(found.exact, families, strict=True):
+            assert found.estimates[name][family].agreement.pearson == pytest.approx(value, abs=within), (name, family)
+    for family in ("resid_pre", "mlp_out"):
+        atp, *_, relevance = (found.estimates[name][family].agreement.pearson for name in expected)
+        assert relevance > atp
 
 
 @pytest.mark.smollm2
 @pytest.mark.slow
 def test_smollm2_has_the_correlations_that_another_implementation_found(smollm2) -> None:
-    """Relevance is above AtP for the residual stream and MLPs; for attention outputs it is not with all four rules."""
-    prompts: dict[str, list[str]] = {name: [] for name in ("clean", "corrupt", "correct", "wrong")}
-    for sentence, first, second in SENTENCES:
-        for subject, other in ((first, second), (second, first)):
-            row = (sentence.format(subject), sentence.format(other), f" {other}", f" {subject}")
-            for name, value in zip(prompts, row, strict=True):
-                prompts[name].append(value)
-    found = compare(smollm2, Task.from_text(smollm2.tokenizer, **prompts))
+    found = compare(smollm2, demonstration(smollm2.tokenizer, 2))
     assert found.exact["mlp_out"].clean_metric == pytest.approx(3.80, abs=0.01)
-    for name, families in REPLICATED.items():
-        for family, expected in families.items():
-            assert found.estimates[name][family].agreement.pearson == pytest.approx(expected, abs=0.005)
-    for family in ("resid_pre", "mlp_out"):
-        atp, *relevance = (found.estimates[name][family].agreement for name in ("AtP", "LN+Id+Half", "all four"))
-        assert all(own.pearson > atp.pearson for own in relevance)
+    check_replicated(found, ON_SMOLLM2, within=0.005)
+
+
+@pytest.mark.slow
+def test_gpt2_has_the_correlations_of_the_published_notebooks() -> None:
+    try:
+        model = load_model("gpt2")
+    except ValueError as error:
+        pytest.skip(f"needs GPT-2's weights in the hub's cache: {error}")
+    found = compare(model, demonstration(model.tokenizer, 4, bos=True))
+    assert found.exact["mlp_out"].clean_metric == pytest.approx(3.552, abs=0.01)
+    check_replicated(found, ON_GPT2, within=0.01)
 
 
 @pytest.mark.smollm2

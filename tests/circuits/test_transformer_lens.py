@@ -6,7 +6,11 @@ The rules are written here once more, as hooks on the bridge's hook points, from
 import pytest
 import torch
 from torch import Tensor
-from transformer_lens.tools.analysis.attribution_patching import EdgeAttributionConfig, attribution_patch
+from transformer_lens.tools.analysis.attribution_patching import (
+    EdgeAttributionConfig,
+    attribution_patch,
+    cache_activation_and_gradient,
+)
 
 import circuits
 from circuits import Task
@@ -43,20 +47,34 @@ def rule_hooks(bridge, *, ah: bool) -> list:
     return [*hooks, ("ln_final.hook_scale", detached)]
 
 
-def swept(bridge, task: Task, hooks=(), *, granularity: str = "node"):
-    """TransformerLens's scores of a task of one prompt, times the factor that brings them to the scale of ours."""
+def measured(bridge, task: Task):
+    """The logit difference of a task of one prompt, and what it is on clean minus on corrupt tokens."""
     right, wrong = int(task.correct[0, 0]), int(task.wrong[0, 0])
 
     def difference(logits: Tensor) -> Tensor:
         return logits[0, -1, right] - logits[0, -1, wrong]
 
     with torch.no_grad():
-        whole = float(difference(bridge(task.clean)) - difference(bridge(task.corrupt)))
+        return difference, float(difference(bridge(task.clean)) - difference(bridge(task.corrupt)))
+
+
+def swept(bridge, task: Task, hooks=(), *, granularity: str = "node"):
+    """TransformerLens's scores of nodes and of edges, on the scale of ours."""
+    difference, whole = measured(bridge, task)
     with bridge.hooks(fwd_hooks=list(hooks)):
         config = EdgeAttributionConfig(granularity=granularity)
         found = attribution_patch(bridge, task.clean, task.corrupt, difference, config)
     nodes = {node: score / whole for node, score in found.node_scores.items()}
     return nodes, {edge: score / whole for edge, score in found.edge_scores.items()}
+
+
+SITES = {
+    "resid_pre": "blocks.{}.hook_resid_pre",
+    "z": "blocks.{}.attn.hook_z",
+    "attn_out": "blocks.{}.hook_attn_out",
+    "mlp_post": "blocks.{}.mlp.hook_post",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+}
 
 
 @pytest.mark.parametrize("processed", [False, True])
@@ -65,25 +83,27 @@ def test_nodes_agree_whether_weights_are_processed_or_not(family: str, processed
     """Differences cancel biases, so folding norms and values' biases leaves every score as it is: those of a bridge
     with processed weights, which we refuse, are ours on the raw ones."""
     task = random_task(n=1)
-    variants = {"no_ah": False, "paper": True}
-    ours = {
-        rules: circuits.attribute(model_of(family), task, nodes=["z", "mlp_out"], method="relp", rules=rules)
-        for rules in variants
-    }
     bridge = bridge_of(model_of(family))
     if processed:
         bridge.enable_compatibility_mode(disable_warnings=True)
-    for rules, ah in variants.items():
-        theirs, _ = swept(bridge, task, rule_hooks(bridge, ah=ah))
-        worst, most = 0.0, 0.0
-        for node, score in theirs.items():
-            if node.kind == "embed":
-                continue
-            name, unit = ("z", (node.head,)) if node.kind == "attn_head_out" else ("mlp_out", ())
-            expected = float(ours[rules][name].values[(node.layer, node.position, *unit)])
-            worst, most = max(worst, abs(score - expected)), max(most, abs(expected))
-        assert most > 0.05
-        assert worst < 2e-5 * max(1, most)
+    difference, whole = measured(bridge, task)
+    names = [site.format(layer) for site in SITES.values() for layer in range(LAYERS)]
+    for rules, ah in {"no_ah": False, "paper": True}.items():
+        ours = circuits.attribute(model_of(family), task, nodes=list(SITES), method="relp", rules=rules)
+        with bridge.hooks(fwd_hooks=rule_hooks(bridge, ah=ah)):
+            clean, corrupt = (
+                cache_activation_and_gradient(bridge, tokens, difference, names_filter=names)
+                for tokens in (task.clean, task.corrupt)
+            )
+        for name, site in SITES.items():
+            products = [
+                (clean.activations[at] - corrupt.activations[at]) * corrupt.gradients[at] / whole
+                for at in (site.format(layer) for layer in range(LAYERS))
+            ]
+            theirs = torch.cat(products).double()
+            theirs = theirs if name == "mlp_post" else theirs.sum(-1)
+            assert ours[name].values.abs().max() > 0.05
+            torch.testing.assert_close(theirs, ours[name].values, rtol=1e-4, atol=2e-5)
 
 
 NAMES = {"attn_head_out": "a{0.layer}.h{0.head}", "mlp_out": "m{0.layer}", "mlp_in": "m{0.layer}", "embed": "embed"}
