@@ -72,10 +72,13 @@ def main() -> None:
     # All names are others in the corrupt prompts, since a name that both share could be in no circuit.
     task = tasks.ioi(model.tokenizer, options.prompts, corruption="three_names")
     found = compare_features(model, task, saes, sizes=options.sizes)
-    print(f"{task}\n\n{unexplained(model, task, saes)}\n\n{found.markdown()}")
+    nodes = len(next(iter(found.scores.values())).nodes)
+    print(f"{task}\n\n{unexplained(model, task, saes)}\n\n{nodes} features and errors differ\n\n{found.markdown()}")
     if options.html:
         page = Page("Feature circuits of the embedded model", subtitle=str(task))
-        page.figures((found.figure(), "Faithfulness of the circuits of the strongest nodes.")).write(options.html)
+        page.figures(
+            (found.figure(), "± standard error over prompts. Each position of a feature counts as a node.")
+        ).write(options.html)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,8 @@ class FeatureComparison:
                 error_y={"array": [point.standard_error for point in curve]},
                 name=f"{name}: {cost.forwards:g} forwards, {cost.backwards:g} backwards",
             )
-        figure.update_xaxes(title="features and errors kept, by position", type="log")
-        figure.update_yaxes(title=f"faithfulness (± standard error, n = {self.n})")
-        return figure
+        figure.update_xaxes(type="log", dtick=1).update_yaxes(title="faithfulness")
+        return figure.update_layout(title=f"Faithfulness by number of features and errors kept, n = {self.n}")
 
 
 def compare_features(

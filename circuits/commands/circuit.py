@@ -17,6 +17,8 @@ def circuit(
     *,
     about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     method: Literal["eap", "eap-ig", "relp", "path-patching", "acdc"] = "eap-ig",
+    rules: str | None = None,
+    threshold: float = 1e-2,
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
     out: Path | None = None,
@@ -33,6 +35,10 @@ def circuit(
         As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
     method
         How edges are scored.
+    rules
+        For relp: no_ah (the default), paper, or ln.
+    threshold
+        For acdc: an edge goes where the divergence rises by less, in nats.
     size
         Edges of largest absolute score to keep.
     ablation
@@ -62,7 +68,7 @@ def circuit(
     from circuits.open_task import open_task
 
     language_model, opened = open_task(model, about, direction="noise")
-    scores = attribute_edges(language_model, opened, method=method)
+    scores = attribute_edges(language_model, opened, method=method, rules=rules, threshold=threshold)
     whole = Circuit.from_edges(scores, model=model, task=opened.name, prompts=len(opened))
     found = whole.prune(size=min(size, len(whole.edges)))
     evaluator = Evaluator(language_model, opened, ablation=ablation)
