@@ -45,7 +45,7 @@ def train(
     seed
         Of demonstrations, first weights and batches.
     steps
-        Of the optimiser; by default 1000, with a camera 2000.
+        Of the optimiser; by default 1000, with a camera 1200.
     episodes
         Of demonstrations; by default 480, with a camera 800.
     language_steps
@@ -63,7 +63,7 @@ def train(
     recipe = Recipe(
         seed=seed,
         camera=camera,
-        steps=steps if steps is not None else 2000 if camera else 1000,
+        steps=steps if steps is not None else 1200 if camera else 1000,
         episodes=episodes if episodes is not None else 800 if camera else 480,
         language_steps=language_steps,
         text_weight=text_weight,

@@ -38,7 +38,7 @@ def dose_svg(found: Study, path: Path) -> None:
         return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
 
     parts = [f'<polygon points="{points([*at, *at[::-1]], [*high, *low[::-1]])}" fill="{_BAND}" fill-opacity=".35"/>']
-    for tick in range(int(np.ceil(bottom)), int(top) + 1, 2):
+    for tick in range(2 * int(np.ceil(bottom / 2)), int(top) + 1, 2):
         parts.append(_line(_LEFT, y(tick), _WIDTH - _RIGHT, y(tick), _INK, width=1.2 if tick == 0 else 0.3))
         parts.append(_text(_LEFT - 8, y(tick) + 4, f"{tick:+d}" if tick else "0", anchor="end"))
     parts += [_text(x(value), _HEIGHT - _BOTTOM + 18, f"{value:g}" if value else "off") for value in at]

@@ -177,7 +177,7 @@ def verdict(wanted: float, *, p: float, damaged: bool, astray: bool) -> str:
         return f"does not steer: less than {STEERS_FROM} mm a step"
     if p > LEVEL:
         return "does not steer: random sets do as much"
-    faults = ["the hand leaves its direction"] * astray + ["random sets do damage"] * damaged
+    faults = ["the hand turns"] * astray + ["random sets do damage"] * damaged
     return f"steers, but {' and '.join(faults)}" if faults else "steers"
 
 

@@ -61,17 +61,18 @@ def study_page(found: Study, film: bytes) -> Page:
         (dose_figure(found), f"Change of {unit}, against the same episodes unsteered; {n}."),
         (_sets_figure(head, options.value, concept), f"Strength {options.value:g}: each random set, and the cluster."),
     )
+    columns = [
+        "effect",
+        f"{words.ANTONYMS[concept]!r} neurons",
+        "random sets, 95 %",
+        "p",
+        "damage",
+        "heading",
+        "words",
+        "verdict",
+    ]
     page.table(
-        [
-            "strength",
-            "effect",
-            f"{words.ANTONYMS[concept]!r} neurons",
-            "random sets, 95 %",
-            "p",
-            "damage",
-            "words",
-            "verdict",
-        ],
+        ["strength", *columns],
         [_dose_row(f"{each.value:g}", each) for each in found.doses],
     )
     page.text(
@@ -81,22 +82,13 @@ def study_page(found: Study, film: bytes) -> Page:
         " strength."
     )
     page.heading("Instructions and layers")
-    columns = [
-        "",
-        "effect",
-        f"{words.ANTONYMS[concept]!r} neurons",
-        "random sets, 95 %",
-        "p",
-        "damage",
-        "words",
-        "verdict",
-    ]
-    page.table(columns, [_dose_row(text, each) for text, each in found.instructions.items()])
-    page.table(columns, [_dose_row(f"{text} layers", each) for text, each in found.layers.items()])
+    page.table(["instruction", *columns], [_dose_row(text, each) for text, each in found.instructions.items()])
+    page.table(["layers", *columns], [_dose_row(text, each) for text, each in found.layers.items()])
     page.heading("Scope: which positions are steered").figures((_scope_figure(found), f"Change of {unit}."))
     page.text(
         "The first action token (x, left and right) is predicted from the prompt, the other two (y and z) from action"
-        " tokens: steering the prompt alone can only move x, steering decoding alone only y and z."
+        " tokens: steering while decoding cannot move x, and steering the prompt moves y and z only through what later"
+        " tokens read of it."
     )
     page.heading("Side effects")
     page.table(
@@ -167,7 +159,8 @@ def dose_figure(found: Study) -> go.Figure:
 
 def _sets_figure(dose: Dose, value: float, concept: str) -> go.Figure:
     figure = go.Figure()
-    figure.add_histogram(x=dose.random, nbinsx=30, marker_color=COLORS[5], name="random sets")
+    width = max(np.ptp([*dose.random, dose.effect.value]) / 40, 0.01)
+    figure.add_histogram(x=dose.random, xbins={"size": width}, marker_color=COLORS[5], name="random sets")
     figure.add_vline(x=dose.effect.value, line={"color": COLORS[0], "width": 3}, annotation_text=f"{concept!r} neurons")
     return figure.update_layout(title="Against random sets", xaxis_title="mm a step", yaxis_title="sets")
 

@@ -99,11 +99,16 @@ class VLAPolicy(nn.Module):
         words = self.language_model.get_input_embeddings()(input_ids)
         return torch.cat([words[:, :1], self._soft(hand, goal, image), words[:, 1:]], dim=1)
 
+    @staticmethod
+    def normalised(place: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
+        """Metres to units of 20 cm about the middle of the table."""
+        return (place - place.new_tensor(_CENTRE)) / _SCALE
+
     def _soft(self, hand: Tensor, goal: Tensor | None, image: Tensor | None) -> Tensor:
         if (image is None) == (self.image_projector is not None):
             has, given = ("a", "none") if self.image_projector is not None else ("no", "one")
             raise ValueError(f"this policy has {has} camera, but {given} was given: image is {type(image).__name__}")
-        hand = (hand - hand.new_tensor(_CENTRE)) / _SCALE
+        hand = self.normalised(hand)
         tokens = []
         if self.image_projector is not None:
             tokens.append(self.image_projector(image))
@@ -111,7 +116,7 @@ class VLAPolicy(nn.Module):
         elif goal is None:
             raise ValueError("this policy has no camera, so it needs the goal's position")
         else:
-            goal = (goal - goal.new_tensor(_CENTRE)) / _SCALE
+            goal = self.normalised(goal)
             state = torch.cat([hand, goal, goal - hand], dim=-1)
         tokens.append(self.state_projector(state).unflatten(-1, (STATE_TOKENS, -1)))
         return torch.cat(tokens, dim=1)

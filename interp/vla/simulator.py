@@ -24,6 +24,7 @@ _GOALS = 50
 """Goals that Meta-World draws at a time."""
 START_JITTER = (0.05, 0.05, 0.03)
 """The hand starts at most this far from Meta-World's start, metres."""
+REACHED = 0.05
 _OPEN_GRIPPER = -1.0
 
 
@@ -34,7 +35,8 @@ class Observation:
     hand: Float[np.ndarray, "3"]
     goal: Float[np.ndarray, "3"]
     success: bool
-    """The hand is within 5 cm of the goal (Meta-World's rule)."""
+    """The hand is within 5 cm of the goal. (Meta-World's own flag asks that of the finger tips, 4.5 cm lower, but its
+    scripted policy and ours bring the hand there.)"""
     clipped: bool
     """The step was cut at the edge of the box that the hand may move in."""
 
@@ -63,14 +65,14 @@ class Reach:
         self._env.hand_init_pos = self._start + jitter
         self._env.set_task(_tasks(self._seed_of_goals(episode))[episode % _GOALS])
         state, _ = self._env.reset()
-        return self._observe(state, success=False, clipped=False)
+        return self._observe(state, clipped=False)
 
     def step(self, action: Float[np.ndarray, "3"]) -> Observation:
         """Move the hand's target by ``action`` (each entry in [-1, 1] is up to 1 cm), the gripper open."""
         wanted = self._env.data.mocap_pos[0] + np.clip(action, -1, 1) * self._env.action_scale
         clipped = bool(((wanted < self._env.mocap_low) | (wanted > self._env.mocap_high)).any())
-        state, _, _, _, info = self._env.step(np.append(action, _OPEN_GRIPPER))
-        return self._observe(state, success=bool(info["success"]), clipped=clipped)
+        state, *_ = self._env.step(np.append(action, _OPEN_GRIPPER))
+        return self._observe(state, clipped=clipped)
 
     @property
     def mujoco(self) -> tuple[Any, Any]:
@@ -82,8 +84,9 @@ class Reach:
             return self.seed
         return int(np.random.SeedSequence([self.seed, episode // _GOALS]).generate_state(1)[0])
 
-    def _observe(self, state: np.ndarray, *, success: bool, clipped: bool) -> Observation:
-        return Observation(hand=state[:3].copy(), goal=state[-3:].copy(), success=success, clipped=clipped)
+    def _observe(self, state: np.ndarray, *, clipped: bool) -> Observation:
+        hand, goal = state[:3].copy(), state[-3:].copy()
+        return Observation(hand=hand, goal=goal, success=bool(np.linalg.norm(hand - goal) <= REACHED), clipped=clipped)
 
 
 @cache

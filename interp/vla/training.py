@@ -49,7 +49,8 @@ class Recipe:
     episodes: int = EPISODES
     """Of demonstrations."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what cannot be trained."""
         for name in ("steps", "episodes", "action_rows", "question_rows", "text_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -65,8 +66,9 @@ def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callabl
     """Demonstrate, train and write the policy to ``out``; the same call continues what a killed one left.
 
     Raises:
-        ValueError: ``out`` holds a run of another recipe.
+        ValueError: a recipe that cannot be; ``out`` holds a run of another.
     """
+    recipe.check()
     _claim(out, recipe)
     demonstrations = demonstrate(
         out / "demonstrations", seed=recipe.seed, camera=recipe.camera, episodes=recipe.episodes, progress=progress
@@ -84,7 +86,7 @@ def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callabl
             group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
         losses = _losses(policy, demonstrations, recipe, step)
         optimizer.zero_grad()
-        (losses["scene"] + recipe.text_weight * losses.get("text", 0.0)).backward()
+        (losses["scene"] + recipe.text_weight * losses.get("text", 0.0) + losses.get("goal", 0.0)).backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), _CLIP)
         optimizer.step()
         done = step + 1
@@ -109,7 +111,8 @@ def _claim(out: Path, recipe: Recipe) -> None:
 
 
 def _losses(policy: VLAPolicy, demonstrations: Demonstrations, recipe: Recipe, step: int) -> dict[str, Tensor]:
-    """Mean cross-entropy, nats a token: over action tokens and answers, and over the words of sentences."""
+    """Mean cross-entropy, nats a token: over action tokens and answers, and over the words of sentences. With a camera
+    also the squared error of the goal's place as read off the image, in units of 20 cm."""
     rng = np.random.default_rng([recipe.seed, step])
     action_rows = recipe.action_rows if step >= recipe.language_steps else 0
     rows = rng.choice(len(demonstrations), action_rows + recipe.question_rows, replace=False)
@@ -129,6 +132,9 @@ def _losses(policy: VLAPolicy, demonstrations: Demonstrations, recipe: Recipe, s
     embeddings = policy.embed(ids, hand, goal, image)
     soft = torch.full((len(rows), len(policy.soft_tokens)), _IGNORED)
     losses = {"scene": _cross_entropy(policy, embeddings, torch.cat([labels[:, :1], soft, labels[:, 1:]], dim=1))}
+    if policy.image_projector is not None and image is not None:
+        error = policy.image_projector.goal(policy.image_projector.places(image)) - policy.normalised(goal)
+        losses["goal"] = error.square().mean()
     # Drawn even where they weigh nothing, so that runs with and without text see the same scenes.
     sentences = [encode(words.synonym_sentence(rng)) for _ in range(recipe.text_rows)]
     if recipe.text_weight:

@@ -144,5 +144,5 @@ def test_a_verdict_needs_an_effect_more_than_chance_and_the_right_sign() -> None
     assert verdict(3.0, **sound | {"p": 0.06}) == "does not steer: random sets do as much"
     assert verdict(3.0, **sound | {"damaged": True}) == "steers, but random sets do damage"
     assert verdict(3.0, **sound | {"astray": True, "damaged": True}) == (
-        "steers, but the hand leaves its direction and random sets do damage"
+        "steers, but the hand turns and random sets do damage"
     )

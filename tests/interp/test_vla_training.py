@@ -15,7 +15,7 @@ from interp.vla.policy import VLAPolicy, load_policy
 from interp.vla.training import Recipe, train
 from interp.vla.words import SPEEDS, TASKS
 
-RECIPE = {"steps": 3, "episodes": 4, "action_rows": 6, "question_rows": 3, "text_rows": 3}
+RECIPE = {"steps": 3, "language_steps": 1, "episodes": 4, "action_rows": 6, "question_rows": 3, "text_rows": 3}
 
 
 def quiet(_: str) -> None:
@@ -72,10 +72,11 @@ def test_demonstrations_are_the_experts(whole: Path) -> None:
     ("wrong", "message"),
     [
         ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"steps": 100}, "language_steps is 300; it must be from 0 to steps, 100"),
         ({"camera": 8}, "camera is 8 pixels; from 32 to 256"),
         ({"text_weight": -1.0}, "text_weight is -1.0; it must be 0"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Recipe(**wrong)  # type: ignore[arg-type]
+        Recipe(**wrong).check()  # type: ignore[arg-type]
