@@ -46,6 +46,11 @@ class Positions:
         image_mask: Tensor | None = None,
     ) -> None:
         self._scope = _checked(scope)
+        if image_mask is not None and (image_mask.dtype != torch.bool or image_mask.ndim != 2):
+            raise ValueError(
+                f"image_mask is boolean [batch, position], not {image_mask.dtype} of shape {list(image_mask.shape)}:"
+                " (input_ids == image_token_id)"
+            )
         self._root, self._stack = root_of(model), stack
         self._prompt_length, self._image_mask = prompt_length, image_mask
         self._image_token = _image_token(self._root)

@@ -369,6 +369,10 @@ def test_side_effects_are_those_of_the_metrics(llama: Any) -> None:
             r"scope='suffix' is not known; choose one of all, prefill, decode, text, image, last, or",
         ),
         ({"scope": [3]}, r"a mask of positions is boolean, .*not torch\.int64 of shape \[1\]"),
+        (
+            {"image_mask": torch.ones(6)},
+            r"image_mask is boolean \[batch, position\], not torch\.float32 of shape \[6\]",
+        ),
         ({"stack": "layers"}, r"no feed-forward layers at stack='layers'; this model has 'model\.layers' \(vocab"),
     ],
 )

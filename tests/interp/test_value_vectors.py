@@ -192,6 +192,21 @@ def test_a_planted_neuron_is_found_and_moves_the_action(method: Any) -> None:
     assert change[True] < 0.1
 
 
+def test_prompt_and_decoding_steer_different_dimensions() -> None:
+    """The first action is predicted from the prompt, the others from the actions before them."""
+    model, top = planted(), ACTIONS.ids.start
+    plain = model.act(**vla.openvla_observation())[0].tolist()
+    ids = {}
+    for scope in ("all", "prefill", "last", "decode"):
+        with steer(model, neurons=[(1, 7)], value=20.0, scope=scope):
+            ids[scope] = model.act(**vla.openvla_observation())[0].tolist()
+    assert plain[0] != top
+    assert ids["all"] == ids["last"] == [top] * 7
+    assert ids["decode"] == [plain[0], *[top] * 6]
+    assert ids["prefill"][0] == top
+    assert top not in ids["prefill"][1:]
+
+
 def test_scores_are_those_of_the_formulas() -> None:
     """Both methods from the full logits, one neuron at a time."""
     model = vla.openvla()
