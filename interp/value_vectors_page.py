@@ -28,6 +28,7 @@ def projection_page(found: Projection, *, name: str) -> Page:
             ),
             layout={"title": "Action tokens among the top tokens", "xaxis_title": "layer", "yaxis_title": "share"},
         )
+        figure.update_xaxes(dtick=max(1, len(share) // 16))
         figure.add_hline(y=found.chance, line_dash="dot", annotation_text=f"chance {found.chance:.2%}")
         page.figures((figure, f"Mean over the neurons of a layer, ± standard error; {found.vocabulary.size:,} tokens."))
     page.heading("Neurons").text(f"Shown: {which}. A logit means something only beside others of its neuron.")
