@@ -124,7 +124,7 @@ def matched_random_sets(
         raise ValueError(f"sets={sets} and pool={pool} must be 1 or more, and there must be neurons to match")
     pools: dict[Neuron, list[int]] = {}
     for layer in sorted({layer for layer, _ in chosen}):
-        log_norms = value_vectors(place, layer).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny).log()
+        log_norms = value_vectors(place, layer).cpu().norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny).log()
         members = [index for of, index in chosen if of == layer]
         free = torch.tensor([i for i in range(place.widths[layer]) if (layer, i) not in barred], dtype=torch.long)
         if len(free) < len(members):
