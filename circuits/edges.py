@@ -14,7 +14,6 @@ it includes; the source run is never reached (left Riemann sum).
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,7 @@ from circuits.edge_patching import EdgePatcher
 from circuits.edge_scores import EdgeScores
 from circuits.nodes import Spot
 from circuits.norms import linear_norm
-from circuits.rules import relevance, rules_of_method
+from circuits.rules import rules_of_method
 from circuits.running import Passed
 from circuits.session import Contrast, Session, contrast, open_session
 from circuits.task import Task
@@ -126,7 +125,7 @@ def _by_gradient(session: Session, wiring: Wiring, rules: frozenset[str] | None,
     found = contrast(session, [first, *spots.z, *spots.mlp_out], gradients=True, rules=rules, also_base=inputs.all)
     total = _scores(session, wiring, found, inputs, found.base, found.base_metric.sum(), rules)
     for step in range(1, steps):
-        with nullcontext() if rules is None else relevance(session.anatomy.root, rules=rules):
+        with session.under(rules):
             passed = session.runner.forward(
                 session.task.base,
                 read=inputs.all,

@@ -7,14 +7,14 @@ passes through a site in between belongs to the features there, so gradients sto
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from circuits.feature_circuits import FeatureCircuit, FeatureNode, Splice, splices
-from circuits.rules import relevance, rule_set
+from circuits.rules import rule_set
 from circuits.running import hook_at
 from circuits.session import contrast, open_session
 from circuits.task import Task
@@ -59,9 +59,7 @@ def feature_edges(
                 for splice in between:
                     spot = splice.place.change
                     stack.callback(hook_at(spot.module, spot.entering, _stop).remove)
-                stack.enter_context(
-                    nullcontext() if in_force is None else relevance(session.anatomy.root, rules=in_force)
-                )
+                stack.enter_context(session.under(in_force))
                 passed = session.runner.forward(
                     task.base, read=[above.place.change, below.place.change], gradients=True
                 )

@@ -113,7 +113,8 @@ def relevance(model: Any, *, rules: str | Iterable[str]) -> Iterator[Counter[str
     Yields the number of times each rule fired in the last completed forward pass.
 
     Args:
-        model: A plain Hugging Face model or a bridge with raw weights, of a family in ``circuits.anatomy.FAMILIES``.
+        model: A plain Hugging Face model or a bridge with raw weights, of a family in ``circuits.anatomy.FAMILIES``;
+            or its anatomy, where that is known.
         rules: A preset (``paper``, ``no_ah``, ``ln``, ``none``) or names of rules.
 
     Raises:
@@ -121,7 +122,7 @@ def relevance(model: Any, *, rules: str | Iterable[str]) -> Iterator[Counter[str
         RuntimeError: at the end of a forward pass in which a rule did not fire wherever it should have.
     """
     chosen = rule_set(rules)
-    anatomy = anatomy_of(model)
+    anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
     if anatomy.root in _active:
         raise ValueError(
             f"rules {sorted(_active[anatomy.root])} are in force on this model already; leave that block first"

@@ -1,7 +1,7 @@
 """The two runs of a task that every method starts from, and the differences between them."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,10 @@ class Session:
     def prefix(self) -> Prefix:
         """What both runs begin with."""
         return shared_prefix(self.anatomy, self.task.base, self.task.source)
+
+    def under(self, rules: Iterable[str] | None) -> AbstractContextManager[Any]:
+        """A block in which rules of relevance are in force; None for plain gradients."""
+        return nullcontext() if rules is None else relevance(self.anatomy, rules=rules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,7 @@ def contrast(
     task, runner, found = session.task, session.runner, list(spots)
     source = runner.forward(task.source, read=[place.value for place in found])
     read = [spot for place in found for spot in (place.value, place.change)]
-    in_force = nullcontext() if rules is None else relevance(session.anatomy.root, rules=rules)
-    with in_force:
+    with session.under(rules):
         base = runner.forward(task.base, read=[*read, *also_base], gradients=gradients)
     clean, corrupt = (source, base) if task.direction == "denoise" else (base, source)
     measure = measure_between(task, clean.logits, corrupt.logits)
