@@ -94,7 +94,7 @@ def evaluate(
     Parameters
     ----------
     policy
-        state and no_text (the negative control, trained without sentences) ship; or a folder of interp vla train.
+        state, camera and no_text (the negative control) ship; or a folder of interp vla train.
     out
         Folder for measurements and report.
     instruction

@@ -32,6 +32,8 @@ class Condition:
     scope: str = "all"
     steps: int = STEPS
     """The horizon; every episode is as long, whatever happens in it."""
+    swap_images: bool = False
+    """Each episode is shown the camera of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,4 +120,6 @@ class Bench:
     def roll(self, condition: Condition) -> Rollout:
         """Roll all episodes under a condition."""
         with steered(self.policy, condition.neurons, condition.value, condition.scope):
-            return self.arena.roll(self.policy, condition.instruction, steps=condition.steps)
+            return self.arena.roll(
+                self.policy, condition.instruction, steps=condition.steps, swap_images=condition.swap_images
+            )

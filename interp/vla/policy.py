@@ -24,7 +24,7 @@ from interp.vla.vision import Keypoints
 AXES = 3
 STATE_TOKENS, IMAGE_TOKENS = 2, 4
 RELEASED = Path(__file__).parent / "released"
-"""Policies that ship: ``state`` and, for the negative control, ``no_text`` (the same without text co-training)."""
+"""Policies that ship: ``state``, ``camera`` and, for the negative control, ``no_text``."""
 _CENTRE, _SCALE = (0.0, 0.65, 0.2), 0.2
 """Metres: where the hand moves about."""
 
@@ -159,7 +159,7 @@ class VLAPolicy(nn.Module):
 
 
 def load_policy(name: str | Path = "state") -> VLAPolicy:
-    """A policy that ships ("state", "no_text") or a folder that training wrote, in evaluation mode.
+    """A policy that ships ("state", "camera", "no_text") or a folder that training wrote, in evaluation mode.
 
     Raises:
         ValueError: there is no such policy, or its files are not those of a policy.

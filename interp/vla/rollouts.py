@@ -65,8 +65,12 @@ class Arena:
         self._environments = [Reach(seed=seed) for _ in episodes]
         self._camera, self._film = camera, film
 
-    def roll(self, policy: VLAPolicy, instruction: str, *, steps: int = STEPS, cached: bool = True) -> Rollout:
+    def roll(
+        self, policy: VLAPolicy, instruction: str, *, steps: int = STEPS, cached: bool = True, swap_images: bool = False
+    ) -> Rollout:
         """All episodes under ``instruction``; to steer, call this inside ``interp.steering.steer(policy, ...)``.
+
+        ``swap_images`` shows each episode the camera of the one before it, to see whether a policy looks.
 
         Raises:
             ValueError: words that the policy does not know.
@@ -75,7 +79,7 @@ class Arena:
         seen = [environment.reset(episode) for environment, episode in self._pairs()]
         history, actions, derailed, film = [seen], [], [], self._frames()
         for _ in range(steps):
-            chosen = policy.act(prompt, *self._inputs(seen), cached=cached)
+            chosen = policy.act(prompt, *self._inputs(seen, swap_images), cached=cached)
             seen = [self._environments[i].step(action) for i, action in enumerate(chosen.values)]
             history.append(seen)
             actions.append(chosen.values)
@@ -100,12 +104,12 @@ class Arena:
     def _pairs(self) -> Iterator[tuple[Reach, int]]:
         return zip(self._environments, self.episodes, strict=True)
 
-    def _inputs(self, seen: list[Observation]) -> Inputs:
+    def _inputs(self, seen: list[Observation], swap_images: bool = False) -> Inputs:
         hand = torch.tensor(np.array([each.hand for each in seen]), dtype=torch.float32)
         if self._camera is None:
             return hand, torch.tensor(np.array([each.goal for each in seen]), dtype=torch.float32), None
         images = [self._camera.photograph(environment) for environment in self._environments]
-        return hand, None, torch.from_numpy(np.array(images))
+        return hand, None, torch.from_numpy(np.array(images)).roll(int(swap_images), 0)
 
     def _frames(self) -> list[np.ndarray]:
         return [self._film.photograph(self._environments[0])] if self._film else []

@@ -192,23 +192,28 @@ def _means(measured: Measured) -> dict[str, float]:
 def _outcomes(bench: Bench, between: Contest, options: Options) -> dict[str, Outcome]:
     reach = words.instruction(words.REACH)
     said = words.with_word(reach, between.concept)
-    conditions: dict[str, tuple[str, Sequence[Neuron]]] = {
-        "unsteered": (reach, ()),
-        f"told {said!r}": (said, ()),
-        f"neurons of {between.concept!r}": (reach, between.cluster.neurons),
-        f"neurons of {words.ANTONYMS[between.concept]!r}": (reach, between.opposite.neurons),
-        "first random set": (reach, between.random[0]),
-    }
-    outcomes = {}
-    for label, (text, neurons) in conditions.items():
-        measured = bench.measure(
-            Condition(
-                instruction=text,
-                neurons=tuple(neurons),
-                value=options.value if neurons else 0.0,
-                steps=_REACHING * options.steps,
-            )
+
+    def under(text: str, neurons: Sequence[Neuron] = (), *, swap_images: bool = False) -> Condition:
+        return Condition(
+            instruction=text,
+            neurons=tuple(neurons),
+            value=options.value if neurons else 0.0,
+            steps=_REACHING * options.steps,
+            swap_images=swap_images,
         )
+
+    conditions = {
+        "unsteered": under(reach),
+        f"told {said!r}": under(said),
+        f"neurons of {between.concept!r}": under(reach, between.cluster.neurons),
+        f"neurons of {words.ANTONYMS[between.concept]!r}": under(reach, between.opposite.neurons),
+        "first random set": under(reach, between.random[0]),
+    }
+    if bench.policy.policy_config.camera:
+        conditions["unsteered, the image of another episode"] = under(reach, swap_images=True)
+    outcomes = {}
+    for label, condition in conditions.items():
+        measured = bench.measure(condition)
         outcomes[label] = Outcome(
             success=share(measured), length=float(np.mean(measured.length)), clipped=float(np.mean(measured.clipped))
         )

@@ -86,6 +86,17 @@ def test_the_policy_does_what_it_is_told(bench: Bench) -> None:
     assert min(reached.length) < 60
 
 
+def test_the_policy_with_a_camera_reads_the_goal_off_the_image() -> None:
+    """Only the image says where the goal is; shown another episode's, the hand does not find it."""
+    policy = load_policy("camera")
+    with arena_for(policy, range(2, 8)) as arena:
+        own, other = (
+            arena.roll(policy, "reach the goal quickly", steps=45, swap_images=swap).success.sum()
+            for swap in (False, True)
+        )
+    assert own >= other + 3
+
+
 def test_fast_neurons_make_it_fast_and_random_ones_do_not(bench: Bench, fast: Contest) -> None:
     """A9: by at least 2 mm a step at strength 6, and more than 95 % of 40 matched random sets."""
     found = dose(bench, fast, "move up", 6.0)

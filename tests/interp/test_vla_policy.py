@@ -122,7 +122,9 @@ def test_a_policy_comes_back_as_it_was_saved(policy: VLAPolicy, tmp_path: Path) 
 
 
 def test_what_is_no_policy_is_refused(policy: VLAPolicy, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give a folder that `interp vla train` wrote, or one of: no_text, state"):
+    with pytest.raises(
+        ValueError, match="give a folder that `interp vla train` wrote, or one of: camera, no_text, state"
+    ):
         load_policy(tmp_path / "nothing")
     policy.save(tmp_path, notes={})
     (tmp_path / "policy.json").write_text('{"sizes": {"hidden": 64}}')
