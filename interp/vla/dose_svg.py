@@ -12,7 +12,7 @@ from interp.vla import words
 from interp.vla.evaluation import TARGETS
 from interp.vla.study import Study
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 360, 56, 16, 34, 46
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720.0, 360.0, 56.0, 16.0, 34.0, 46.0
 _INK, _BAND = "#7d8590", "#8c8577"
 
 
@@ -38,9 +38,9 @@ def dose_svg(found: Study, path: Path) -> None:
         return " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(xs, ys, strict=True))
 
     parts = [f'<polygon points="{points([*at, *at[::-1]], [*high, *low[::-1]])}" fill="{_BAND}" fill-opacity=".35"/>']
-    for tick in range(2 * int(np.ceil(bottom / 2)), int(top) + 1, 2):
+    for tick in np.arange(2 * np.ceil(bottom / 2), top, 2).tolist():
         parts.append(_line(_LEFT, y(tick), _WIDTH - _RIGHT, y(tick), _INK, width=1.2 if tick == 0 else 0.3))
-        parts.append(_text(_LEFT - 8, y(tick) + 4, f"{tick:+d}" if tick else "0", anchor="end"))
+        parts.append(_text(_LEFT - 8, y(tick) + 4, f"{tick:+.0f}" if tick else "0", anchor="end"))
     parts += [_text(x(value), _HEIGHT - _BOTTOM + 18, f"{value:g}" if value else "off") for value in at]
     word = y(found.word.value)
     parts.append(_line(_LEFT, word, _WIDTH - _RIGHT, word, COLORS[2], dash="2 4", width=1.5))
@@ -58,12 +58,12 @@ def dose_svg(found: Study, path: Path) -> None:
     for i, (color, name) in enumerate(legend):
         left = _LEFT + i * (_WIDTH - _LEFT) / len(legend)
         parts.append(f'<rect x="{left:.0f}" y="10" width="12" height="12" rx="2" fill="{color}"/>')
-        parts.append(_text(left + 18, 20, name, anchor="start"))
+        parts.append(_text(left + 18, 20.0, name, anchor="start"))
     metric = f"change of {TARGETS[concept].metric}, mm a step, told to {found.instruction}"
     parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 8, f"strength → {metric}"))
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
-        f' font-family="system-ui, sans-serif" font-size="13">\n' + "\n".join(parts) + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" width="{_WIDTH:g}"'
+        f' height="{_HEIGHT:g}" font-family="system-ui, sans-serif" font-size="13">\n' + "\n".join(parts) + "\n</svg>\n"
     )
     with atomic_path(path) as partial:
         partial.write_text(svg, encoding="utf-8")

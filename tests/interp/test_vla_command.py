@@ -9,7 +9,13 @@ from PIL import Image
 
 from interp.cli import main
 
-SMALL = ["--episodes", "2", "--steps", "3", "--sets", "3", "--top", "4", "--doses", "2"]
+SMALL = ["--episodes", "2", "--steps", "3", "--sets", "3", "--top", "4", "--doses", "2", "--value", "3"]
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["vla", *arguments])
+    assert stopped.value.code == 0
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -32,9 +38,9 @@ def test_without_the_extra_every_command_says_how_to_install_it(
 def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> None:
     pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
     figure = tmp_path / "dose.svg"
-    main(["vla", "evaluate", "--out", str(tmp_path), "--figure", str(figure), *SMALL])
+    run("evaluate", "--out", str(tmp_path), "--figure", str(figure), *SMALL)
     found = json.loads((tmp_path / "study.json").read_text())
-    assert [each["value"] for each in found["doses"]] == [2.0, 6.0]
+    assert [each["value"] for each in found["doses"]] == [2.0, 3.0]
     assert all(len(each["random"]) == 3 for each in found["doses"])
     assert set(found["scopes"]) == {"move up", "move left"}
     assert set(found["layers"]) == {"all", "early", "late"}
@@ -46,7 +52,7 @@ def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> 
 
     measured = tmp_path / "measured.json"
     before = measured.stat().st_mtime_ns
-    main(["vla", "evaluate", "--out", str(tmp_path), *SMALL])
+    run("evaluate", "--out", str(tmp_path), *SMALL)
     assert measured.stat().st_mtime_ns == before
     again = json.loads((tmp_path / "study.json").read_text())
     assert again | {"date": found["date"]} == found
@@ -55,7 +61,7 @@ def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> 
 def test_render_films_side_by_side(tmp_path: Path) -> None:
     pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
     for name in ("film.gif", "film.mp4"):
-        main(["vla", "render", "--out", str(tmp_path / name), "--steps", "2"])
+        run("render", "--out", str(tmp_path / name), "--steps", "2")
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 3
         assert film.width == 4 * 224
