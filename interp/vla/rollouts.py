@@ -73,8 +73,10 @@ class Arena:
         ``swap_images`` shows each episode the camera of the one before it, to see whether a policy looks.
 
         Raises:
-            ValueError: words that the policy does not know.
+            ValueError: words that the policy does not know; no steps.
         """
+        if steps < 1:
+            raise ValueError(f"an episode of {steps} steps; it has 1 or more")
         prompt = torch.tensor(encode(words.action_prompt(instruction)))
         seen = [environment.reset(episode) for environment, episode in self._pairs()]
         history, actions, derailed, film = [seen], [], [], self._frames()

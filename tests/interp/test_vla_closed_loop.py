@@ -1,6 +1,7 @@
 """Steering in closed loop, on the policies that ship: acceptance of docs/vla.md, with its own controls."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,18 @@ def test_fast_neurons_make_it_fast_and_random_ones_do_not(bench: Bench, fast: Co
     assert np.mean(np.array(found.random) < found.effect.value) >= 0.95
     assert found.p == (1 + np.sum(np.array(found.random) >= found.effect.value)) / 41
     assert found.verdict.startswith("steers")
+    assert found.damaged == (max(-found.band[0], found.band[1]) > 0.5)
+
+
+def test_there_is_a_window_in_which_neurons_do_what_the_word_does(bench: Bench, fast: Contest) -> None:
+    """A12: at strength 2 the neurons change the speed alone, as the word does, and random sets do nothing."""
+    few = replace(fast, random=fast.random[:6])
+    gentle, rough = (dose(bench, few, "move up", value) for value in (2.0, 10.0))
+    assert gentle.effect.value == pytest.approx(speed(bench, "move up quickly") - speed(bench, "move up"), abs=0.3)
+    assert gentle.heading > 0.95
+    assert not gentle.damaged
+    assert rough.damaged
+    assert rough.heading < 0.8
 
 
 def test_readable_is_not_controllable(bench: Bench) -> None:
@@ -145,6 +158,8 @@ def test_what_cannot_be_measured_is_refused(bench: Bench) -> None:
         contest(bench.policy, "angry")
     with pytest.raises(ValueError, match="no word for 'dance'"):
         bench.measure(Condition(instruction="dance"))
+    with pytest.raises(ValueError, match="an episode of 0 steps"):
+        bench.measure(Condition(instruction="move up", steps=0))
 
 
 def test_a_verdict_needs_an_effect_more_than_chance_and_the_right_sign() -> None:
