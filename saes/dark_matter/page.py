@@ -85,6 +85,18 @@ def figure_table(study: Study) -> Table:
     return ["figure", *(one.name for one in study.saes)], lines
 
 
+def family_table(study: Study) -> Table:
+    """One line an SAE, with the figures of the probe that makes the parts."""
+    columns = ["SAE", "L0", "FVU", "FVU nonlinear", "R² vector", "R² norm"]
+    lines = []
+    for one in study.saes:
+        split = one.split
+        figures = (split.fvu, split.fvu_nonlinear, split.r2_vector, split.r2_norm)
+        l0 = "-" if split.l0 is None else f"{split.l0.value:.1f}"
+        lines.append([one.name, l0, *(f"{e.value:.3f} ± {e.standard_error:.3f}" for e in figures)])
+    return columns, lines
+
+
 def _baseline_table(study: Study) -> Table:
     names = list(study.saes[0].split.norm_baselines)
     columns = [

@@ -12,7 +12,7 @@ from interp.files import write_json
 from interp.store import ActivationStore
 from interp.store_folder import TOKENS
 from interp.tokens import TokenRows, open_token_rows
-from saes.dark_matter.page import build_page, figure_table
+from saes.dark_matter.page import build_page, family_table, figure_table
 from saes.dark_matter.settings import Settings
 from saes.dark_matter.study import Study, study
 from saes.sae import SAE
@@ -49,7 +49,7 @@ def run_study(
         print(f"warning: {warning}", file=sys.stderr)
     write_json(out / "darkmatter.json", result.to_json())
     page = build_page(result).write(out / "darkmatter.html")
-    columns, lines = figure_table(result)
+    columns, lines = figure_table(result) if len(result.saes) == 1 else family_table(result)
     table = Table(title=f"Dark matter at {result.site}: {result.tokens:,} tokens")
     for i, column in enumerate(columns):
         table.add_column(column, no_wrap=i == 0)
