@@ -45,7 +45,6 @@ def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     )
     run(made, tmp_path, "--components", str(made / "before"), *settings.split(), "--ridges", "0", "10")
     printed = capsys.readouterr()
-    assert "FVU nonlinear (no intercept)" in printed.out
     assert "warning: " in printed.err
     found = json.loads((tmp_path / "darkmatter.json").read_text(encoding="utf-8"))
     assert (found["site"], found["tokens"]) == (SITE, 60 * 30)
@@ -53,6 +52,10 @@ def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "upper bound" in found["definitions"]["nonlinear"]
     for sae in found["saes"]:
         split = sae["split"]
+        (line,) = re.findall(rf"│ {sae['name']} +│.*", printed.out)
+        probe = split["figures"][0]
+        judged = [split["fvu"], probe["fvu_nonlinear"], probe["r2_vector"], probe["r2_norm"]]
+        assert re.findall(r"(-?\d\.\d{3}) ±", line) == [f"{figure['value']:.3f}" for figure in judged]
         assert [(f["fit_intercept"], f["ridge"]) for f in split["figures"]] == [
             (a, b) for a in (False, True) for b in (0, 10)
         ]
@@ -76,8 +79,9 @@ def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(embedded[1]) == found
 
 
-def test_one_sae_without_the_model(made: Path, tmp_path: Path) -> None:
+def test_one_sae_without_the_model(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(made, tmp_path, "--no-downstream", "--no-pursuit", "--split-by", "token", saes=("w80",))
+    assert "FVU nonlinear (no intercept)" in capsys.readouterr().out
     found = json.loads((tmp_path / "darkmatter.json").read_text(encoding="utf-8"))
     (sae,) = found["saes"]
     assert sae["split"]["split_by"] == "token"
