@@ -143,7 +143,7 @@ class Page:
             plot_bgcolor="rgba(0,0,0,0)",
             font={"family": "system-ui, sans-serif", "size": 13},
             title_font_size=15,
-            legend={"orientation": "h", "y": -0.22, "yanchor": "top"},
+            legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         )
         styled.update_xaxes(automargin=True).update_yaxes(automargin=True)
         options = {"displayModeBar": False, "responsive": True}

@@ -96,10 +96,10 @@ def norm_baselines(study: Study) -> Captioned:
     first = study.saes[0].split.norm_baselines
     names = ["x, no intercept", "x, intercept", *(name.replace("_", " ") for name in first)]
     traces = []
-    for one, color in zip(study.saes, COLORS, strict=False):
+    for one in study.saes:
         by_kind = {f.fit_intercept: f.r2_norm for f in reversed(one.split.figures)}
         found = [by_kind[False], by_kind[True], *one.split.norm_baselines.values()]
-        traces.append(_bars(names, found, name=one.name, color=color))
+        traces.append(_bars(names, found, name=one.name))
     figure = _figure("Squared error norm: what predicts it", "", "R², held out", traces, barmode="group")
     return figure, "Token and position: class means; the others: a line. All fitted on other documents than they judge."
 
@@ -123,10 +123,7 @@ def loss_bars(study: Study) -> Captioned:
     """Cross-entropy that each splice adds."""
     measured = [(one, one.downstream) for one in study.saes if one.downstream is not None]
     names = [NAMES[name] for name in SPLICES]
-    traces = [
-        _bars(names, list(down.ce_added.values()), name=one.name, color=color)
-        for (one, down), color in zip(measured, COLORS, strict=False)
-    ]
+    traces = [_bars(names, list(down.ce_added.values()), name=one.name) for one, down in measured]
     figure = _figure("Loss added, with each part put back", "", "nats/token above clean", traces, barmode="group")
     first = measured[0][1]
     return figure, (
@@ -173,7 +170,7 @@ def _figure(title: str, x: str, y: str, traces: Sequence[Any], **layout: object)
     return go.Figure(traces, {"title": title, "xaxis_title": x, "yaxis_title": y, **layout})
 
 
-def _bars(x: Sequence[str], estimates: Sequence[Estimate], *, name: str, color: str) -> go.Bar:
+def _bars(x: Sequence[str], estimates: Sequence[Estimate], *, name: str, color: str | None = None) -> go.Bar:
     return go.Bar(x=x, y=[e.value for e in estimates], error_y=_error(estimates), name=name, marker_color=color)
 
 

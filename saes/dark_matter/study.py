@@ -1,6 +1,7 @@
 """The whole study of a family of SAEs on one store: every experiment of the paper that the store and the SAEs allow."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def study(
         components: SAEs of earlier sites, by name.
         model: For what the loss has to do with.
         rows: The text that the store was made from, for the same.
-        progress: Show a bar while SAEs are trained.
+        progress: Say which SAE is measured, and show a bar while SAEs are trained.
 
     Raises:
         ValueError: an SAE that is not of this store, SAEs of several sites, too few tokens, values that are not finite.
@@ -150,7 +151,11 @@ def study(
         settings=settings,
         progress=progress,
     )
-    measured = tuple(_measure(name, sae, job) for name, sae in saes.items())
+    measured: list[SAEStudy] = []
+    for name, sae in saes.items():
+        if progress:
+            print(f"measuring {name}, {len(measured) + 1} of {len(saes)}", file=sys.stderr)
+        measured.append(_measure(name, sae, job))
     groups = of_one_l0(measured)
     same_text = ", ".join(name for name, sae in saes.items() if trained_on_same_text(sae, store))
     seen = (f"trained on this text, so that the error is smaller than elsewhere: {same_text}",) if same_text else ()
@@ -162,7 +167,7 @@ def study(
         documents=len(kept.documents.unique()),
         settings=settings,
         warnings=(*kept.warnings, *seen),
-        saes=measured,
+        saes=tuple(measured),
         horizons=tuple(_horizon(group) for group in groups if len({one.d_sae for one in group}) >= 3),
         token_scaling={
             f"{small.name} -> {large.name}": _token_scaling(small, large, kept, settings)

@@ -46,6 +46,7 @@ def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     run(made, tmp_path, "--components", str(made / "before"), *settings.split(), "--ridges", "0", "10")
     printed = capsys.readouterr()
     assert "warning: " in printed.err
+    assert "measuring w80, 2 of 3" in printed.err
     found = json.loads((tmp_path / "darkmatter.json").read_text(encoding="utf-8"))
     assert (found["site"], found["tokens"]) == (SITE, 60 * 30)
     assert [sae["name"] for sae in found["saes"]] == ["w40", "w80", "w160"]
