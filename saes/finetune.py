@@ -107,7 +107,7 @@ def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: Fi
         scale = math.sqrt(sae.d_in) / float(x.norm(dim=-1).median())
     own = copy.deepcopy(sae).to(x.device)
     own.provenance = sae.provenance | {"finetune": config.to_json()}
-    return fresh_state(own.fold_scales(1 / scale), scale, scale)
+    return fresh_state(own.fold_scales(1 / scale), scale, scale, decoder=config.decoder)
 
 
 def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:

@@ -20,7 +20,6 @@ from interp.files import atomic_path, write_json
 from saes.sae import SAE
 
 KEEP_CHECKPOINTS = 2
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -101,15 +100,10 @@ def resume(state: TrainState, folder: Path) -> None:
         state.step = int(header["step"])
         state.scale, state.target_scale = float(header["scale"]), float(header["target_scale"])
         state.silent.copy_(file.get_tensor("silent"))
-        keys = set(file.keys())
         for name, parameter in state.sae.named_parameters():
             parameter.copy_(file.get_tensor(f"weight.{name}"))
-            moments = {key: f"adam.{name}.{key}" for key in _MOMENTS}
-            if keys >= set(moments.values()):
-                restored = {key: file.get_tensor(full) for key, full in moments.items()}
-                # The fused optimiser wants moments laid out in memory as the weights are.
-                like = {key: torch.empty_like(parameter).copy_(restored[key]) for key in _MOMENTS[1:]}
-                state.optimizer.state[parameter] = {"step": restored["step"].to(parameter.device), **like}
+            for key, moment in state.optimizer.state.get(parameter, {}).items():
+                moment.copy_(file.get_tensor(f"adam.{name}.{key}"))
 
 
 def truncate_log(path: Path, step: int) -> None:

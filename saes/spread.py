@@ -14,16 +14,13 @@ def spread(state: TrainState, group: Group) -> None:
     All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
     """
     sae, adam = state.sae, state.optimizer.state
-    has = [bool(adam.get(parameter)) for parameter in sae.parameters()]
-    numbers = map(float, (state.step, state.finished, state.scale, state.target_scale, *has))
-    step, finished, state.scale, state.target_scale, *with_moments = group.agree(list(numbers))
+    numbers = map(float, (state.step, state.finished, state.scale, state.target_scale))
+    step, finished, state.scale, state.target_scale = group.agree(list(numbers))
     state.step, state.finished = int(step), bool(finished)
     state.silent = group.part("silent", state.silent)
-    for (name, parameter), had in zip(sae.named_parameters(), with_moments, strict=True):
-        if had:
-            empty = {"step": torch.zeros((), device=parameter.device), "exp_avg": torch.zeros_like(parameter)}
-            moments = adam.get(parameter) or empty | {"exp_avg_sq": torch.zeros_like(parameter)}
-            adam[parameter] = {key: group.part(name, moment) for key, moment in moments.items()}
+    for name, parameter in sae.named_parameters():
+        if parameter in adam and not state.finished:  # the leader has loaded what is finished, without moments
+            adam[parameter] = {key: group.part(name, moment) for key, moment in adam[parameter].items()}
         parameter.data = group.part(name, parameter.data)
     sae.d_sae //= group.latent_shards
     sae.group = group

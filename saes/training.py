@@ -23,7 +23,7 @@ from interp import processes
 from interp.sites import Site
 from saes import losses
 from saes.kernels.memory import keep_freed_memory
-from saes.kernels.update import adam_step, remove_parallel
+from saes.kernels.update import adam_step, make_moments, remove_parallel
 from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.parallel import arrange, one_for_all
@@ -254,13 +254,18 @@ def initial_state(config: TrainConfig, store: Source) -> TrainState:
     if config.decoder == "tied":
         with torch.no_grad():
             sae.W_enc.copy_(sae.W_dec.T)
-    return fresh_state(sae.to(device_of(config)), scale, target_scale)
+    return fresh_state(sae.to(device_of(config)), scale, target_scale, decoder=config.decoder)
 
 
-def fresh_state(sae: SAE, scale: float, target_scale: float) -> TrainState:
+def fresh_state(sae: SAE, scale: float, target_scale: float, *, decoder: str) -> TrainState:
     """An SAE, on its device, with an optimizer that has taken no step."""
-    learned = [parameter for parameter in sae.parameters() if parameter.requires_grad]
+    learned = [
+        parameter
+        for parameter in sae.parameters()
+        if parameter.requires_grad and not (decoder == "tied" and parameter is sae.W_dec)  # which follows W_enc
+    ]
     optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), fused=True)
+    make_moments(optimizer)
     silent = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     return TrainState(sae.train(), optimizer, scale, target_scale, silent)
 

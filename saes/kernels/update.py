@@ -22,20 +22,29 @@ def remove_parallel(gradient: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) 
         g.addcmul_((g * row).sum(-1, keepdim=True), row, value=-1)
 
 
+def make_moments(optimizer: torch.optim.Adam) -> None:
+    """Zeros for Adam's moments, laid out in memory as the weights are.
+
+    PyTorch makes them in the first step; there, amid blocks that the step frees, they would cut up the memory that
+    later steps use again.
+    """
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            step = torch.zeros((), dtype=torch.float32, device=weights.device)
+            mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+            optimizer.state[weights] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+
+
 @torch.no_grad()
 def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_rows: Tensor | None = None) -> None:
-    """One step of ``optimizer`` on ``scale`` times the gradients, which it overwrites; then the rows of the parameter
-    ``unit_rows`` get norm 1."""
+    """One step of ``optimizer``, whose moments are made, on ``scale`` times the gradients, which it overwrites; then
+    the rows of the parameter ``unit_rows`` get norm 1."""
     clipped = bool(scale < 1)
     for group in optimizer.param_groups:
         for weights in group["params"]:
             if weights.grad is None:
                 continue
             state = optimizer.state[weights]
-            if not state:
-                zeros = (torch.zeros_like(weights, memory_format=torch.preserve_format) for _ in range(2))
-                state["step"] = torch.zeros((), dtype=torch.float32, device=weights.device)
-                state["exp_avg"], state["exp_avg_sq"] = zeros
             for w, gradient, mean, square in _chunks(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"]):
                 if clipped:
                     gradient.mul_(scale)
