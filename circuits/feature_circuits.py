@@ -255,6 +255,11 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
             )
         if sae.d_out != sae.d_in or sae.skip:
             raise ValueError(f"SAE {number} is a transcoder, which does not take an activation apart; pass an SAE")
+        if sae.layer_norm:
+            raise ValueError(
+                f"SAE {number} is of layer-normalised activations: its features have no fixed direction in the model's."
+                " Pass one that was trained with --normalise mean_norm"
+            )
         if str(site) in found:
             raise ValueError(f"two SAEs are of {site}; pass one for each site")
         place = places(session.anatomy, site.kind)[site.layer]

@@ -128,14 +128,19 @@ def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: Fi
         if name != "aux":  # no latent dies in a short phase with a small learning rate
             terms[name] = weight * TERMS[name](forward)
     loss = torch.stack(list(terms.values())).sum()
-    if not torch.isfinite(loss):
+
+    def stopped(reason: str) -> FloatingPointError:
         shown = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
-        raise FloatingPointError(
-            f"the loss is not finite at step {state.step} ({shown}); the last checkpoint in"
-            f" {config.out / 'checkpoints'} is good: lower lr ({config.lr:g})"
+        return FloatingPointError(
+            f"{reason} at step {state.step} ({shown}); the last checkpoint in {config.out / 'checkpoints'} is good:"
+            f" lower lr ({config.lr:g})"
         )
+
+    if not torch.isfinite(loss):
+        raise stopped("the loss is not finite")
     set_learning_rate(state, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
-    gradient = update(state, loss, forward.latents, decoder=config.decoder, clip=config.clip)
+    decoder, clip = config.decoder, config.clip
+    gradient = update(state, loss, forward.latents, decoder=decoder, clip=clip, stopped=stopped)
     state.metrics = {
         "loss": loss.item(),
         **{name: term.item() for name, term in terms.items()},

@@ -87,7 +87,7 @@ def afa(p: Pass, *, mode: Literal["paper", "centred"] = "paper") -> Float[Tensor
     ``centred``: ||x - b_dec|| and f scaled by the decoder's norms, consistent with the selection.
     """
     if mode == "paper":
-        f, target = p.latents.values, p.x
+        f, target = p.latents.values, p.sae.normalised(p.x)
     else:
         f, target = p.latents.values * p.sae.decoder_norms()[p.latents.indices], p.sae.centred(p.x)
     return (p.sae.group.row_norm(f) - vector_norm(target, dim=-1)).square().mean()

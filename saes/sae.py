@@ -1,7 +1,8 @@
 """The one sparse autoencoder: ``x_hat = select((x - b_dec) @ W_enc + b_enc) @ W_dec + b_dec``.
 
 Variants differ in ``select`` (``saes.activations``) and in their loss; the affine maps never vary. A transcoder is the
-same with another output than input: it does not subtract b_dec from the input, and may add ``x @ W_skip.T``.
+same with another output than input: it does not subtract b_dec from the input, and may add ``x @ W_skip.T``. With
+``layer_norm`` x and x_hat are each activation minus its mean, over its standard deviation.
 """
 
 import json
@@ -22,6 +23,7 @@ from saes.hub import located
 from saes.kernels.decode import decode
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
+from saes.layer_norm import RowScale
 from saes.parallel import ALONE, Group
 
 FORMAT = "deepfield-sae-1"
@@ -58,6 +60,7 @@ class SAE(nn.Module):
         d_out: int | None = None,
         subtract_b_dec: bool = True,
         skip: bool = False,
+        layer_norm: bool = False,
         site: str | None = None,
         target_site: str | None = None,
         provenance: dict[str, Any] | None = None,
@@ -73,8 +76,10 @@ class SAE(nn.Module):
             raise ValueError(f"k is {k} but there are only d_sae = {d_sae} latents; lower k or raise d_sae")
         if subtract_b_dec and d_out != d_in:
             raise ValueError(f"b_dec has d_out = {d_out} entries, the input {d_in}: pass subtract_b_dec=False")
+        if layer_norm and (skip or target_site is not None or d_out != d_in):
+            raise ValueError("layer_norm gives the output its input's mean and deviation: it is not for transcoders")
         self.d_in, self.d_sae, self.d_out, self.activation = d_in, d_sae, d_out, activation
-        self.subtract_b_dec, self.skip = subtract_b_dec, skip
+        self.subtract_b_dec, self.skip, self.layer_norm = subtract_b_dec, skip, layer_norm
         self.site, self.target_site, self.provenance = site, target_site, provenance or {}
         for name, shape in self._shapes().items():
             extra = activation.extras.get(name, Extra())
@@ -109,8 +114,16 @@ class SAE(nn.Module):
         self.b_dec.copy_(mean if self.activation.starts_at_mean else torch.zeros_like(mean))
         return self
 
+    def normalised(
+        self, x: Float[Tensor, "*batch d_in"], *, as_: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_in"]:
+        """``x`` in the units of latents and b_dec: as it is but for ``layer_norm``, which takes each row's mean and
+        deviation out, or those of the rows ``as_``."""
+        return RowScale.of(x if as_ is None else as_).remove(x) if self.layer_norm else x
+
     def centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """The input as the encoder sees it: minus b_dec, except in a transcoder."""
+        """The input as the encoder sees it: normalised, and minus b_dec, except in a transcoder."""
+        x = self.normalised(x)
         return x - self.b_dec if self.subtract_b_dec else x
 
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
@@ -137,13 +150,14 @@ class SAE(nn.Module):
                 " the model in float32 or bfloat16, or leave such rows out"
             )
         b_enc = self.b_enc if self.activation.uses_b_enc else None
-        pre = pre_activations(x, self.W_enc, b_enc, self.b_dec if self.subtract_b_dec else None)
+        b_dec = self.b_dec if self.subtract_b_dec else None
+        pre = pre_activations(self.normalised(x), self.W_enc, b_enc, b_dec)
         return self.activation.select(self, pre, self.centred(x))
 
     def decode(
         self, latents: Latents, x: Float[Tensor, "*batch d_in"] | None = None, *, frozen: bool = False
     ) -> Float[Tensor, "*batch d_out"]:
-        """Sum of the active latents' decoder rows, plus b_dec; ``x`` is needed where there is a skip connection.
+        """Sum of the active latents' decoder rows, plus b_dec; a skip connection and ``layer_norm`` need ``x``.
 
         ``frozen``: the gradient reaches the latents alone, not the decoder.
         """
@@ -151,10 +165,13 @@ class SAE(nn.Module):
         dense = latents.values.shape[-1] > GATHER_UP_TO * self.d_sae
         rows = latents.to_dense() @ W_dec if dense else decode(latents.values, latents.indices, W_dec)
         x_hat = self.group.over_latents(rows) + b_dec
-        if not self.skip:
+        if not self.skip and not self.layer_norm:
             return x_hat
         if x is None:
-            raise ValueError("this SAE has a skip connection: decode needs the input too, decode(latents, x)")
+            reason = "has a skip connection" if self.skip else "was trained on layer-normalised activations"
+            raise ValueError(f"this SAE {reason}: decode needs the input too, decode(latents, x)")
+        if self.layer_norm:
+            return RowScale.of(x).restore(x_hat)
         return x_hat + x @ (self.W_skip.detach() if frozen else self.W_skip).T
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
@@ -164,10 +181,12 @@ class SAE(nn.Module):
     @torch.no_grad()
     def fold_scales(self, scale: float, target_scale: float | None = None) -> "SAE":
         """In place: an SAE of ``scale * x`` becomes one of ``x`` with the same latents; its output is divided by
-        ``target_scale`` (``scale`` if not given)."""
+        ``target_scale`` (``scale`` if not given). One with ``layer_norm`` is both."""
         target_scale = scale if target_scale is None else target_scale
         if self.subtract_b_dec and target_scale != scale:
             raise ValueError(f"input and output of an SAE share b_dec: scales {scale} and {target_scale} must be equal")
+        if self.layer_norm:
+            return self
         self.W_enc.mul_(scale)
         self.W_dec.div_(target_scale)
         self.b_dec.div_(target_scale)
@@ -187,6 +206,7 @@ class SAE(nn.Module):
             "d_out": self.d_out,
             "subtract_b_dec": self.subtract_b_dec,
             "skip": self.skip,
+            "layer_norm": self.layer_norm,
             "dtype": str(self.W_enc.dtype).removeprefix("torch."),
             "activation": activation_to_config(self.activation),
             "site": self.site,
@@ -216,7 +236,9 @@ class SAE(nn.Module):
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, this version reads {FORMAT!r}")
-            for name, kind in (("d_in", int), ("d_sae", int), ("d_out", int), ("subtract_b_dec", bool), ("skip", bool)):
+            config.setdefault("layer_norm", False)  # which the first files do not have
+            kinds = {"d_in": int, "d_sae": int, "d_out": int, "subtract_b_dec": bool, "skip": bool, "layer_norm": bool}
+            for name, kind in kinds.items():
                 if type(config[name]) is not kind:
                     raise ValueError(f"{name} is {config[name]!r}; it must be {_KINDS[kind]}")
             dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}
@@ -228,6 +250,7 @@ class SAE(nn.Module):
                     d_out=config["d_out"],
                     subtract_b_dec=config["subtract_b_dec"],
                     skip=config["skip"],
+                    layer_norm=config["layer_norm"],
                     site=config["site"],
                     target_site=config["target_site"],
                     provenance=config["provenance"],

@@ -22,7 +22,10 @@ from saes.text_batches import measured, row_batches
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTable:
-    """A row a measured token. Squares are in the activation's unit squared, losses in nats for the next token."""
+    """A row a measured token. Squares are in the activation's unit squared, losses in nats for the next token.
+
+    Norms of z, z_hat and f are compared with each other: of an SAE with ``layer_norm`` they are in its own units.
+    """
 
     documents: Int[Tensor, " n"]
     positions: Int[Tensor, " n"]
@@ -84,11 +87,11 @@ def measure_tokens(
     active = torch.zeros(sae.d_sae, dtype=torch.int64)
     for ids, documents in row_batches(rows, count, batch_rows, device=device):
         found = capture(model, ids, [site, target])
-        x, z = found[site], found[target].float()
-        latents = sae.encode(x.to(sae.W_enc.dtype))
-        z_hat = sae.decode(latents, x.to(sae.W_enc.dtype)).float()
+        x, z, given = found[site].float(), found[target].float(), found[site].to(sae.W_enc.dtype)
+        latents = sae.encode(given)
+        z_hat = sae.decode(latents, given).float()
         kept = measured(documents, first_position)
-        massive = x.float().norm(dim=-1) > known.massive_norm
+        massive = x.norm(dim=-1) > known.massive_norm
         chosen = latents.indices[(latents.values != 0) & kept[..., None]]
         active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
 
@@ -110,8 +113,8 @@ def measure_tokens(
             "variance_ordinary": (z - ordinary_mean).square().sum(-1),
             "cosine": functional.cosine_similarity(z, z_hat, dim=-1),
             "l0": latents.l0.float(),
-            "z_squared": z.double().square().sum(-1),
-            "z_hat_squared": z_hat.double().square().sum(-1),
+            "z_squared": sae.normalised(z, as_=x).double().square().sum(-1),
+            "z_hat_squared": sae.normalised(z_hat, as_=x).double().square().sum(-1),
             "f_squared": feature_norm_squared(sae, latents),
             "kl": metrics.kl(clean, logits),
             "ce_clean": loss(clean),

@@ -56,8 +56,9 @@ class TrainConfig:
     decoder: Literal["unit_norm", "tied", "free"] = "unit_norm"
     """unit_norm: rows of W_dec keep norm 1, and the gradient that would only change it is removed; tied: W_enc is its
     transpose, too."""
-    normalise: Literal["mean_norm", "none"] = "mean_norm"
-    """mean_norm: train on inputs scaled to a mean norm of sqrt(d_in); folded into the weights at the end."""
+    normalise: Literal["mean_norm", "layer_norm", "none"] = "mean_norm"
+    """mean_norm: train on inputs scaled to a mean norm of sqrt(d_in); folded into the weights at the end. layer_norm:
+    on each activation minus its mean, over its standard deviation, which the SAE then does itself."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: matrix products under autocast; weights and moments stay float32."""
     latent_shards: int = 1
@@ -141,5 +142,7 @@ def check(config: TrainConfig) -> None:
             raise ValueError(f"the loss term {term} is for {activation}, not for {config.activation}")
     if config.decoder == "tied" and config.target_site is not None:
         raise ValueError("decoder='tied' is for SAEs: a transcoder's encoder and decoder belong to different sites")
+    if config.normalise == "layer_norm" and config.target_site is not None:
+        raise ValueError("normalise='layer_norm' is for SAEs: a transcoder's output has another mean and deviation")
     if config.skip and config.target_site is None:
         raise ValueError("skip is for transcoders: pass target_site too")

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +25,7 @@ from saes import losses
 from saes.kernels.memory import keep_freed_memory
 from saes.kernels.update import adam_step, make_moments, remove_parallel
 from saes.latents import Latents
+from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.parallel import arrange, one_for_all
 from saes.run_folder import TrainState, claim, resume, save_checkpoint, truncate_log
@@ -33,6 +34,8 @@ from saes.sinks import OpenSinks
 from saes.spread import collect, spread
 from saes.train_config import TrainConfig, check
 
+DIVERGED = 1000
+"""How many times the norm of the activations that of the reconstruction may be."""
 STATISTICS_ROWS = 65_536
 """Rows read before the first step, for the data's mean and norm."""
 
@@ -83,6 +86,7 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
         collect(state.sae)
     for state, config in unfinished:
         state.sae.fold_scales(state.scale, state.target_scale)
+        state.sae.layer_norm = config.normalise == "layer_norm"
         if groups[0].leads:
             state.sae.eval().save(config.out)
     return [state.sae.eval() for state in states]
@@ -142,30 +146,46 @@ def train_step(
     keep_freed_memory()
     sae, group = state.sae, state.sae.group
     device = state.silent.device
-    x = group.rows(batch).to(device) * state.scale
+    x = _without_row_scale(group.rows(batch).to(device), config) * state.scale
     target = x if target is None else group.rows(target).to(device) * state.target_scale
     set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
     dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward = losses.run(sae, x, target, dead)
         terms = loss_terms(forward, config, step=state.step)
-    shares = group.shares(torch.stack(list(terms.values())), len(x), len(batch))
-    values = group.total(shares.detach())
-    if not torch.isfinite(values.sum()):
+    powers = [t.detach().square().mean() for t in (target, forward.x_hat)]
+    shares = group.shares(torch.stack([*terms.values(), *powers]), len(x), len(batch))
+    values, (power, power_hat) = group.total(shares.detach()).tensor_split([-2])
+
+    def stopped(reason: str) -> FloatingPointError:
         shown = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values.tolist(), strict=True))
         start = state.step * config.batch_size
-        raise FloatingPointError(
-            f"the loss is not finite at step {state.step} ({shown}), on activations {start} to {start + len(batch)} of"
-            f" the run; the last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}) or"
-            " check the store"
+        return FloatingPointError(
+            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + len(batch)} of the run; the"
+            f" last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}), or check the"
+            " store"
         )
-    gradient = update(state, shares.sum(), forward.latents, decoder=config.decoder, clip=config.clip)
+
+    if not torch.isfinite(values.sum()):
+        raise stopped("the loss is not finite")
+    if power_hat > DIVERGED**2 * power.clamp_min(1):
+        raise stopped(f"training diverged: the reconstruction has {DIVERGED:,} times the norm of the activations")
+    loss = shares[:-2].sum()
+    gradient = update(state, loss, forward.latents, decoder=config.decoder, clip=config.clip, stopped=stopped)
     with torch.no_grad():
         logged = state.step % config.log_every == 0 or state.step == config.steps
         state.metrics = _metrics(forward, dict(zip(terms, values, strict=True)), gradient, state) if logged else {}
 
 
-def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, decoder: str, clip: float) -> Tensor:
+def update(
+    state: TrainState,
+    loss: Float[Tensor, ""],
+    latents: Latents,
+    *,
+    decoder: str,
+    clip: float,
+    stopped: Callable[[str], FloatingPointError],
+) -> Tensor:
     """One step down the gradient of ``loss``, and what follows every step; returns the gradient's norm before clipping.
 
     Args:
@@ -173,6 +193,7 @@ def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, deco
         latents: Of the forward pass: those that were active, and what the activation learns from them.
         decoder: See ``TrainConfig``.
         clip: Largest norm of the gradient.
+        stopped: Makes the error to raise, from the reason, where the gradient is not finite; no weight has changed.
     """
     sae, group = state.sae, state.sae.group
     unit_rows = {"unit_norm": sae.W_dec, "tied": sae.W_enc}.get(decoder)
@@ -189,6 +210,8 @@ def update(state: TrainState, loss: Float[Tensor, ""], latents: Latents, *, deco
         assert sae.W_dec.grad is not None
         remove_parallel(sae.W_dec.grad, sae.W_dec)
     gradient = group.gradient_norm(sae)
+    if not torch.isfinite(gradient):
+        raise stopped("the gradient is not finite")
     adam_step(state.optimizer, scale=(clip / (gradient + 1e-6)).clamp(max=1), unit_rows=unit_rows)
     with torch.no_grad():
         if decoder == "tied":
@@ -250,7 +273,8 @@ def initial_state(config: TrainConfig, store: Source) -> TrainState:
     if config.init_from is None:
         sae.initialise(seed=config.seed, mean=target_mean * target_scale)
     else:
-        _start_from(sae, SAE.load(config.init_from), scale, target_scale)
+        layer_norm = config.normalise == "layer_norm"
+        _start_from(sae, SAE.load(config.init_from), scale, target_scale, layer_norm=layer_norm)
     if config.decoder == "tied":
         with torch.no_grad():
             sae.W_enc.copy_(sae.W_dec.T)
@@ -280,11 +304,16 @@ def device_of(config: TrainConfig) -> torch.device:
         raise ValueError(f"device is {name!r}, which is not to be had here ({first}); leave it out") from error
 
 
-def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float) -> None:
+def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float, *, layer_norm: bool) -> None:
     """Weights of a finished SAE, brought back to the scale that training runs in."""
     mine, found = ({name: tuple(p.shape) for name, p in s.named_parameters()} for s in (sae, other))
     if mine != found or sae.subtract_b_dec != other.subtract_b_dec:
         raise ValueError(f"the SAE to start from has weights {found}, this one needs {mine}")
+    if other.layer_norm != layer_norm:
+        raise ValueError(
+            f"the SAE to start from {'is' if other.layer_norm else 'is not'} of layer-normalised activations: pass"
+            f" normalise={'layer_norm' if other.layer_norm else 'mean_norm'!r}"
+        )
     other.fold_scales(1 / scale, 1 / target_scale)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
@@ -298,11 +327,16 @@ def _statistics(site: str, config: TrainConfig, store: Source) -> tuple[Float[Te
         rows.append(batch[place])
         if sum(map(len, rows)) >= wanted:
             break
-    data = torch.cat(rows)
+    data = _without_row_scale(torch.cat(rows), config)
     norm = float(data.norm(dim=-1).mean())
     if not 0 < norm < math.inf:
         raise ValueError(f"activations at {site} are all zero or not finite; there is nothing to train on")
     return data.mean(0), norm
+
+
+def _without_row_scale(x: Float[Tensor, "n d"], config: TrainConfig) -> Float[Tensor, "n d"]:
+    """The SAE itself does this once it is trained; the loss is of what it is shown here."""
+    return RowScale.of(x).remove(x) if config.normalise == "layer_norm" else x
 
 
 def source_of(store: Source) -> dict[str, Any]:

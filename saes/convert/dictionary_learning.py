@@ -84,13 +84,15 @@ def write(sae: SAE, folder: Path) -> None:
     ``AutoEncoder.from_pretrained(..., normalize_decoder=False)`` takes it as it is.
 
     Raises:
-        ValueError: top-AFA, transcoders, and an SAE that does not subtract b_dec where theirs does.
+        ValueError: top-AFA, transcoders, ``layer_norm``, and an SAE that does not subtract b_dec where theirs does.
     """
     kind = sae.activation.name
     if kind not in _KINDS.values() or sae.skip or sae.target_site is not None or sae.d_out != sae.d_in:
         raise ValueError(
             f"dictionary_learning cannot hold this {kind} SAE; it has {', '.join(_KINDS)}, and no transcoders"
         )
+    if sae.layer_norm:
+        raise ValueError("dictionary_learning does not layer-normalise its input; this SAE does")
     name = "AutoEncoderNew" if kind == "relu" and not sae.subtract_b_dec else _class_of(kind)
     weights = state(sae)
     if sae.subtract_b_dec and name in _PLAIN_INPUT:

@@ -1,6 +1,7 @@
-"""OpenAI's GPT-2 SAEs: one pickled dictionary, read with ``weights_only=True``. Inputs are layer-normalised first."""
+"""OpenAI's GPT-2 SAEs: one pickled dictionary, read with ``weights_only=True``. TopK's inputs are layer-normalised."""
 
 from pathlib import Path
+from typing import Any
 
 from saes.activations import Activation, ReLU, TopK
 from saes.convert.weights import build, read_pickled_tensors, whole_number
@@ -20,7 +21,10 @@ def _file(folder: Path) -> Path | None:
 
 
 def read(folder: Path) -> SAE:
-    """Their TopK or ReLU SAE, of inputs (x - mean) / std of each token, as the published ones were trained on."""
+    """Their TopK SAE, which takes each activation minus its mean, over its deviation, or their ReLU one of plain ones.
+
+    The file does not say so: their loader goes by the activation's name, too.
+    """
     path = _file(folder)
     assert path is not None
     found = read_pickled_tensors(path)
@@ -30,9 +34,15 @@ def read(folder: Path) -> SAE:
         "b_enc": found["latent_bias"],
         "b_dec": found["pre_bias"],
     }
-    name = str(found.get("activation", "ReLU"))
-    activation: Activation = ReLU()
-    if "topk" in name.lower():
-        activation = TopK(whole_number(found["activation_state_dict"]["k"], name="k", where=path))
-    note = "takes each token's activation minus its mean, divided by its standard deviation"
-    return build(activation, weights, where=path, provenance={"imported": {"format": "openai", "input": note}})
+    activation = _activation(found, path)
+    layer_norm = isinstance(activation, TopK)
+    provenance = {"imported": {"format": "openai"}}
+    return build(activation, weights, where=path, layer_norm=layer_norm, provenance=provenance)
+
+
+def _activation(found: dict[str, Any], path: Path) -> Activation:
+    options = found.get("activation_state_dict", {})
+    name, after = found.get("activation", "ReLU"), options.get("postact_fn", "ReLU")
+    if name not in ("ReLU", "TopK") or after != "ReLU":
+        raise ValueError(f"{path}: the activation {name!r} followed by {after!r} has no counterpart here")
+    return TopK(whole_number(options["k"], name="k", where=path)) if name == "TopK" else ReLU()

@@ -43,9 +43,9 @@ def read(folder: Path) -> SAE:
     config = read_json(folder / _CONFIG)
     metadata: dict[str, Any] = config.get("metadata") or {}
     site = metadata.get("hook_name", config.get("hook_name", config.get("hook_point")))  # the last two before version 6
-    for name in ("normalize_activations", "reshape_activations"):
-        if config.get(name) not in ("none", None, False):
-            raise ValueError(f"{folder}: {name} is {config[name]!r}; only SAEs of plain activations can be read")
+    for name, held in (("normalize_activations", ("layer_norm",)), ("reshape_activations", ())):
+        if config.get(name) not in ("none", None, False, *held):
+            raise ValueError(f"{folder}: {name} is {config[name]!r}, which has no counterpart here")
     weights = {_NAMES.get(name, name): value for name, value in read_safetensors(folder / _WEIGHTS).items()}
     if (weights.pop("scaling_factor", torch.ones(())) != 1).any():
         raise ValueError(f"{folder}: its scaling_factor, of SAELens before version 6, has no counterpart here")
@@ -59,6 +59,7 @@ def read(folder: Path) -> SAE:
         weights,
         where=folder,
         subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS,
+        layer_norm=config.get("normalize_activations") == "layer_norm",
         site=text(site),
         target_site=text(metadata.get("hook_name_out")),
         provenance={"imported": {"format": "saelens", "config": config}},
@@ -101,7 +102,7 @@ def write(sae: SAE, folder: Path) -> None:
         "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": sae.subtract_b_dec,
-        "normalize_activations": "none",
+        "normalize_activations": "layer_norm" if sae.layer_norm else "none",
         "reshape_activations": "none",
         "metadata": {
             "sae_lens_version": "6.0.0",

@@ -39,12 +39,14 @@ def write(sae: SAE, folder: Path) -> None:
     """Write for sparsify.
 
     Raises:
-        ValueError: any variant but TopK, and transcoders whose output has another width than their input.
+        ValueError: any variant but TopK, transcoders whose output has another width than their input, ``layer_norm``.
     """
     if sae.activation.name != "topk":
         raise ValueError(f"sparsify holds TopK alone, not {sae.activation.name}")
     if sae.d_out != sae.d_in:
         raise ValueError(f"sparsify's output is as wide as its input; here they are {sae.d_out} and {sae.d_in}")
+    if sae.layer_norm:
+        raise ValueError("sparsify does not layer-normalise its input; this SAE does")
     weights = state(sae)
     renamed = {"encoder.weight": weights.pop("W_enc").T.contiguous(), "encoder.bias": weights.pop("b_enc"), **weights}
     with atomic_path(folder / _WEIGHTS) as partial:

@@ -120,7 +120,7 @@ class RowsOfSAE:
         @torch.no_grad()
         def reconstruct(x: Float[Tensor, "n d"]) -> Reconstruction:
             x = x.to(sae.W_enc)
-            codes = gradient_pursuit(x, sae.W_dec, sae.encode(x).l0, b_dec=sae.b_dec)
+            codes = gradient_pursuit(sae.normalised(x), sae.W_dec, sae.encode(x).l0, b_dec=sae.b_dec)
             return Reconstruction(sae.decode(codes, x).cpu(), codes.l0.cpu())
 
         return cls(kept=kept, site=site, reconstruct=reconstruct)

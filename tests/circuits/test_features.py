@@ -131,6 +131,9 @@ def test_mistakes_are_named(embedded) -> None:
         attribute_features(model, task, [sae_at("blocks.7.hook_mlp_out", dtype=torch.float32)])
     with pytest.raises(ValueError, match="features are traced at"):
         attribute_features(model, task, [sae_at("blocks.1.attn.hook_z", dtype=torch.float32)])
+    normalising = SAE(32, 20, TopK(2), site="blocks.1.hook_mlp_out", layer_norm=True)
+    with pytest.raises(ValueError, match="its features have no fixed direction"):
+        attribute_features(model, task, [normalising])
     with pytest.raises(ValueError, match="saes is empty"):
         attribute_features(model, task, [])
 

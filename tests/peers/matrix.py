@@ -49,6 +49,7 @@ _TO_OTHER_WIDTH = _TRANSCODER | {"d_out": D_OUT}
 OURS: dict[str, tuple[Activation, dict[str, Any]]] = {
     "topk": (TopK(K), {}),
     "topk, b_dec not subtracted": (TopK(K), _PLAIN),
+    "topk, layer-normalised": (TopK(K), {"layer_norm": True}),
     "batchtopk": (BatchTopK(K), {}),
     "matryoshka": (Matryoshka(K, shares=(0.25, 0.5, 1.0)), {}),
     "jumprelu": (JumpReLU(), {}),
@@ -84,6 +85,7 @@ WRITTEN: dict[str, dict[str, Same | Refused]] = {
     "saelens": {
         "topk": Same("topk"),
         "topk, b_dec not subtracted": Same("topk"),
+        "topk, layer-normalised": Same("topk"),
         "batchtopk": Same("jumprelu"),
         "matryoshka": Same("jumprelu"),
         "jumprelu": Same("jumprelu"),
@@ -106,6 +108,7 @@ WRITTEN: dict[str, dict[str, Same | Refused]] = {
     | {
         "topk": Same("topk"),
         "topk, b_dec not subtracted": Same("topk, transcode"),
+        "topk, layer-normalised": Refused("does not layer-normalise"),
         "topk transcoder": Same("topk, transcode"),
         "topk transcoder, skip": Same("topk, transcode, skip_connection"),
         "topk transcoder to another width": Refused("output is as wide as its input"),
@@ -114,6 +117,7 @@ WRITTEN: dict[str, dict[str, Same | Refused]] = {
     | {
         "topk": Same("AutoEncoderTopK"),
         "topk, b_dec not subtracted": Refused("subtracts b_dec"),
+        "topk, layer-normalised": Refused("does not layer-normalise"),
         "batchtopk": Same("BatchTopKSAE"),
         "matryoshka": Same("MatryoshkaBatchTopKSAE"),
         "jumprelu": Same("JumpReluAutoEncoder", NEAR, NEAR),
@@ -134,6 +138,7 @@ READ: dict[str, dict[str, Same | Refused]] = {
         "topk, before version 6": Same("topk"),
         "topk, trained": Same("topk", NEAR, NEAR),
         "topk, rescaled by decoder norms": Same("topk", NEAR, NEAR),
+        "topk, layer_norm": Same("topk"),
         "jumprelu": Same("jumprelu"),
         "jumprelu, b_dec not subtracted": Same("jumprelu"),
         "jumprelu, trained": Same("jumprelu"),

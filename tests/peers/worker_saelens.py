@@ -11,6 +11,7 @@ SAES = {
     "standard": {},
     "topk": {"k": K},
     "topk, rescaled by decoder norms": {"k": K, "rescale_acts_by_decoder_norm": True},
+    "topk, layer_norm": {"k": K, "normalize_activations": "layer_norm"},
     "jumprelu": {},
     "jumprelu, b_dec not subtracted": {"apply_b_dec_to_input": False},
     "gated": {},

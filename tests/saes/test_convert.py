@@ -115,22 +115,34 @@ def test_gemma_scope(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(sae(x), latents @ w["W_dec"] + w["b_dec"], rtol=1e-5, atol=1e-5)
 
 
-def test_openai(tmp_path: Path) -> None:
-    w, x = weights(), inputs(dtype=torch.float32)
+@pytest.mark.parametrize("kind", ["TopK", "ReLU"])
+def test_openai(kind: str, tmp_path: Path) -> None:
+    """Their TopK autoencoders normalise each input, and bring the output back; their ReLU ones do neither."""
+    w, x = weights(), 3 * inputs(dtype=torch.float32) + 2
     content = {
         "encoder.weight": w["W_enc"].T,
         "decoder.weight": w["W_dec"].T,
         "latent_bias": w["b_enc"],
         "pre_bias": w["b_dec"],
-        "activation": "TopK",
-        "activation_state_dict": {"k": 4},
+        "activation": kind,
+        "activation_state_dict": {"k": 4, "postact_fn": "ReLU"} if kind == "TopK" else {},
     }
     torch.save(content, tmp_path / "autoencoder.pt")
     sae = SAE.load(tmp_path / "autoencoder.pt")
-    pre = (x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
-    values, indices = pre.topk(4)
-    expected = torch.zeros_like(pre).scatter(-1, indices, values.relu())
+    mean, std = (x.mean(-1, keepdim=True), x.std(-1, keepdim=True)) if kind == "TopK" else (0, 1)
+    taken = (x - mean) / (std + 1e-5) if kind == "TopK" else x
+    pre = (taken - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+    expected = pre.relu()
+    if kind == "TopK":
+        values, indices = pre.topk(4)
+        expected = torch.zeros_like(pre).scatter(-1, indices, values.relu())
     torch.testing.assert_close(sae.encode(x).to_dense(), expected, rtol=1e-5, atol=1e-5)
+    output = (expected @ w["W_dec"] + w["b_dec"]) * std + mean
+    torch.testing.assert_close(sae(x), output, rtol=1e-5, atol=1e-4)
+    for change in ({"activation": "Identity"}, {"activation_state_dict": {"k": 4, "postact_fn": "Identity"}}):
+        torch.save(content | change, tmp_path / "autoencoder.pt")
+        with pytest.raises(ValueError, match=r"'Identity'.* has no counterpart here"):
+            SAE.load(tmp_path / "autoencoder.pt")
 
 
 # Hostile and damaged files
@@ -324,7 +336,7 @@ def test_saelens_of_transformed_activations_is_refused(option: dict[str, str], t
     write(random_sae(TopK(4), dtype=torch.float32), "saelens", tmp_path)
     path = tmp_path / "cfg.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | option))
-    with pytest.raises(ValueError, match=r"is '.*'; only SAEs of plain activations can be read"):
+    with pytest.raises(ValueError, match=r"is '.*', which has no counterpart here"):
         SAE.load(tmp_path)
 
 
@@ -364,6 +376,17 @@ def test_gated_and_jumprelu_keep_their_meaning(tmp_path: Path) -> None:
 def _gated(folder: Path) -> Path:
     write(random_sae(Gated()), "dictionary_learning", folder)
     return folder
+
+
+def test_layer_normalised(tmp_path: Path) -> None:
+    sae, x = random_sae(TopK(4), dtype=torch.float32), 3 * inputs(dtype=torch.float32) + 2
+    sae.layer_norm = True
+    write(sae, "saelens", tmp_path / "saelens")
+    assert torch.equal(read(tmp_path / "saelens")(x), sae(x))
+    for form in ("sparsify", "dictionary_learning"):
+        with pytest.raises(ValueError, match=f"{form} does not layer-normalise its input"):
+            write(sae, form, tmp_path / form)
+        assert not (tmp_path / form).exists()
 
 
 def test_top_afa_stays_here(tmp_path: Path) -> None:

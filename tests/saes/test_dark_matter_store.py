@@ -150,6 +150,15 @@ def test_pursuit_reconstructs_the_same_tokens_better(made: Made) -> None:
     assert torch.equal(pursuit.held, encoder.held)
 
 
+def test_pursuit_of_a_layer_normalised_sae_is_in_its_units(made: Made) -> None:
+    kept, plain, normalising = keep_tokens(made.store, SITE), sae_of(made), sae_of(made)
+    normalising.layer_norm = True
+    x = made.store.read(SITE)[:100]
+    mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+    expected = RowsOfSAE.by_pursuit(kept, plain, SITE).reconstruct((x - mean) / (std + 1e-5)).x_hat * std + mean
+    torch.testing.assert_close(RowsOfSAE.by_pursuit(kept, normalising, SITE).reconstruct(x).x_hat, expected)
+
+
 def test_components_predict_the_error(made: Made) -> None:
     """Against a plain least-squares fit of everything at once; and the MLP's exact output tells more than noise."""
     kept, sae = keep_tokens(made.store, SITE), sae_of(made)

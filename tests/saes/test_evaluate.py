@@ -31,10 +31,10 @@ def rows(embedded: Any, tmp_path: Path) -> TokenRows:
     return text_rows(embedded.tokenizer, tmp_path)
 
 
-def identity_sae() -> SAE:
+def identity_sae(*, layer_norm: bool = False) -> SAE:
     """Latents are the positive and the negative parts of each coordinate: nothing is lost, and the rows that are
     active together are orthonormal."""
-    sae = SAE(WIDTH, 2 * WIDTH, ReLU(), site=SITE)
+    sae = SAE(WIDTH, 2 * WIDTH, ReLU(), site=SITE, layer_norm=layer_norm)
     signed = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
     with torch.no_grad():
         sae.W_dec.copy_(signed)
@@ -138,8 +138,9 @@ def test_without_massive_tokens_nothing_changes(embedded: Any, rows: TokenRows) 
     assert report.without_massive.tokens == report.tokens
 
 
-def test_a_perfect_sae(embedded: Any, rows: TokenRows) -> None:
-    report = evaluate(identity_sae(), embedded, rows)
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_perfect_sae(embedded: Any, rows: TokenRows, layer_norm: bool) -> None:
+    report = evaluate(identity_sae(layer_norm=layer_norm), embedded, rows)
     assert report.fvu.value == pytest.approx(0, abs=1e-9)
     assert report.l0.value == WIDTH
     assert report.ce_recovered_zero.value == pytest.approx(1, abs=1e-5)

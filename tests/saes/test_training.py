@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from interp import Site
 from saes import SAE, TrainConfig, train, train_many
 from saes.activations import ACTIVATIONS
+from saes.losses import Pass
+from saes.training import initial_state, train_step
 from tests.saes.sources import MemorySource, planted
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +122,27 @@ def test_nan_stops_with_step_and_terms(config: TrainConfig) -> None:
         train(config, Broken(data))
     kept = sorted(path.name for path in (config.out / "checkpoints").iterdir())
     assert kept == ["step000000005.safetensors", "step000000010.safetensors"]
+
+
+def test_divergence_stops_though_every_number_is_finite(config: TrainConfig) -> None:
+    with pytest.raises(FloatingPointError, match=r"diverged: the reconstruction has 1,000 times .* at step \d+ \(mse"):
+        train(replace(config, lr=100.0, tokens=100_000), MemorySource(planted(1000, d=32)[0]))
+    assert not (config.out / "cfg.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of one term is finite where its slope is not."""
+
+    def steep(p: Pass) -> Tensor:
+        return (p.x_hat - p.x_hat.detach()).abs().sum().sqrt()
+
+    monkeypatch.setattr("saes.training.TERMS", {"mse": steep})
+    source = MemorySource(planted(1000, d=32)[0])
+    state = initial_state(config, source)
+    before = state.sae.W_enc.detach().clone()
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite at step 0 \(mse 0\), on activations 0"):
+        train_step(state, source.data[:256], config)
+    assert torch.equal(state.sae.W_enc, before)
 
 
 @pytest.mark.parametrize(
