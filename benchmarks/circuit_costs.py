@@ -17,8 +17,8 @@ import torch
 
 import circuits
 from circuits import Task
-from circuits.nodes import places
-from circuits.session import contrast, open_session
+from circuits.anatomy.nodes import places
+from circuits.runs.pair import contrast, open_session
 from interp import load_model
 
 NODES = ("resid_pre", "attn_out", "mlp_out")

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 
-from circuits.explorer_graph import Graph, Link, part_of
-from circuits.explorer_page import page as page_of
-from tests.circuits.browsers import browser_window
+from circuits.explorer.graph import Graph, Link, part_of
+from circuits.explorer.page import page as page_of
+from tests.circuits.explorer.browsers import browser_window
 
 LAYERS, HEADS, POSITIONS = 12, 12, 20
 # Frames are asked for one after the other; each changes something first.

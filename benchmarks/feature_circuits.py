@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from circuits import Task, tasks
-from circuits.feature_comparison import compare_features
+from circuits.features.comparison import compare_features
 from interp import capture, load_model
 from interp.embedded import TEXT_FOLDER
 from interp.embedded.synthetic import ioi_prompts

@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from circuits import rules as rules
     from circuits import tasks as tasks
-    from circuits.attribution import attribute as attribute
+    from circuits.attribution.dispatch import attribute as attribute
+    from circuits.attribution.edges import attribute_edges as attribute_edges
+    from circuits.attribution.features import FeatureCircuit as FeatureCircuit
+    from circuits.attribution.features import attribute_features as attribute_features
     from circuits.circuit import Circuit as Circuit
-    from circuits.edges import attribute_edges as attribute_edges
-    from circuits.explorer import Explorer as Explorer
+    from circuits.explorer.explorer import Explorer as Explorer
     from circuits.faithfulness import Evaluator as Evaluator
-    from circuits.feature_circuits import FeatureCircuit as FeatureCircuit
-    from circuits.feature_circuits import attribute_features as attribute_features
-    from circuits.feature_faithfulness import FeatureEvaluator as FeatureEvaluator
-    from circuits.scores import Scores as Scores
-    from circuits.task import Task as Task
+    from circuits.features.faithfulness import FeatureEvaluator as FeatureEvaluator
+    from circuits.scores.nodes import Scores as Scores
+    from circuits.tasks.task import Task as Task
 
 _HOMES = {
     "Circuit": "circuits.circuit",
     "Evaluator": "circuits.faithfulness",
-    "Explorer": "circuits.explorer",
-    "FeatureCircuit": "circuits.feature_circuits",
-    "FeatureEvaluator": "circuits.feature_faithfulness",
-    "Scores": "circuits.scores",
-    "Task": "circuits.task",
-    "attribute": "circuits.attribution",
-    "attribute_edges": "circuits.edges",
-    "attribute_features": "circuits.feature_circuits",
+    "Explorer": "circuits.explorer.explorer",
+    "FeatureCircuit": "circuits.attribution.features",
+    "FeatureEvaluator": "circuits.features.faithfulness",
+    "Scores": "circuits.scores.nodes",
+    "Task": "circuits.tasks.task",
+    "attribute": "circuits.attribution.dispatch",
+    "attribute_edges": "circuits.attribution.edges",
+    "attribute_features": "circuits.attribution.features",
 }
 _MODULES = ("rules", "tasks")
 __all__ = sorted([*_HOMES, *_MODULES])

@@ -8,7 +8,7 @@ from typing import Any
 
 import networkx
 
-from circuits.edge_scores import EdgeScores
+from circuits.scores.edges import EdgeScores
 from interp.files import write_json
 
 FORMAT = "deepfield-circuit-1"
@@ -18,7 +18,7 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Circuit:
-    """Writers and readers (named as in ``circuits.wiring``) and the edges between them.
+    """Writers and readers (named as in ``circuits.anatomy.wiring``) and the edges between them.
 
     A reader such as ``a1.h2.q`` belongs to node ``a1.h2``; one that several heads share, to each of them.
     """

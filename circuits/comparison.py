@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.agreement import agreement
-from circuits.attribution import attribute
-from circuits.scores import Scores
-from circuits.task import Task
+from circuits.attribution.dispatch import attribute
+from circuits.scores.agreement import agreement
+from circuits.scores.nodes import Scores
+from circuits.tasks.task import Task
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "AtP": {"method": "atp"},

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from circuits.circuit import Circuit, layer_of
 from circuits.comparison import Comparison
-from circuits.explorer import Explorer
+from circuits.explorer.explorer import Explorer
 from circuits.faithfulness import Curve, Faithfulness
-from circuits.scores import Scores
-from circuits.task import Task
+from circuits.scores.nodes import Scores
+from circuits.tasks.task import Task
 from interp.report import COLORS, Page
 
 _NAMES = {

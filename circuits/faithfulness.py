@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.anatomy.wiring import Wiring
+from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.circuit import Circuit, Edge
-from circuits.edge_patching import EdgePatcher, cut_all_but
-from circuits.session import open_session
-from circuits.task import Task
-from circuits.wiring import Wiring
+from circuits.runs.pair import open_session
+from circuits.tasks.task import Task
 
 ABLATIONS = ("resample", "mean", "zero")
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -31,9 +31,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from circuits.activations import Ratio, ratio_of
-from circuits.anatomy import Anatomy, anatomy_of
-from circuits.norms import linear_norm
+from circuits.anatomy.anatomy import Anatomy, anatomy_of
+from circuits.anatomy.norms import linear_norm
+from circuits.anatomy.ratios import Ratio, ratio_of
 from interp.plain_module import unwrapped
 
 RULES = ("ln", "identity", "half", "ah", "zero")

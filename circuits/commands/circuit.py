@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from circuits.task_options import TaskOptions
+from circuits.commands.task_options import TaskOptions
 
 app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
 
@@ -59,13 +59,13 @@ def circuit(
 
     from rich.console import Console
 
+    from circuits.attribution.edges import attribute_edges
     from circuits.circuit import Circuit
+    from circuits.commands.inputs import open_task
     from circuits.draw import circuit_page
-    from circuits.edges import attribute_edges
-    from circuits.explorer import Explorer
+    from circuits.explorer.explorer import Explorer
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
-    from circuits.open_task import open_task
 
     language_model, opened = open_task(model, about, direction="noise")
     scores = attribute_edges(language_model, opened, method=method, rules=rules, threshold=threshold)

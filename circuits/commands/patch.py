@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from circuits.task_options import TaskOptions
+from circuits.commands.task_options import TaskOptions
 
 app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
 
@@ -39,9 +39,9 @@ def patch(
     from rich.console import Console
     from rich.table import Table
 
+    from circuits.commands.inputs import open_task
     from circuits.comparison import compare
     from circuits.draw import agreement_table, patch_page
-    from circuits.open_task import open_task
     from interp.files import write_json
 
     language_model, opened = open_task(model, about, direction=direction)

@@ -6,14 +6,14 @@ import networkx
 import pytest
 import torch
 
+from circuits.anatomy.wiring import Wiring
+from circuits.attribution.edge_patching import EdgePatcher
+from circuits.attribution.edges import attribute_edges
 from circuits.circuit import Circuit
 from circuits.draw import circuit_graph
-from circuits.edge_patching import EdgePatcher
-from circuits.edges import attribute_edges
 from circuits.export import to_dot, to_neuronpedia, write_graphml
 from circuits.faithfulness import ABLATIONS, Evaluator
-from circuits.session import open_session
-from circuits.wiring import Wiring
+from circuits.runs.pair import open_session
 from tests.circuits.pairs import model_of, random_task
 
 

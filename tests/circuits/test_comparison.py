@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import circuits
-from circuits.agreement import agreement, pearson, ranks
 from circuits.circuit import Circuit
 from circuits.commands.circuit import circuit
 from circuits.commands.patch import patch
+from circuits.commands.task_options import TaskOptions
 from circuits.comparison import Comparison, compare
 from circuits.draw import heat_map
-from circuits.task import Task
-from circuits.task_options import TaskOptions
+from circuits.scores.agreement import agreement, pearson, ranks
+from circuits.tasks.task import Task
 from interp import load_model
 from saes import SAE, TopK
 from tests.circuits.pairs import model_of, random_task

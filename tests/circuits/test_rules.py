@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import circuits
-from circuits.anatomy import anatomy_of
-from circuits.nodes import places
+from circuits.anatomy.anatomy import anatomy_of
+from circuits.anatomy.nodes import places
 from circuits.rules import PRESETS, relevance, rule_set
-from circuits.running import Runner
+from circuits.runs.runner import Runner
 from tests.circuits.pairs import ALL_FAMILIES, VOCAB, bridge_of, model_of, random_task
 from tests.tiny_models import LAYERS
 

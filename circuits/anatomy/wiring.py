@@ -1,0 +1,147 @@
+"""Who reads from whom: writers to the residual stream, readers of it, and the edges between them.
+
+Writers are the input (``embed``: what enters the first block), every head and every MLP. Readers are the queries, keys
+and values of every head (with grouped queries, of every key-value head), the input of every MLP, and ``logits``. Each
+reader sees the sum of all writers before it, so every pair is an edge.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from circuits.anatomy.anatomy import Anatomy, Block
+from circuits.anatomy.nodes import Places, places
+
+EMBED, LOGITS = "embed", "logits"
+PARTS = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class End:
+    """A writer or a reader.
+
+    ``part`` of a reader in attention is q, k or v, and ``head`` then counts query heads or key-value heads.
+    """
+
+    name: str
+    layer: int
+    """-1 for ``embed``, the number of layers for ``logits``."""
+    head: int | None = None
+    part: str | None = None
+
+    @property
+    def is_mlp(self) -> bool:
+        """Whether it is the MLP of its layer."""
+        return self.head is None and self.name not in (EMBED, LOGITS)
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """The ends of one model, in the order in which they are computed."""
+
+    anatomy: Anatomy
+
+    @cached_property
+    def writers(self) -> tuple[End, ...]:
+        """``embed``, then of each layer ``a{layer}.h{head}`` and ``m{layer}``."""
+        found = [End(EMBED, -1)]
+        for layer in range(len(self.anatomy.blocks)):
+            found += [End(f"a{layer}.h{head}", layer, head) for head in range(self.anatomy.heads)]
+            found += [End(f"m{layer}", layer)]
+        return tuple(found)
+
+    @cached_property
+    def readers(self) -> tuple[End, ...]:
+        """Of each layer ``a{layer}.h{head}.q``, ``.k``, ``.v`` and ``m{layer}``, then ``logits``."""
+        found = []
+        for layer in range(len(self.anatomy.blocks)):
+            for part in PARTS:
+                heads = self.heads(part)
+                found += [End(f"a{layer}.h{head}.{part}", layer, head, part) for head in range(heads)]
+            found += [End(f"m{layer}", layer)]
+        return (*found, End(LOGITS, len(self.anatomy.blocks)))
+
+    def heads(self, part: str) -> int:
+        """How many readers of a part a layer has."""
+        return self.anatomy.heads if part == "q" else self.anatomy.key_value_heads
+
+    def feeds(self, writer: End, reader: End) -> bool:
+        """Whether the reader sees the writer's output."""
+        if writer.layer == reader.layer:
+            return writer.head is not None and reader.is_mlp and not self.anatomy.parallel
+        return writer.layer < reader.layer
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """``[writer, reader]``: where there is an edge."""
+        return torch.tensor([[self.feeds(u, v) for v in self.readers] for u in self.writers])
+
+    @cached_property
+    def spots(self) -> "ReaderSpots":
+        """Where the ends are in the running model."""
+        return ReaderSpots(self.anatomy)
+
+    def readers_in(self, layer: int, part: str | None) -> slice:
+        """The columns of a layer's readers of one part; of its MLP for None."""
+        found = [i for i, v in enumerate(self.readers) if v.layer == layer and v.part == part]
+        return slice(found[0], found[-1] + 1)
+
+    def index(self, writer: str, reader: str) -> tuple[int, int]:
+        """Row and column of an edge.
+
+        Raises:
+            ValueError: no such end, or no edge between them.
+        """
+        rows, columns = [u.name for u in self.writers], [v.name for v in self.readers]
+        for name, known, what in ((writer, rows, "writer"), (reader, columns, "reader")):
+            if name not in known:
+                raise ValueError(f"{name!r} is not a {what} of this model; it has {', '.join(known[:6])} … {known[-1]}")
+        row, column = rows.index(writer), columns.index(reader)
+        if not self.mask[row, column]:
+            raise ValueError(f"{reader} does not read from {writer}, which is computed after it")
+        return row, column
+
+    def owners(self, reader: End) -> tuple[str, ...]:
+        """The nodes a reader belongs to: a key-value head serves a whole group of heads."""
+        if reader.part is None:
+            return (reader.name,)
+        assert reader.head is not None
+        group = self.anatomy.heads // self.heads(reader.part)
+        return tuple(f"a{reader.layer}.h{head}" for head in range(reader.head * group, (reader.head + 1) * group))
+
+
+class ReaderSpots:
+    """Places of queries, keys, values, heads and MLPs by layer."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.parts: dict[str, list[Places]] = {part: places(anatomy, part) for part in PARTS}
+        self.z, self.mlp_out = places(anatomy, "z"), places(anatomy, "mlp_out")
+        self.resid_pre = places(anatomy, "resid_pre")
+
+
+def projection(block: Block, place: Places) -> tuple[Tensor, Tensor]:
+    """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` of queries, keys or values."""
+    weights, bias = _affine(place.change.module, width_of(block))
+    return place.change.read(weights[None])[0].permute(1, 2, 0), place.change.read(bias[None, None])[0, 0]
+
+
+def output_weights(anatomy: Anatomy, block: Block) -> Tensor:
+    """``[head, d_head, d_model]``: what each entry of a head's output adds to the stream, before a post-norm."""
+    inner = next(block.o.parameters()).numel() // width_of(block)
+    return _affine(block.o, inner)[0].unflatten(0, (anatomy.heads, -1))
+
+
+def width_of(block: Block) -> int:
+    """Dimensions of the residual stream."""
+    return len(next(block.norm1.parameters()))
+
+
+@torch.no_grad()
+def _affine(module: nn.Module, size: int) -> tuple[Tensor, Tensor]:
+    """Weights ``[in, out]`` and bias of an affine map, read off what it does to unit vectors: so the many layouts of
+    fused and transposed weights need not be known. Not called, so that no hook sees it."""
+    weight = next(module.parameters())
+    bias = module.forward(weight.new_zeros(1, size))[0]
+    return module.forward(torch.eye(size, dtype=weight.dtype, device=weight.device)) - bias, bias

@@ -1,0 +1,81 @@
+"""Exact activation patching: one node at a time, many at once in the rows of a batch.
+
+A cell whose activation is the same in both runs has no effect and is not run. A patch in layer l leaves everything
+before l alone, so passes start there; and none changes the tokens before the first that differs, whose keys and values
+are computed once.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from circuits.anatomy.nodes import Places, Spot
+from circuits.runs.pair import Contrast, Session
+from circuits.runs.runner import Start
+
+# Rows of one pass are filled up to about this many tokens: enough to keep a processor busy, little beside the weights.
+TOKENS_AT_ONCE = 2048
+
+
+def patch_cells(
+    session: Session,
+    found: Contrast,
+    *,
+    at: Spot,
+    layer: int | None,
+    cells: Sequence[tuple[int, ...]],
+    change: Callable[[tuple[int, ...]], Tensor],
+) -> Tensor:
+    """Effects ``[cell, n]`` on the scaled metric of adding ``change(cell)``, ``[n, live position, (unit,) d]``, at a
+    spot of a layer, or of the embeddings for None. Live positions are those behind the tokens that both runs share."""
+    shared = session.prefix
+    tokens = session.task.base[:, shared.length :]
+    at_once = max(1, TOKENS_AT_ONCE // tokens.numel())
+    residual = None if layer is None else live(session, found.base.value(session.residual[layer].value)).detach()
+    effects = []
+    for begin in range(0, len(cells), at_once):
+        chunk = cells[begin : begin + at_once]
+        passed = session.runner.forward(
+            tokens.repeat(len(chunk), 1),
+            add={at: torch.cat([change(cell) for cell in chunk])},
+            start=None if layer is None or residual is None else Start(layer, residual.repeat(len(chunk), 1, 1)),
+            cache=shared.cache(len(chunk)),
+        )
+        metric = found.measure(passed.logits.unflatten(0, (len(chunk), -1)))
+        effects.append((metric - found.base_metric.detach()).double().cpu())
+    return torch.cat(effects) if effects else torch.zeros(0, len(tokens), dtype=torch.float64)
+
+
+def live(session: Session, value: Tensor) -> Tensor:
+    """The positions ``[n, position, …]`` behind those that both runs share."""
+    return value[:, session.prefix.length :]
+
+
+def patch_family(
+    session: Session, found: Contrast, spots: Sequence[Places], *, by_position: bool, entries: bool, once: bool
+) -> Tensor:
+    """Exact effects ``[n, layer, position, (unit)]`` of a family's nodes; unless ``by_position``, a node is patched at
+    all positions at once."""
+    layers = []
+    for layer, place in enumerate(spots):
+        delta = live(session, found.difference(place))
+        differs = (delta != 0 if entries else (delta != 0).any(-1)).any(0)
+        differs = differs if by_position else differs.any(0)
+
+        def change(cell: tuple[int, ...], delta: Tensor = delta) -> Tensor:
+            only = torch.zeros_like(delta)
+            index = (slice(None), *(() if by_position else (slice(None),)), *cell)
+            only[index] = delta[index]
+            return only
+
+        cells = [tuple(cell) for cell in differs.nonzero().tolist()] if differs.ndim else [()] * bool(differs)
+        effects = torch.zeros(len(delta), *differs.shape, dtype=torch.float64)
+        effects[:, differs.cpu()] = patch_cells(
+            session, found, at=place.change, layer=None if once else layer, cells=cells, change=change
+        ).T.reshape(len(delta), *([-1] if differs.ndim else [int(differs)]))
+        if by_position:
+            before = effects.new_zeros(len(delta), session.prefix.length, *effects.shape[2:])
+            effects = torch.cat([before, effects], 1)
+        layers.append(effects)
+    return torch.stack(layers, 1)

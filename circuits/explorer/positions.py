@@ -1,0 +1,152 @@
+"""A circuit of edges unfolded over the positions of the task: which part at which token hands on to which.
+
+Edge scores are sums over positions (``circuits.attribution.edges``). Here each is taken apart again:
+
+- into an MLP or the logits, writer and reader stand at the same position;
+- into a head that writes at position q, a query is read at q, keys and values at any position k up to q. The gradient
+  at a key or value is a sum over the positions that attend to it, and each term is one link from k to q.
+
+So the links of one edge sum to its score (by gradients in the base run: ``eap``, or ``relp`` under rules). They need a
+backward pass through the attention of a layer for each position.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.anatomy.nodes import Spot
+from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights, projection
+from circuits.attribution.edges import _through_norm
+from circuits.circuit import EMBED, LOGITS, Circuit
+from circuits.explorer.graph import Graph, Link, Part, part_of, reader_part
+from circuits.runs.pair import Contrast, Session, contrast, open_session
+from circuits.tasks.task import Task
+
+
+def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> Graph:
+    """The circuit's nodes and edges by position. Direction and rules of relevance are those of the circuit's scores.
+
+    Args:
+        least: Links below this share of the strongest are left out, and nodes that then have none.
+
+    Raises:
+        ValueError: as :func:`circuits.attribute`; a circuit of another model.
+    """
+    rules = circuit.about.get("rules")
+    in_force = None if rules is None else frozenset(rules)
+    session = open_session(model, task.replace(direction=circuit.about.get("direction", task.direction)))
+    unfolding = _Unfolding(session, Wiring(session.anatomy), in_force)
+    links = [
+        Link(source=f"{u}@{k}", target=f"{v}@{q}", score=score, reader=reader_part(reader))
+        for reader in {reader: None for _, reader in circuit.edges}
+        for u, v, k, q, score in unfolding.links(reader, [u for u, r in circuit.edges if r == reader], circuit.nodes)
+    ]
+    strongest = max((abs(link.score) for link in links), default=0.0)
+    links = [link for link in links if abs(link.score) > least * strongest]
+    ends = {end for link in links for end in (link.source, link.target)}
+    length = task.length
+    parts: dict[str, Part] = {}
+    for name in circuit.nodes:
+        values = [0.0] * length if name == LOGITS else unfolding.node(name).tolist()
+        parts |= {
+            part.id: part for p, score in enumerate(values) if (part := part_of(name, score, position=p)).id in ends
+        }
+    labels = task.labels or [str(position) for position in range(length)]
+    return Graph(parts=parts, links=links, columns=labels, by_position=True)
+
+
+class _Unfolding:
+    """Both runs, gradients at every place that matters, and the graph of the base run kept."""
+
+    def __init__(self, session: Session, wiring: Wiring, rules: frozenset[str] | None) -> None:
+        self.session, self.wiring, self.rules = session, wiring, rules
+        anatomy, spots = session.anatomy, wiring.spots
+        self.first = spots.resid_pre[0]
+        self.norm1 = [Spot(block.norm1, entering=True) for block in anatomy.blocks]
+        self.norm2 = [Spot(block.norm2, entering=True) for block in anatomy.blocks]
+        self.projected = [Spot(block.o, entering=False) for block in anatomy.blocks]
+        self.final = Spot(anatomy.final_norm, entering=True)
+        parts = [place.change for part in PARTS for place in spots.parts[part]]
+        self.found: Contrast = contrast(
+            session,
+            [self.first, *spots.z, *spots.mlp_out],
+            gradients=True,
+            rules=rules,
+            also_base=[*parts, *self.norm1, *self.norm2, *self.projected, self.final],
+        )
+        wanted = [self.first.change, *(p.change for p in (*spots.z, *spots.mlp_out)), *self.norm2, self.final]
+        self.slopes = session.runner.gradients(self.found.base_metric.sum(), self.found.base, wanted, keep_graph=True)
+        self.writers: Mapping[str, End] = {end.name: end for end in wiring.writers}
+        self.readers: Mapping[str, End] = {end.name: end for end in wiring.readers}
+
+    def node(self, name: str) -> Tensor:
+        """Effect by position, ``[position]``."""
+        end = self._end(self.writers, name)
+        place = self._place(end)
+        effect = self.found.difference(place).double() * self.slopes[place.change].double()
+        return (effect if end.head is None else effect[..., end.head, :]).sum(-1).mean(0)
+
+    def links(
+        self, reader: str, writers: Iterable[str], nodes: Iterable[str]
+    ) -> Iterator[tuple[str, str, int, int, float]]:
+        """Writer, node, and their positions, with the score, of the edges into one reader."""
+        end, kept = self._end(self.readers, reader), set(nodes)
+        if end.part is None:
+            slope = self.slopes[self.final if reader == LOGITS else self.norm2[end.layer]]
+            for u in writers:
+                for p, score in enumerate(self._weights(u, slope).tolist()):
+                    yield u, reader, p, p, score
+            return
+        for v in self.wiring.owners(end):
+            if v in kept:
+                for q, slope in self._into_head(end, self.readers[f"{v}.q"].head):
+                    for u in writers:
+                        for k, score in enumerate(self._weights(u, slope).tolist()):
+                            yield u, v, k, q, score
+
+    def _into_head(self, end: End, head: int | None) -> Iterator[tuple[int, Tensor]]:
+        """By the position where one head writes: gradients ``[n, position, d]`` of what its reader ``end`` reads."""
+        assert end.part is not None
+        if self.rules is not None and "ah" in self.rules and end.part != "v":
+            return
+        layer, block = end.layer, self.wiring.anatomy.blocks[end.layer]
+        z, place = self.wiring.spots.z[layer].change, self.wiring.spots.parts[end.part][layer]
+        weights, _ = projection(block, place)
+        written, read = self.found.base.wholes[z], self.found.base.wholes[place.change]
+        frozen = self.rules is not None and "ln" in self.rules
+        for q in range(self.session.task.length):
+            only = torch.zeros_like(self.slopes[z])
+            only[:, q, head] = self.slopes[z][:, q, head]
+            if not only.any():
+                continue
+            (gradient,) = torch.autograd.grad(written, read, z.embed(only), retain_graph=True)
+            part = place.change.read(gradient)[:, :, end.head]
+            back = torch.einsum("npa,ad->npd", part, weights[end.head])
+            yield q, _through_norm(block.norm1, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
+
+    def _weights(self, writer: str, slope: Tensor) -> Tensor:
+        """What a writer's difference makes of a slope ``[n, position, d]``: ``[position]``."""
+        end = self._end(self.writers, writer)
+        difference = self.found.difference(self._place(end))
+        if end.head is not None:
+            block = self.wiring.anatomy.blocks[end.layer]
+            weights = output_weights(self.wiring.anatomy, block)[end.head]
+            difference = torch.einsum("npa,ad->npd", difference[..., end.head, :], weights)
+            if block.attention_post_norm is not None:
+                before = self.found.base.value(self.projected[end.layer])
+                frozen = self.rules is not None and "ln" in self.rules
+                slope = _through_norm(block.attention_post_norm, before, slope[None], frozen)[0]
+        return (difference.double() * slope.detach().double()).sum(-1).mean(0)
+
+    def _place(self, end: End) -> Any:
+        spots = self.wiring.spots
+        if end.name == EMBED:
+            return self.first
+        return (spots.mlp_out if end.head is None else spots.z)[end.layer]
+
+    def _end(self, known: Mapping[str, End], name: str) -> End:
+        if name not in known:
+            raise ValueError(f"{name!r} is not a part of this model: the circuit was found in another one")
+        return known[name]

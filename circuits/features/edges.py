@@ -1,0 +1,108 @@
+"""Edges of feature circuits (Marks et al. 2024): how much of a feature's effect comes from which feature upstream.
+
+    edge(u -> d) = (u in the source run - in the base run) . d f_d / d u . d metric / d f_d
+
+d's activation is a function of the activation at its site through its encoder; the error of a site is a node too. What
+passes through a site in between belongs to the features there, so gradients stop at every site between u's and d's.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from circuits.attribution.features import FeatureCircuit, FeatureNode, Splice, splices
+from circuits.rules import rule_set
+from circuits.runs.pair import contrast, open_session
+from circuits.runs.runner import hook_at
+from circuits.tasks.task import Task
+from saes.sae import SAE
+
+
+def feature_edges(
+    model: Any,
+    task: Task,
+    saes: Sequence[SAE],
+    circuit: FeatureCircuit,
+    *,
+    threshold: float = 0.0,
+    rules: str | Iterable[str] | None = None,
+) -> dict[tuple[FeatureNode, FeatureNode], float]:
+    """Edges between the nodes of a circuit whose absolute weight (mean over prompts) is above ``threshold``.
+
+    One forward for every pair of sites, and one backward for every node of the later one.
+
+    Args:
+        rules: Take both derivatives under rules of relevance; None for plain gradients.
+
+    Raises:
+        ValueError: as :func:`circuits.attribution.features.attribute_features`; a circuit of other SAEs.
+    """
+    in_force = None if rules is None else rule_set(rules)
+    session = open_session(model, task)
+    spliced = splices(model, session, saes)
+    if {s.name for s in spliced} != set(circuit.features):
+        raise ValueError(
+            f"the circuit is of {', '.join(circuit.features)}, the SAEs of {', '.join(s.name for s in spliced)}"
+        )
+    found = contrast(session, [splice.place for splice in spliced], gradients=True, rules=in_force)
+    slopes = session.runner.gradients(found.base_metric.sum(), found.base, [s.place.change for s in spliced])
+    edges: dict[tuple[FeatureNode, FeatureNode], float] = {}
+    for number, below in enumerate(spliced):
+        slope = slopes[below.place.change].detach()
+        nodes = _nodes(circuit, below)
+        for first in range(number if nodes else 0):
+            above, between = spliced[first], spliced[first + 1 : number]
+            with ExitStack() as stack:
+                for splice in between:
+                    spot = splice.place.change
+                    stack.callback(hook_at(spot.module, spot.entering, _stop).remove)
+                stack.enter_context(session.under(in_force))
+                passed = session.runner.forward(
+                    task.base, read=[above.place.change, below.place.change], gradients=True
+                )
+            at_above = passed.wholes[above.place.change]
+            with torch.enable_grad():
+                contributions = _contributions(below, passed.value(below.place.change), slope, nodes)
+            change, error = above.changes(found)
+            kept = _nodes(circuit, above)
+            for node, contribution in zip(nodes, contributions, strict=True):
+                gradient = None
+                if contribution.requires_grad:
+                    gradient = torch.autograd.grad(contribution, at_above, retain_graph=True, allow_unused=True)[0]
+                    session.runner.cost.backwards += 1
+                if gradient is None:
+                    continue
+                features = (change * (gradient @ above.sae.W_dec.detach().T)).double().mean(0)
+                errors = (error * gradient).double().sum(-1).mean(0)
+                for upstream in kept:
+                    own = errors if upstream.feature is None else features[:, upstream.feature]
+                    if abs(weight := float(own[upstream.position])) > threshold:
+                        edges[upstream, node] = weight
+    return edges
+
+
+def _stop(_module: nn.Module, _entering: bool, value: Tensor) -> Tensor:
+    return value.detach()
+
+
+def _nodes(circuit: FeatureCircuit, splice: Splice) -> list[FeatureNode]:
+    features = [FeatureNode(splice.name, p, f) for p, f in circuit.features[splice.name].nonzero().tolist()]
+    return features + [
+        FeatureNode(splice.name, p, None) for p in circuit.errors[splice.name].nonzero().flatten().tolist()
+    ]
+
+
+def _contributions(splice: Splice, x: Tensor, slope: Tensor, nodes: Sequence[FeatureNode]) -> list[Tensor]:
+    """Each node's activation times the metric's slope at it, summed over prompts, which do not see each other."""
+    latents = splice.sae.encode(x)
+    features, error = latents.to_dense(), x - splice.sae.decode(latents, x)
+    at_features = slope @ splice.sae.W_dec.detach().T
+    return [
+        (error[:, node.position] * slope[:, node.position]).sum()
+        if node.feature is None
+        else (features[:, node.position, node.feature] * at_features[:, node.position, node.feature]).sum()
+        for node in nodes
+    ]

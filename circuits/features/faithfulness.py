@@ -1,0 +1,95 @@
+"""How much of a behaviour a feature circuit accounts for (Marks et al. 2024).
+
+SAEs are spliced into the model: features and errors outside the circuit are set to their mean over the corrupt prompts,
+position by position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.anatomy.nodes import Spot
+from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
+from circuits.runs.pair import contrast, open_session
+from circuits.tasks.task import Task
+from saes.sae import SAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureFaithfulness:
+    """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`."""
+
+    faithfulness: float
+    standard_error: float
+    completeness: float
+    completeness_standard_error: float
+    size: int
+    n: int
+
+
+class FeatureEvaluator:
+    """Runs the clean prompts with features and errors outside a circuit at their mean over the corrupt prompts.
+
+    Args:
+        mean: ``False`` sets them to their values on the pair's corrupt prompt instead.
+    """
+
+    def __init__(self, model: Any, task: Task, saes: Sequence[SAE], *, mean: bool = True) -> None:
+        task = task.replace(direction="noise")
+        self._session = open_session(model, task)
+        self._splices = splices(model, self._session, saes)
+        self._found = contrast(self._session, [splice.place for splice in self._splices])
+        self._reference = {}
+        for splice in self._splices:
+            features, error = splice.parts(self._found.source.value(splice.place.value))
+            if mean:
+                features, error = (part.mean(0, keepdim=True).expand_as(part) for part in (features, error))
+            self._reference[splice.name] = (features, error)
+        everything = FeatureCircuit(
+            features={
+                s.name: torch.ones(self._reference[s.name][0].shape[1:], dtype=torch.bool) for s in self._splices
+            },
+            errors={s.name: torch.ones(task.length, dtype=torch.bool) for s in self._splices},
+        )
+        self.model_metric = float(self.metric(everything).mean())
+        self.nothing_metric = float(self.metric(everything.complement()).mean())
+        if abs(self.model_metric - self.nothing_metric) < 1e-6:
+            raise ValueError(f"ablating all features and errors leaves {task.metric_name} as it is: nothing to explain")
+
+    @torch.no_grad()
+    def metric(self, circuit: FeatureCircuit) -> Tensor:
+        """The raw metric of each prompt, ``[n]``.
+
+        Site after site is set in its own pass, since what a site sees depends on the ablations before it.
+        """
+        add: dict[Spot, Tensor] = {}
+        for splice in self._splices:
+            passed = self._session.runner.forward(self._session.task.base, read=[splice.place.value], add=add)
+            features, error = splice.parts(passed.value(splice.place.value))
+            mean_features, mean_error = self._reference[splice.name]
+            out = ~circuit.features[splice.name].to(error.device)
+            delta = ((mean_features - features) * out) @ splice.sae.W_dec
+            delta = delta + (mean_error - error) * ~circuit.errors[splice.name][:, None].to(error.device)
+            add[splice.place.change] = add.get(splice.place.change, 0) + delta
+        logits = self._session.runner.forward(self._session.task.base, add=add).logits
+        return self._found.measure.raw(logits).double().cpu()
+
+    def evaluate(self, circuit: FeatureCircuit) -> FeatureFaithfulness:
+        """Faithfulness of a circuit and of what it leaves out."""
+        scale = self.model_metric - self.nothing_metric
+        own, rest = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
+        return FeatureFaithfulness(
+            faithfulness=float(own.mean()),
+            standard_error=float(own.std() / len(own) ** 0.5),
+            completeness=float(rest.mean()),
+            completeness_standard_error=float(rest.std() / len(rest) ** 0.5),
+            size=circuit.size,
+            n=len(own),
+        )
+
+    def curve(self, scores: FeatureScores, *, sizes: Sequence[int]) -> list[FeatureFaithfulness]:
+        """Faithfulness by size, of the circuits of the strongest nodes."""
+        return [self.evaluate(FeatureCircuit.strongest(scores, size)) for size in sizes]

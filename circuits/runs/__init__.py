@@ -1,0 +1,1 @@
+"""The model run clean, corrupt and changed."""

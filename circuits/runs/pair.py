@@ -1,0 +1,104 @@
+"""The two runs of a task that every method starts from, and the differences between them."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.anatomy.anatomy import Anatomy, anatomy_of
+from circuits.anatomy.nodes import Places, Spot, places
+from circuits.rules import active_rules, relevance
+from circuits.runs.prefix import Prefix, shared_prefix
+from circuits.runs.runner import Passed, Runner
+from circuits.tasks.metrics import Measure, measure_between
+from circuits.tasks.task import Task
+from interp.plain_module import plain_module
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Session:
+    """A model opened for a task."""
+
+    task: Task
+    anatomy: Anatomy
+    runner: Runner
+    residual: Sequence[Places]
+    """What enters each block."""
+
+    @cached_property
+    def prefix(self) -> Prefix:
+        """What both runs begin with."""
+        return shared_prefix(self.anatomy, self.task.base, self.task.source)
+
+    def under(self, rules: Iterable[str] | None) -> AbstractContextManager[Any]:
+        """A block in which rules of relevance are in force; None for plain gradients."""
+        return nullcontext() if rules is None else relevance(self.anatomy, rules=rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Both runs: what is patched in, and the run it is patched into."""
+
+    source: Passed
+    base: Passed
+    measure: Measure
+    base_metric: Tensor
+    """Scaled metric of the base run, ``[n]``."""
+
+    def difference(self, place: Places) -> Tensor:
+        """Source minus base at a place, ``[n, position, (unit,) d]``: what patching adds."""
+        return (self.source.value(place.value) - self.base.value(place.value)).detach()
+
+
+def open_session(model: Any, task: Task) -> Session:
+    """Find the parts of a model, and check that the task fits it.
+
+    Raises:
+        ValueError: ids that the model has no embedding for; rules in force, under which no method but ``relp`` would
+            be what it says.
+    """
+    module = plain_module(model, purpose="trace circuits")
+    anatomy = anatomy_of(module)
+    rules = active_rules(getattr(model, "original_model", module))
+    if rules:
+        raise ValueError(
+            f"the rules {sorted(rules)} are in force on this model; leave that block, and pass rules= instead"
+        )
+    vocabulary = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    for name in ("clean", "corrupt", "correct", "wrong"):
+        if (largest := int(getattr(task, name).max())) >= vocabulary:
+            raise ValueError(f"{name} has token {largest}, but the model's vocabulary ends at {vocabulary - 1}")
+    return Session(
+        task=task, anatomy=anatomy, runner=Runner(anatomy, prompts=len(task)), residual=places(anatomy, "resid_pre")
+    )
+
+
+def contrast(
+    session: Session,
+    spots: Iterable[Places],
+    *,
+    gradients: bool = False,
+    rules: Iterable[str] | None = None,
+    also_base: Sequence[Spot] = (),
+) -> Contrast:
+    """Run the source and the base prompts: two forwards. The base run keeps its graph where gradients are wanted, under
+    the rules of relevance if given."""
+    task, runner, found = session.task, session.runner, list(spots)
+    source = runner.forward(task.source, read=[place.value for place in found])
+    read = [spot for place in found for spot in (place.value, place.change)]
+    with session.under(rules):
+        base = runner.forward(task.base, read=[*read, *also_base], gradients=gradients)
+    clean, corrupt = (source, base) if task.direction == "denoise" else (base, source)
+    measure = measure_between(task, clean.logits, corrupt.logits)
+    with torch.set_grad_enabled(gradients):
+        base_metric = measure(base.logits)
+    return Contrast(source=source, base=base, measure=measure, base_metric=base_metric)
+
+
+def summed(effects: Tensor) -> Tensor:
+    """Over the entries of the vectors, in float64."""
+    return effects.double().sum(-1)

@@ -1,0 +1,162 @@
+"""One forward pass with values read, changes added and gradients taken, and a count of what it cost.
+
+Every intervention is an addition: to set a place to another value, the difference is added. So one pass can hold many
+interventions, one a row of the batch, and the same code patches, interpolates and ablates.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from circuits.anatomy.anatomy import Anatomy
+from circuits.anatomy.nodes import Spot
+
+
+@dataclass
+class Cost:
+    """Passes through the model, each counted in passes of the task's prompts: a batch of 10 patched copies is 10."""
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    attention_layers: int = 0
+    """Attention layers recomputed on their own (the QK fix of AtP*)."""
+
+    def to_json(self) -> dict[str, float]:
+        """As a dictionary of numbers."""
+        return {"forwards": self.forwards, "backwards": self.backwards, "attention_layers": self.attention_layers}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a pass begins: at a layer, with the residual stream ``[batch, position, d]`` that enters it."""
+
+    layer: int
+    residual: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """What one forward pass gave: last-position logits ``[batch, vocab]`` and the tensors at the spots."""
+
+    logits: Tensor
+    wholes: Mapping[Spot, Tensor]
+
+    def value(self, spot: Spot) -> Tensor:
+        """The spot's value, ``[batch, position, (unit,) d]``."""
+        return spot.read(self.wholes[spot])
+
+
+@dataclass
+class Runner:
+    """Runs one model and counts.
+
+    ``prompts`` is how many rows one pass of the task has.
+    """
+
+    anatomy: Anatomy
+    prompts: int
+    cost: Cost = field(default_factory=Cost)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        read: Iterable[Spot] = (),
+        add: Mapping[Spot, Tensor] | None = None,
+        gradients: bool = False,
+        start: Start | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Passed:
+        """Run ``tokens [batch, position]``; ``add`` holds changes in the shape that the spot's ``read`` gives.
+
+        With a ``cache`` of what comes before them (see ``circuits.runs.prefix``), all positions count from there.
+
+        With ``gradients``, the graph starts at the embeddings (or at ``start``); parameters get no gradient.
+        """
+        first = self.anatomy.embedding if start is None else self.anatomy.blocks[start.layer].whole
+        add = add or {}
+        read = list(dict.fromkeys(read))
+        wholes: dict[Spot, Tensor] = {}
+        at: dict[tuple[nn.Module, bool], list[Spot]] = {}
+        for spot in dict.fromkeys([*add, *read]):
+            at.setdefault((spot.module, spot.entering), []).append(spot)
+        at.setdefault((first, start is not None), [])
+
+        def change(module: nn.Module, entering: bool, value: Tensor) -> Tensor:
+            if module is first and entering is (start is not None):
+                value = (value if start is None else start.residual).detach().requires_grad_(gradients)
+            for spot in at[module, entering]:
+                if spot in add:
+                    value = value + spot.embed(add[spot]).to(value.dtype)
+            # An alias of its own, so that the gradient is that of the uses after this place alone.
+            value = value.view_as(value) if gradients else value
+            wholes.update({spot: value for spot in at[module, entering] if spot in reading})
+            return value
+
+        reading = set(read)
+        with ExitStack() as hooks, torch.set_grad_enabled(gradients):
+            for module, entering in at:
+                hooks.callback(hook_at(module, entering, change).remove)
+            for block in self.anatomy.blocks[: 0 if start is None else start.layer]:
+                hooks.enter_context(_skipped(block.whole))
+            device = next(self.anatomy.root.parameters()).device
+            output = self.anatomy.root(
+                input_ids=tokens.to(device), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+            )
+        self.cost.forwards += len(tokens) / self.prompts
+        logits = output.logits[:, -1]
+        # A metric's differences would drown in the rounding of half precision.
+        return Passed(logits=logits if logits.dtype == torch.float64 else logits.float(), wholes=wholes)
+
+    def gradients(
+        self, of: Tensor, passed: Passed, spots: Sequence[Spot], *, keep_graph: bool = False
+    ) -> dict[Spot, Tensor]:
+        """d ``of`` / d value at the spots of one pass, zero where ``of`` does not depend on them."""
+        wholes = {spot: passed.wholes[spot] for spot in spots}
+        # Behind a rule that detaches there is no graph.
+        live = {spot: whole for spot, whole in wholes.items() if whole.requires_grad}
+        found = torch.autograd.grad(of, list(live.values()), allow_unused=True, retain_graph=keep_graph)
+        slopes = dict(zip(live, found, strict=True))
+        self.cost.backwards += len(passed.logits) / self.prompts
+        return {
+            spot: spot.read(torch.zeros_like(whole) if slopes.get(spot) is None else slopes[spot])
+            for spot, whole in wholes.items()
+        }
+
+
+@contextmanager
+def _skipped(block: nn.Module) -> Iterator[None]:
+    """The block hands on what it gets. Taking it out of its list would renumber the blocks, whose masks differ."""
+    vars(block)["forward"] = lambda hidden_states, *_args, **_kwargs: hidden_states
+    try:
+        yield
+    finally:
+        del vars(block)["forward"]
+
+
+Change = Callable[[nn.Module, bool, Tensor], Tensor]
+
+
+def hook_at(module: nn.Module, entering: bool, change: Change) -> Any:
+    """Call ``change`` with a module's first input or first output, and let what it returns go on in its place."""
+    if entering:
+        return module.register_forward_pre_hook(partial(_change_input, change), with_kwargs=True)
+    return module.register_forward_hook(partial(_change_output, change))
+
+
+def _change_input(change: Change, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    if args:
+        return (change(module, True, args[0]), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": change(module, True, kwargs["hidden_states"])}
+
+
+def _change_output(change: Change, module: nn.Module, _args: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (change(module, False, output[0]), *output[1:])
+    return change(module, False, output)

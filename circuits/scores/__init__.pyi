@@ -1,0 +1,2 @@
+from .edges import EdgeScores as EdgeScores
+from .nodes import Scores as Scores

@@ -1,0 +1,11 @@
+from .built_in import BUILT_IN as BUILT_IN
+from .built_in import Pair as Pair
+from .built_in import agreement as agreement
+from .built_in import docstring as docstring
+from .built_in import greater_than as greater_than
+from .built_in import induction as induction
+from .built_in import ioi as ioi
+from .metrics import METRICS as METRICS
+from .task import Task as Task
+from .task import encode as encode
+from .task import single_token as single_token
