@@ -15,8 +15,8 @@ from interleave import machine
 from train_step_workers import BATCHES, InMemory, Settings
 
 from saes import TrainConfig
-from saes.run_folder import save_checkpoint
-from saes.training import initial_state, train_step
+from saes.training.checkpoints import save_checkpoint
+from saes.training.loop import initial_state, train_step
 
 
 def median_seconds(run: Callable[[], object], times: int) -> float:

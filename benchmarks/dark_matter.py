@@ -19,8 +19,8 @@ from interp import ActivationStore, Site
 from interp.files import write_json
 from interp.shards import read_record, shard_path, write_shard
 from saes.dark_matter import split_error
-from saes.dark_matter.kept_tokens import keep_tokens
-from saes.dark_matter.rows import Reconstruction, RowsOfSAE
+from saes.dark_matter.split.kept_tokens import keep_tokens
+from saes.dark_matter.split.reconstructions import Reconstruction, RowsOfSAE
 
 SITE = "blocks.0.hook_resid_post"
 SHARD = 65_536

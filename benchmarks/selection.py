@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from interleave import RESULTS, machine
 
-from saes.kernels.memory import keep_freed_memory
 from saes.latents import slots_above
 from saes.selection import kth_largest, nearest_in_norm
+from saes.training.memory import keep_freed_memory
 
 Selected = tuple[torch.Tensor, ...]
 

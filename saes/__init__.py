@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from saes.activations import TopK as TopK
     from saes.latents import Latents as Latents
     from saes.sae import SAE as SAE
-    from saes.train_config import TrainConfig as TrainConfig
-    from saes.training import train as train
-    from saes.training import train_many as train_many
+    from saes.training.config import TrainConfig as TrainConfig
+    from saes.training.loop import train as train
+    from saes.training.loop import train_many as train_many
 
 _VARIANTS = ("BatchTopK", "Gated", "JumpReLU", "Matryoshka", "ReLU", "TopAFA", "TopK")
 _HOMES = {
     "SAE": "saes.sae",
     "Latents": "saes.latents",
-    "TrainConfig": "saes.train_config",
-    "train": "saes.training",
-    "train_many": "saes.training",
+    "TrainConfig": "saes.training.config",
+    "train": "saes.training.loop",
+    "train_many": "saes.training.loop",
     **dict.fromkeys(_VARIANTS, "saes.activations"),
 }
 __all__ = sorted(_HOMES)

@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from interp.files import atomic_path, sha256_of_file, write_json
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
+from saes.distributed.launch import ALONE, Group
 from saes.hub import located
 from saes.kernels.decode import decode
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
 from saes.layer_norm import RowScale
-from saes.parallel import ALONE, Group
 
 FORMAT = "deepfield-sae-1"
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"

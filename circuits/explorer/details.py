@@ -23,8 +23,8 @@ from circuits.explorer.graph import Part
 from circuits.explorer.interventions import Interventions
 from interp.capturing import capture
 from interp.sites import Site, is_bridge
-from saes.feature_page import token_texts
-from saes.features import Text, top_examples
+from saes.features.examples import Text, top_examples
+from saes.features.page import token_texts
 
 TOP = 8
 """Tokens in a list, and top examples of a latent."""

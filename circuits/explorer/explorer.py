@@ -26,7 +26,7 @@ from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
 from interp.files import atomic_path
-from saes.features import Text
+from saes.features.examples import Text
 from saes.sae import SAE
 
 _KEPT = ("view", "selection", "pinned", "groups", "threshold", "node_threshold")

@@ -16,6 +16,6 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     out
         Folder for activations, SAEs and the report.
     """
-    from saes.demo import run_demo
+    from saes.demo.demo import run_demo
 
     run_demo(out)

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from interp.counts import Count
-from saes.text_options import TextOptions
+from saes.commands.text_options import TextOptions
 
 app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
 
@@ -43,10 +43,10 @@ def evaluate(
     from rich.console import Console
 
     from interp.files import write_json
-    from saes.evaluate import evaluate as measure
-    from saes.evaluation_page import build_page
-    from saes.evaluation_table import tables
-    from saes.sae_inputs import open_inputs
+    from saes.commands.inputs import open_inputs
+    from saes.evaluation.page import build_page
+    from saes.evaluation.report import evaluate as measure
+    from saes.evaluation.table import tables
 
     with open_inputs(sae, data=data, tokens=tokens, options=text) as inputs:
         report = measure(inputs.sae, inputs.model, inputs.rows, max_tokens=tokens, first_position=first_position)

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from interp.counts import Count
-from saes.text_options import TextOptions
+from saes.commands.text_options import TextOptions
 
 
 def features(
@@ -46,10 +46,10 @@ def features(
     chosen = None if latents is None else _numbers(latents)
 
     from interp.sites import Site
-    from saes.feature_book import look_up
-    from saes.feature_page import token_texts, write_feature_page
-    from saes.features import Text
-    from saes.sae_inputs import open_inputs
+    from saes.commands.inputs import open_inputs
+    from saes.features.book import look_up
+    from saes.features.examples import Text
+    from saes.features.page import token_texts, write_feature_page
 
     with open_inputs(sae, data=data, tokens=tokens, options=options) as inputs:
         if inputs.sae.site is None:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from saes.finetune_config import FinetuneConfig
-from saes.text_options import TextOptions
+from saes.commands.text_options import TextOptions
+from saes.training.finetune_config import FinetuneConfig
 
 app = App(name="finetune", help="Fine-tune an SAE end to end, through the model. The same command again resumes.")
 
@@ -29,8 +29,8 @@ def finetune(
     data
         Text to train on, as for `interp cache`.
     """
-    from saes.finetune import finetune as run
-    from saes.sae_inputs import open_inputs
+    from saes.commands.inputs import open_inputs
+    from saes.training.finetuning import finetune as run
 
     with open_inputs(sae, data=data, tokens=options.tokens, options=text) as inputs:
         run(inputs.sae, inputs.model, inputs.rows, options, progress=True)

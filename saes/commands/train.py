@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 from interp.counts import Count
-from saes.train_config import TrainConfig
+from saes.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from interp.live import LiveActivations
@@ -75,8 +75,8 @@ def train(
         raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
 
     from interp import ActivationStore, processes
-    from saes.sweep import expand
-    from saes.training import train_many
+    from saes.training.loop import train_many
+    from saes.training.sweep import expand
 
     group = processes.current()
     with group.telling_others():

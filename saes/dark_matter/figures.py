@@ -8,10 +8,10 @@ import torch
 
 from interp.metrics import Estimate
 from interp.report import COLORS
-from saes.dark_matter.downstream import SPLICES
-from saes.dark_matter.error_saes import PARTS
-from saes.dark_matter.norm_prediction import VECTORS
-from saes.dark_matter.power_law import Horizon
+from saes.dark_matter.experiments.downstream import SPLICES
+from saes.dark_matter.experiments.error_saes import PARTS
+from saes.dark_matter.experiments.norm_prediction import VECTORS
+from saes.dark_matter.experiments.power_law import Horizon
 from saes.dark_matter.study import SAEStudy, Study
 
 Captioned = tuple[go.Figure, str]

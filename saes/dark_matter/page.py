@@ -4,7 +4,7 @@ from interp.metrics import Estimate
 from interp.report import Page
 from saes.dark_matter import figures
 from saes.dark_matter.definitions import DEFINITIONS
-from saes.dark_matter.downstream import SPLICES
+from saes.dark_matter.experiments.downstream import SPLICES
 from saes.dark_matter.figures import NAMES
 from saes.dark_matter.study import SAEStudy, Study, of_one_l0
 

@@ -12,20 +12,20 @@ from torch import Tensor
 from interp.sites import Site
 from interp.store import ActivationStore
 from interp.tokens import TokenRows
-from saes.dark_matter.components import ComponentPrediction, component_prediction
-from saes.dark_matter.decomposition import ErrorSplit, split_error
 from saes.dark_matter.definitions import DEFINITIONS
-from saes.dark_matter.downstream import Downstream, downstream
-from saes.dark_matter.error_saes import ErrorSAEs, train_on_error
-from saes.dark_matter.kept_tokens import KeptTokens, keep_tokens
-from saes.dark_matter.least_squares import LinearMap
+from saes.dark_matter.experiments.components import ComponentPrediction, component_prediction
+from saes.dark_matter.experiments.downstream import Downstream, downstream
+from saes.dark_matter.experiments.error_saes import ErrorSAEs, train_on_error
+from saes.dark_matter.experiments.norm_prediction import VECTORS, NormPrediction, norm_prediction
+from saes.dark_matter.experiments.power_law import Horizon, fit_power_law, horizon
+from saes.dark_matter.experiments.token_losses import token_losses
+from saes.dark_matter.experiments.token_scaling import TokenScaling, token_scaling
 from saes.dark_matter.matching import check_same_activations, trained_on_same_text
-from saes.dark_matter.norm_prediction import VECTORS, NormPrediction, norm_prediction
-from saes.dark_matter.power_law import Horizon, fit_power_law, horizon
-from saes.dark_matter.rows import RowsOfSAE
 from saes.dark_matter.settings import Settings
-from saes.dark_matter.token_losses import token_losses
-from saes.dark_matter.token_scaling import TokenScaling, token_scaling
+from saes.dark_matter.split.decomposition import ErrorSplit, split_error
+from saes.dark_matter.split.kept_tokens import KeptTokens, keep_tokens
+from saes.dark_matter.split.least_squares import LinearMap
+from saes.dark_matter.split.reconstructions import RowsOfSAE
 from saes.sae import SAE
 
 SAME_L0 = 0.2

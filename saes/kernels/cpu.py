@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saes.kernels import groups
-from saes.kernels.pairs import pair_dot
-from saes.kernels.screen import Screen
+from saes.kernels import cpu_groups as groups
+from saes.kernels.cpu_pairs import pair_dot
+from saes.kernels.cpu_screen import Screen
 
 BLOCK = 1 << 23
 """Products computed at a time."""
@@ -19,7 +19,7 @@ BLOCK = 1 << 23
 def top(
     x: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d_sae"] | None, k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     d_sae = len(table)
     blocks = x.split(max(1, BLOCK // d_sae))
     screen = Screen.of(table, bias, rows=len(blocks[0]), k=k) if Screen.pays(x, table, k) else None
@@ -42,14 +42,14 @@ def top(
 def gather_sum(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n d"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     return functional.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
 
 
 def gather_dot(
     indices: Int[Tensor, "n k"], rows: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n k"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     return pair_dot(torch.arange(len(rows)).repeat_interleave(indices.shape[1]), indices.flatten(), rows, table).view(
         indices.shape
     )
@@ -58,7 +58,7 @@ def gather_dot(
 def sum_by_latent(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], rows: Float[Tensor, "n d"], d_sae: int
 ) -> Float[Tensor, "d_sae d"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     flat = indices.flatten()
     order = flat.argsort(stable=True)
     counts = torch.bincount(flat, minlength=d_sae)

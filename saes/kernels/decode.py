@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saes.kernels.dispatch import backend_for
+from saes.kernels.backend import backend_for
 
 
 def decode(

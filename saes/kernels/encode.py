@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from saes.kernels.dispatch import backend_for
+from saes.kernels.backend import backend_for
 
 DENSE_ABOVE = 1 / 16
 """Share of entries selected above which dense products win."""

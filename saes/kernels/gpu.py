@@ -27,7 +27,7 @@ COLUMNS = 512
 def top(
     x: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d_sae"] | None, k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     x, table = x.contiguous(), table.contiguous()
     most = min(k, LATENTS)
     share = k / triton.cdiv(len(table), LATENTS)
@@ -43,7 +43,7 @@ def top(
 def gather_sum(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n d"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     (n, k), d = indices.shape, table.shape[1]
     out, width = table.new_empty(n, d), _width(d)
     grid = (n, triton.cdiv(d, width))
@@ -55,7 +55,7 @@ def gather_sum(
 def gather_dot(
     indices: Int[Tensor, "n k"], rows: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n k"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     (n, k), d = indices.shape, table.shape[1]
     out = table.new_empty(n, k)
     grid = (n, triton.cdiv(k, SLOTS))
@@ -67,7 +67,7 @@ def gather_dot(
 def sum_by_latent(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], rows: Float[Tensor, "n d"], d_sae: int
 ) -> Float[Tensor, "d_sae d"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     d, flat = rows.shape[1], indices.flatten()
     latents, order = flat.sort(stable=True)
     begins = torch.searchsorted(latents, torch.arange(d_sae + 1, device=flat.device))

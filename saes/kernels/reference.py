@@ -8,7 +8,7 @@ from torch import Tensor
 def top(
     x: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d_sae"] | None, k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     dense = _wide(x) @ _wide(table).T
     values, indices = (dense if bias is None else dense + bias).topk(k, dim=-1, sorted=False)
     return values.to(x.dtype), indices
@@ -17,21 +17,21 @@ def top(
 def gather_sum(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n d"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     return (_dense(indices, weights, len(table)) @ _wide(table)).to(table.dtype)
 
 
 def gather_dot(
     indices: Int[Tensor, "n k"], rows: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n k"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     return (_wide(rows) @ _wide(table).T).gather(-1, indices).to(table.dtype)
 
 
 def sum_by_latent(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], rows: Float[Tensor, "n d"], d_sae: int
 ) -> Float[Tensor, "d_sae d"]:
-    """See ``saes.kernels.dispatch.Backend``."""
+    """See ``saes.kernels.backend.Backend``."""
     return (_dense(indices, weights, d_sae).T @ _wide(rows)).to(rows.dtype)
 
 

@@ -15,8 +15,8 @@ from interp.tokens import write_token_rows
 from saes import JumpReLU, TopK
 from saes.activations import Activation
 from saes.convert import write
-from saes.evaluate import evaluate
-from tests.saes.evaluated import sae_at_site
+from saes.evaluation.report import evaluate
+from tests.saes.evaluation.evaluated import sae_at_site
 
 HERE = Path(__file__).parent
 

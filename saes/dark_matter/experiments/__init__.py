@@ -1,0 +1,1 @@
+"""What is measured with the parts of the error."""

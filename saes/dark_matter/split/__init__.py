@@ -1,0 +1,1 @@
+"""The method: an SAE's error in its linear and nonlinear parts."""

@@ -1,0 +1,5 @@
+"""The demo: from a model to a report in one command."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

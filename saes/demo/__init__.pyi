@@ -1,0 +1,2 @@
+from .demo import DemoResult as DemoResult
+from .demo import run_demo as run_demo

@@ -1,0 +1,1 @@
+"""Several processes as one: groups, grids of them, and how they start."""

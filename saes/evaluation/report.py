@@ -1,0 +1,161 @@
+"""How good is an SAE: its reconstruction, its sparsity, and what the model loses when the SAE stands in for the site.
+
+Everything streams over the text; per token only a few numbers are kept. Standard errors are over documents.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp import metrics
+from interp.metrics import Estimate
+from interp.sites import Site
+from interp.tokens import TokenRows
+from saes.evaluation.afa_quality import AFAQuality, afa_quality
+from saes.evaluation.baseline import reference
+from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
+from saes.evaluation.token_table import TokenTable, measure_tokens
+from saes.sae import SAE
+from saes.text_batches import rows_wanted
+
+DENSITY_EDGES = tuple(-6 + 0.25 * i for i in range(25))
+"""Bins of log10(share of tokens on which a latent is active)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Figures of one SAE on one text. Cross-entropy and KL are nats a predicted token."""
+
+    site: str
+    tokens: int
+    documents: int
+    d_sae: int
+    fvu: Estimate
+    """Fraction of variance unexplained, about the mean activation of this text."""
+    explained_variance: Estimate
+    mse: Estimate
+    """A dimension."""
+    cosine: Estimate
+    l0: Estimate
+    l0_histogram: dict[int, int]
+    """Tokens by the number of their active latents."""
+    dead_fraction: Estimate
+    """Share of latents that no token of this text activates; the error is over latents."""
+    density_histogram: tuple[int, ...]
+    """Living latents by log10 of the share of tokens they are active on, bins ``DENSITY_EDGES``."""
+    ce_clean: Estimate
+    ce_spliced: Estimate
+    """The SAE's reconstruction in place of the activation."""
+    ce_difference: Estimate
+    """CE_spliced - CE_clean, token by token."""
+    ce_zero: Estimate
+    """Zero in its place."""
+    ce_mean: Estimate
+    """The mean activation of this text in its place."""
+    ce_recovered_zero: Estimate
+    """(CE_zero - CE_spliced) / (CE_zero - CE_clean)."""
+    ce_recovered_mean: Estimate
+    kl: Estimate
+    """KL(clean || spliced)."""
+
+    afa: AFAQuality | None
+    """Norm of the latents against the norm of the activation; None where no latent is active and b_dec is 0."""
+    positions: tuple[AtPositions, ...]
+    """By position in the row."""
+    massive_norm: float
+    """Tokens whose activation has a norm above it, ``MASSIVE_TIMES`` the median norm of this text, are massive."""
+    without_massive: Figures
+    """Massive tokens are not counted, and stay clean in the splice."""
+    only_massive: Figures | None
+    """None where there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; a standard error that is not known (infinite) becomes None."""
+        return _plain(asdict(self))
+
+
+@torch.no_grad()
+def evaluate(
+    sae: SAE,
+    model: Any,
+    rows: TokenRows,
+    *,
+    site: str | Site | None = None,
+    max_tokens: int = 100_000,
+    first_position: int = 0,
+    batch_rows: int = 8,
+) -> Report:
+    """Run ``model`` over the first rows of ``rows`` with the SAE spliced in at ``site`` (by default its own).
+
+    A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position`` stay clean and
+    are not counted, for SAEs that were not trained on them.
+    Raises ValueError where the site, its width or the device does not fit, or where no text is left.
+    """
+    named = sae.site if site is None else site
+    if named is None:
+        raise ValueError("this SAE does not say which site it belongs to; pass site=...")
+    place = Site.parse(named)
+    target = place if sae.target_site is None else Site.parse(sae.target_site)
+    device = next(model.parameters()).device
+    if sae.W_enc.device != device:
+        raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
+    count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
+    options = {"count": count, "batch_rows": batch_rows, "first_position": first_position}
+    known = reference(model, rows, place, target, **options)
+    for where, width, takes in ((place, known.d_in, sae.d_in), (target, len(known.mean), sae.d_out)):
+        if width != takes:
+            raise ValueError(f"activations at {where} have width {width}, the SAE's is {takes}; pass another site")
+    table, active = measure_tokens(sae, model, rows, place, target, known, **options)
+    return _report(sae, place, table, active, massive_norm=known.massive_norm)
+
+
+def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae"], *, massive_norm: float) -> Report:
+    unexplained = metrics.ratio(table.error, table.variance, groups=table.documents)
+    predicting = table.where(table.predicts)
+
+    def recovered(ablated: Tensor) -> Estimate:
+        return metrics.ce_recovered(
+            clean=predicting.ce_clean, spliced=predicting.ce_spliced, ablated=ablated, groups=predicting.documents
+        )
+
+    counts = torch.bincount(table.l0.long())
+    density = (active[active > 0] / len(table)).log10()
+    return Report(
+        site=str(site),
+        tokens=len(table),
+        documents=unexplained.n,
+        d_sae=sae.d_sae,
+        fvu=unexplained,
+        explained_variance=metrics.explained_variance(unexplained),
+        mse=table.mean(table.error / sae.d_out),
+        cosine=table.mean(table.cosine),
+        l0=table.mean(table.l0),
+        l0_histogram={i: int(n) for i, n in enumerate(counts) if n},
+        dead_fraction=metrics.mean((active == 0).float()),
+        density_histogram=tuple(int(n) for n in torch.histogram(density, torch.tensor(DENSITY_EDGES)).hist),
+        ce_clean=predicting.mean(predicting.ce_clean),
+        ce_spliced=predicting.mean(predicting.ce_spliced),
+        ce_difference=predicting.mean(predicting.ce_spliced - predicting.ce_clean),
+        ce_zero=predicting.mean(predicting.ce_zero),
+        ce_mean=predicting.mean(predicting.ce_mean),
+        ce_recovered_zero=recovered(predicting.ce_zero),
+        ce_recovered_mean=recovered(predicting.ce_mean),
+        kl=predicting.mean(predicting.kl),
+        afa=afa_quality(table, d_sae=sae.d_sae),
+        positions=by_position(table, d_sae=sae.d_sae),
+        massive_norm=massive_norm,
+        without_massive=without_massive(table, d_sae=sae.d_sae),
+        only_massive=only_massive(table, d_sae=sae.d_sae),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

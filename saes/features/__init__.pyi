@@ -1,0 +1,9 @@
+from .book import FeatureBook as FeatureBook
+from .book import look_up as look_up
+from .examples import Example as Example
+from .examples import LatentCounts as LatentCounts
+from .examples import Text as Text
+from .examples import count_latents as count_latents
+from .examples import spread_over_density as spread_over_density
+from .examples import top_examples as top_examples
+from .page import write_feature_page as write_feature_page

@@ -1,0 +1,50 @@
+"""All that can be said of chosen latents, together: counts, passages, effects on the logits, nearest latents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
+from saes.features.logit_effects import Effects, logit_effects
+from saes.features.nearest_latents import nearest_latents
+from saes.sae import SAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBook:
+    """Chosen latents of one SAE, with what the page says of each, in the same order."""
+
+    site: str
+    d_sae: int
+    counts: LatentCounts
+    chosen_by_hand: bool
+    latents: tuple[int, ...]
+    examples: tuple[tuple[Example, ...], ...]
+    nearest: tuple[tuple[tuple[int, float], ...], ...]
+    """Latents of the whole SAE and the cosines of decoder rows."""
+    effects: tuple[Effects, ...] | None
+    """None where the SAE does not write to the residual stream."""
+
+
+def look_up(
+    sae: SAE, text: Text, *, latents: Sequence[int] | None = None, max_latents: int = 500, examples: int = 8
+) -> FeatureBook:
+    """Everything about ``latents``, or about ``max_latents`` spread evenly over the ranks of density.
+
+    Raises ValueError for a latent that the SAE lacks, and where no latent is active on the text.
+    """
+    counts = count_latents(sae, text)
+    chosen = spread_over_density(counts, max_latents) if latents is None else list(dict.fromkeys(latents))
+    if not chosen:
+        raise ValueError(f"no latent is active on these {counts.tokens:,} tokens; give more text, or --latents")
+    found = top_examples(sae, text, chosen, k=examples)
+    effects = logit_effects(sae, text.model, chosen)
+    return FeatureBook(
+        site=str(text.site),
+        d_sae=sae.d_sae,
+        counts=counts,
+        chosen_by_hand=latents is not None,
+        latents=tuple(chosen),
+        examples=tuple(found),
+        nearest=tuple(nearest_latents(sae, chosen)),
+        effects=None if effects is None else tuple(effects),
+    )

@@ -1,0 +1,104 @@
+"""A browser of latents in one HTML file: it needs no network, and shows every token as text, whatever is in it.
+
+The numbers and texts are one JSON block, in which no ``<`` can end the block early; ``page_parts`` beside this has the
+script that shows them, which writes to the page through ``textContent`` alone.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from interp.files import atomic_path
+from saes.features.book import FeatureBook
+from saes.features.logit_effects import NOTE
+from saes.features.page_parts import BODY, SCRIPT, STYLE
+
+
+def token_texts(tokenizer: Any) -> Callable[[int], str]:
+    """How a token reads inside a text; ``[id]`` where the model has no tokenizer."""
+    if tokenizer is None:
+        return lambda token: f"[{token}]"
+
+    def text(token: int) -> str:
+        raw, decoded = tokenizer.convert_ids_to_tokens(token), tokenizer.decode([token])
+        # Alone, a SentencePiece token loses the space that it brings in a text.
+        return f" {decoded}" if str(raw).startswith("▁") and not decoded.startswith(" ") else decoded
+
+    return text
+
+
+def write_feature_page(
+    book: FeatureBook, path: str | Path, *, title: str, data: str, text_of: Callable[[int], str]
+) -> Path:
+    """Write the page, atomically; ``data`` names the text. Returns its absolute path."""
+    target = Path(path).resolve()
+    block = json.dumps(_content(book, title, data, text_of), allow_nan=False, separators=(",", ":"))
+    html = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>{BODY}"
+        f'<script type="application/json" id="content">{block.replace("<", chr(92) + "u003c")}</script>'
+        f"<script>{SCRIPT}</script></body></html>\n"
+    )
+    with atomic_path(target) as partial:
+        partial.write_text(html, encoding="utf-8")
+    return target
+
+
+def _content(book: FeatureBook, title: str, data: str, text_of: Callable[[int], str]) -> dict[str, Any]:
+    vocabulary: dict[int, int] = {}
+
+    def index(token: int) -> int:
+        """Of a token's text in the block, which holds each once."""
+        return vocabulary.setdefault(token, len(vocabulary))
+
+    def effects(pairs: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+        return [(index(token), _rounded(value)) for token, value in pairs]
+
+    latents = []
+    for i, latent in enumerate(book.latents):
+        entry: dict[str, Any] = {
+            "id": latent,
+            "active": int(book.counts.active[latent]),
+            "max": _rounded(float(book.counts.maximum[latent])),
+            "examples": [
+                {
+                    "row": example.row,
+                    "position": example.position,
+                    "peak": example.position - example.first,
+                    "tokens": [index(token) for token in example.ids],
+                    "acts": [_rounded(value) for value in example.activations],
+                }
+                for example in book.examples[i]
+            ],
+            "nearest": [[other, round(cosine, 3)] for other, cosine in book.nearest[i]],
+        }
+        if book.effects is not None:
+            entry |= {"raised": effects(book.effects[i].raised), "lowered": effects(book.effects[i].lowered)}
+        latents.append(entry)
+    return {
+        "title": title,
+        "subtitle": f"{book.site} · {book.counts.tokens:,} tokens of {data}",
+        "scope": _scope(book),
+        "note": NOTE if book.effects is not None else "This SAE does not write to the residual stream.",
+        "measured": book.counts.tokens,
+        "latents": latents,
+        "vocabulary": [text_of(token) for token in vocabulary],
+    }
+
+
+def _scope(book: FeatureBook) -> str:
+    active = int((book.counts.active > 0).sum())
+    shown = f"{len(book.latents):,} of {book.d_sae:,} latents"
+    if book.chosen_by_hand:
+        return f"{shown}, as asked for; {active:,} are active on this text."
+    if len(book.latents) == active:
+        return f"{shown}: all that are active on this text."
+    return f"{shown}, evenly spread from the densest to the rarest of the {active:,} that are active on this text."
+
+
+def _rounded(value: float) -> float:
+    """Three digits: more would only make the file larger."""
+    return float(f"{value:.3g}")

@@ -1,0 +1,177 @@
+"""Fine-tune a trained SAE end to end: the model's loss with the reconstruction spliced in, at the end of the model.
+
+Braun et al. 2024 (arXiv 2405.12241) train whole SAEs like this; as a short last phase it costs little and recovers most
+of the loss (Karvonen 2025, arXiv 2503.17272). The batch of a step depends on seed and step alone, so a killed run
+continues to the same bits.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from interp import metrics
+from interp.capturing import capture
+from interp.shuffle import Permutation
+from interp.sites import Site
+from interp.tokens import TokenRows
+from saes import losses
+from saes.losses import TERMS
+from saes.sae import CONFIG, SAE
+from saes.splice import spliced_logits
+from saes.text_batches import measured
+from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
+from saes.training.finetune_config import FinetuneConfig
+from saes.training.loop import fresh_state, set_learning_rate, update
+
+
+def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, progress: bool = False) -> SAE:
+    """Fine-tune a copy of ``sae`` at its site, or continue the run in ``config.out``, or return its finished SAE.
+
+    The model's weights are not touched. Terms of the loss that keep a variant sparse (L1, L0, the gate's) stay, with
+    the variant's own weights.
+
+    Raises:
+        ValueError: impossible settings, an SAE without a site or of another width, a transcoder, or a folder that holds
+            another run.
+        FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
+    """
+    site = _check(sae, rows, config)
+    asked = {"finetune": config.to_json(), "sae": sae.provenance, "data": {"fingerprint": rows.fingerprint}}
+    claim(config.out, asked)
+    if (config.out / CONFIG).is_file():
+        return SAE.load(config.out)
+    state = _initial_state(sae, model, rows, site, config)
+    resume(state, config.out)
+    log_path = config.out / "log.jsonl"
+    truncate_log(log_path, state.step)
+    steps = _steps(rows, config)
+    with (
+        _frozen(model),
+        log_path.open("a", encoding="utf-8") as log,
+        Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress) as bar,
+    ):
+        task = bar.add_task("finetune", total=steps, completed=state.step, figures="")
+        while state.step < steps:
+            _step(state, model, rows, site, config, steps)
+            if state.step % config.log_every == 0 or state.step == steps:
+                log.write(json.dumps({"step": state.step, **state.metrics}) + "\n")
+                log.flush()
+                shown = "  ".join(f"{name} {state.metrics[name]:.3f}" for name in (config.loss, "fvu", "l0"))
+                bar.update(task, completed=state.step, figures=shown)
+            if state.step % config.checkpoint_every == 0:
+                save_checkpoint(state, config.out)
+    state.sae.eval().fold_scales(state.scale)
+    state.sae.save(config.out)
+    return state.sae
+
+
+def _check(sae: SAE, rows: TokenRows, config: FinetuneConfig) -> Site:
+    if sae.site is None:
+        raise ValueError("this SAE does not say which site it belongs to; set sae.site")
+    if sae.target_site is not None or sae.d_out != sae.d_in:
+        raise ValueError("a transcoder's output stands at another site than its input; only SAEs are fine-tuned")
+    for name in ("tokens", "batch_rows", "checkpoint_every", "log_every", "lr", "clip"):
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
+    if not 0 <= config.reconstruction < math.inf:
+        raise ValueError(f"reconstruction is {config.reconstruction}; it must be 0 or more")
+    context = rows.ids.shape[1]
+    if not 0 <= config.first_position < context - 1:
+        raise ValueError(f"first_position is {config.first_position}; rows have {context} tokens")
+    return Site.parse(sae.site)
+
+
+def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig) -> TrainState:
+    """A copy at the scale of its training, where learning rates and weights of losses mean what they meant there."""
+    x = capture(model, rows.tensor_of("ids", slice(0, 8)), [site])[site].float().flatten(0, 1)
+    if x.shape[-1] != sae.d_in:
+        raise ValueError(f"activations at {site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
+    if config.decoder == "unit_norm":
+        norms = sae.decoder_norms().detach()
+        if not 0 < norms.max() <= 1.01 * norms.min():
+            raise ValueError(
+                f"rows of W_dec have norms from {norms.min():g} to {norms.max():g}, so this SAE was not trained with a"
+                " unit-norm decoder; pass decoder='free'"
+            )
+        scale = 1 / float(norms.mean())
+    else:
+        scale = math.sqrt(sae.d_in) / float(x.norm(dim=-1).median())
+    own = copy.deepcopy(sae).to(x.device)
+    own.provenance = sae.provenance | {"finetune": config.to_json()}
+    return fresh_state(own.fold_scales(1 / scale), scale, scale, decoder=config.decoder)
+
+
+def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
+    ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, state.step))
+    where = measured(documents, config.first_position)
+    predicting = where[:, :-1] & where[:, 1:]
+    with torch.no_grad():
+        clean = model(ids) if config.loss == "kl" else None
+        x = capture(model, ids, [site])[site].float()
+    forward = losses.run(state.sae, x[where] * state.scale, x[where] * state.scale, state.silent < 0)
+    replacement = x.index_put((where,), forward.x_hat / state.scale)
+    logits = spliced_logits(model, ids, site, replacement, where=where)
+    values = metrics.cross_entropy(logits, ids) if clean is None else metrics.kl(clean, logits)[:, :-1]
+    variance = (forward.target - forward.target.mean(0)).square().mean()
+    fvu = losses.mse(forward) / variance
+    terms = {config.loss: values[predicting].mean(), "fvu": fvu * config.reconstruction}
+    for name, weight in state.sae.activation.loss_weights.items():
+        if name != "aux":  # no latent dies in a short phase with a small learning rate
+            terms[name] = weight * TERMS[name](forward)
+    loss = torch.stack(list(terms.values())).sum()
+
+    def stopped(reason: str) -> FloatingPointError:
+        shown = ", ".join(f"{name} {term.item():g}" for name, term in terms.items())
+        return FloatingPointError(
+            f"{reason} at step {state.step} ({shown}); the last checkpoint in {config.out / 'checkpoints'} is good:"
+            f" lower lr ({config.lr:g})"
+        )
+
+    if not torch.isfinite(loss):
+        raise stopped("the loss is not finite")
+    set_learning_rate(state, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
+    decoder, clip = config.decoder, config.clip
+    gradient = update(state, loss, forward.latents, decoder=decoder, clip=clip, stopped=stopped)
+    state.metrics = {
+        "loss": loss.item(),
+        **{name: term.item() for name, term in terms.items()},
+        "fvu": fvu.item(),
+        "l0": float(forward.latents.l0.float().mean()),
+        "gradient_norm": float(gradient),
+    }
+
+
+def _steps(rows: TokenRows, config: FinetuneConfig) -> int:
+    return math.ceil(config.tokens / (config.batch_rows * rows.ids.shape[1]))
+
+
+def _batch(
+    rows: TokenRows, config: FinetuneConfig, step: int
+) -> tuple[Int[Tensor, "batch position"], Int[Tensor, "batch position"]]:
+    """Token ids and documents of one step: the rows in an order of their own in every epoch."""
+    per_epoch = math.ceil(len(rows.ids) / config.batch_rows)
+    epoch, index = divmod(step, per_epoch)
+    begin = index * config.batch_rows
+    chosen = np.sort(Permutation(len(rows.ids), config.seed + epoch).part(begin, begin + config.batch_rows))
+    return rows.tensor_of("ids", chosen), rows.tensor_of("documents", chosen)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradient is kept for the model's parameters; they are as before afterwards."""
+    asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter, before in asked.items():
+            parameter.requires_grad_(before)

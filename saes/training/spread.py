@@ -1,0 +1,35 @@
+"""A training state on several processes: each gets its part from the leader, and a whole SAE is put together again."""
+
+import torch
+
+from saes.distributed.launch import ALONE, Group
+from saes.sae import SAE
+from saes.training.checkpoints import TrainState
+
+
+@torch.no_grad()
+def spread(state: TrainState, group: Group) -> None:
+    """Give every process its part of what the leader holds: step, counters, weights, moments.
+
+    All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
+    """
+    sae, adam = state.sae, state.optimizer.state
+    numbers = map(float, (state.step, state.finished, state.scale, state.target_scale))
+    step, finished, state.scale, state.target_scale = group.agree(list(numbers))
+    state.step, state.finished = int(step), bool(finished)
+    state.silent = group.part("silent", state.silent)
+    for name, parameter in sae.named_parameters():
+        if parameter in adam and not state.finished:  # the leader has loaded what is finished, without moments
+            adam[parameter] = {key: group.part(name, moment) for key, moment in adam[parameter].items()}
+        parameter.data = group.part(name, parameter.data)
+    sae.d_sae //= group.latent_shards
+    sae.group = group
+
+
+@torch.no_grad()
+def collect(sae: SAE) -> None:
+    """Make a whole SAE of the parts, on every process."""
+    for name, parameter in sae.named_parameters():
+        parameter.data = sae.group.whole(name, parameter.data)
+    sae.d_sae *= sae.group.latent_shards
+    sae.group = ALONE

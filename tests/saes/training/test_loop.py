@@ -1,0 +1,297 @@
+"""The loop: exact resume after a kill, refusals, and what it does to the decoder."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp import Site
+from saes import SAE, TrainConfig, train, train_many
+from saes.activations import ACTIVATIONS
+from saes.losses import Pass
+from saes.training.loop import initial_state, train_step
+from tests.saes.sources import MemorySource, planted
+
+ROOT = Path(__file__).parents[3]
+SLOW_RUN = """
+import sys, time
+from pathlib import Path
+import torch
+from saes import training
+from tests.saes.training.test_loop import killable, planted, MemorySource
+torch.set_num_threads(1)
+step = training.train_step
+def slow(*arguments, **options):
+    time.sleep(0.05)
+    step(*arguments, **options)
+training.train_step = slow
+training.train(killable(Path(sys.argv[1]), sys.argv[2]), MemorySource(planted(1000, d=32, features=64)[0]))
+"""
+
+
+def killable(out: Path, activation: str) -> TrainConfig:
+    """60 steps; the 1,000 rows make 4 batches an epoch, the last one short, so that epochs are crossed too."""
+    return TrainConfig(
+        site="s",
+        out=out,
+        activation=activation,
+        k=4 if activation in ("topk", "batchtopk", "matryoshka") else None,
+        d_sae=96,
+        tokens=60 * 256,
+        batch_size=256,
+        checkpoint_every=7,
+        log_every=1,
+        lr=1e-3,
+        dead_after_steps=3,
+    )
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums over several threads may be ordered otherwise than those of the killed process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_killed_and_resumed_is_bit_equal(activation: str, tmp_path: Path) -> None:
+    folder, source = tmp_path / "killed", MemorySource(planted(1000, d=32, features=64)[0])
+    process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folder), activation], cwd=ROOT)
+    straight = train(killable(tmp_path / "straight", activation), source)
+    log = folder / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.is_file() or len(log.read_text().splitlines()) < 17:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "cfg.json").exists()
+    resumed = train(killable(folder, activation), source)
+    for name, parameter in straight.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == list(range(1, 61))
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        site="s", out=tmp_path / "run", k=4, d_sae=64, tokens=5000, batch_size=256, checkpoint_every=5, log_every=5
+    )
+
+
+def test_finished_run_is_returned(config: TrainConfig) -> None:
+    source = MemorySource(planted(1000, d=32)[0])
+    first = train(config, source)
+    assert torch.equal(train(config, source).W_dec, first.W_dec)
+    assert first.provenance["train"]["k"] == 4
+
+
+def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
+    source = MemorySource(planted(1000, d=32)[0], {"data": "one"})
+    train(config, source)
+    with pytest.raises(ValueError, match=r"holds another run \(train.lr: there None, asked 0.1\)"):
+        train(replace(config, lr=0.1), source)
+    with pytest.raises(ValueError, match=r"source.data: there 'one', asked 'two'"):
+        train(config, MemorySource(source.data, {"data": "two"}))
+
+
+def test_nan_stops_with_step_and_terms(config: TrainConfig) -> None:
+    data = planted(1000, d=32)[0]
+
+    class Broken(MemorySource):
+        def batches_of(self, sites, batch_size, seed=0, start=0):  # type: ignore[no-untyped-def]
+            for number, batch in enumerate(super().batches_of(sites, batch_size, seed, start), start):
+                factor = torch.nan if seed == 3 and number == 1 else 1
+                yield {site: factor * x for site, x in batch.items()}
+
+    with pytest.raises(FloatingPointError, match=r"not finite at step 13 \(mse nan\), on activations 3328 to 3584"):
+        train(config, Broken(data))
+    kept = sorted(path.name for path in (config.out / "checkpoints").iterdir())
+    assert kept == ["step000000005.safetensors", "step000000010.safetensors"]
+
+
+def test_divergence_stops_though_every_number_is_finite(config: TrainConfig) -> None:
+    with pytest.raises(FloatingPointError, match=r"diverged: the reconstruction has 1,000 times .* at step \d+ \(mse"):
+        train(replace(config, lr=100.0, tokens=100_000), MemorySource(planted(1000, d=32)[0]))
+    assert not (config.out / "cfg.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of one term is finite where its slope is not."""
+
+    def steep(p: Pass) -> Tensor:
+        return (p.x_hat - p.x_hat.detach()).abs().sum().sqrt()
+
+    monkeypatch.setattr("saes.training.loop.TERMS", {"mse": steep})
+    source = MemorySource(planted(1000, d=32)[0])
+    state = initial_state(config, source)
+    before = state.sae.W_enc.detach().clone()
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite at step 0 \(mse 0\), on activations 0"):
+        train_step(state, source.data[:256], config)
+    assert torch.equal(state.sae.W_enc, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_sae": 0}, "d_sae is 0; it must be 1 or more"),
+        ({"tokens": -1}, "tokens is -1"),
+        ({"activation": "tokp"}, "unknown activation 'tokp'; choose one of topk, batchtopk"),
+        ({"activation": "afa"}, "k is for topk, batchtopk, matryoshka; afa finds"),
+        ({"warmup": 1.5}, "warmup is 1.5; it is a share"),
+        ({"lr": 0.0}, "peak_lr is 0.0; it must be above 0"),
+        ({"loss_weights": {"l2": 1.0}}, "no loss term l2; there are mse, l1"),
+        ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
+        ({"skip": True}, "skip is for transcoders"),
+        ({"k": None}, "topk needs k"),
+        ({"k": 65}, "only d_sae = 64 latents"),
+    ],
+)
+def test_impossible_settings(config: TrainConfig, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(replace(config, **changes), MemorySource(planted(100, d=32)[0]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("rows", "message"), [(0, "store is empty"), (300, "all zero or not finite")])
+def test_nothing_to_learn(config: TrainConfig, rows: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(config, MemorySource(torch.zeros(rows, 32)))
+
+
+def test_training_runs_in_units_of_the_data(config: TrainConfig) -> None:
+    """The saved SAE takes raw activations, whatever their scale: folding is part of saving."""
+    data = 1000 * planted(2000, d=32, active=3)[0] + 500
+    sae = train(replace(config, tokens=100_000, lr=3e-3), MemorySource(data))
+    unexplained = (data - sae(data)).square().sum() / (data - data.mean(0)).square().sum()
+    assert float(unexplained.detach()) < 0.35
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_many_at_once_equal_each_alone(config: TrainConfig, tmp_path: Path) -> None:
+    """Other variants, sizes and initial seeds over one pass; one of them had come further before a kill."""
+    source = MemorySource(planted(1000, d=32)[0])
+    configs = [
+        replace(config, out=tmp_path / "a"),
+        replace(config, out=tmp_path / "b", activation="batchtopk", d_sae=96, seed=3),
+        replace(config, out=tmp_path / "c", activation="jumprelu", k=None),
+    ]
+    alone = [train(replace(c, out=c.out / "alone"), source) for c in configs]
+    _interrupt(configs[1], source, step=11)
+    together = train_many(configs, source)
+    for one, other in zip(alone, together, strict=True):
+        for name, parameter in one.named_parameters():
+            assert torch.equal(parameter, other.get_parameter(name)), name
+
+
+def _interrupt(config: TrainConfig, source: MemorySource, *, step: int) -> None:
+    """Leave the folder as a run leaves it that ends in the middle."""
+
+    class Ends(MemorySource):
+        served = 0
+
+        def batches_of(self, sites, batch_size, seed=0, start=0):  # type: ignore[no-untyped-def]
+            for batch in super().batches_of(sites, batch_size, seed, start):
+                if self.served > step:
+                    raise KeyboardInterrupt
+                self.served += 1
+                yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, Ends(source.data))
+
+
+def test_many_must_share_the_data(config: TrainConfig, tmp_path: Path) -> None:
+    source = MemorySource(planted(100, d=32)[0])
+    with pytest.raises(ValueError, match=r"share batch_size; got \[128, 256\]"):
+        train_many([config, replace(config, batch_size=128, out=tmp_path / "b")], source)
+    with pytest.raises(ValueError, match="folder of its own"):
+        train_many([config, config], source)
+
+
+def test_warm_start_continues_from_the_saved_weights(config: TrainConfig, tmp_path: Path) -> None:
+    """Started from a finished SAE and hardly moved, it is that SAE, in units of the raw data."""
+    source = MemorySource(50 * planted(1000, d=32)[0])
+    first = train(config, source)
+    again = train(replace(config, out=tmp_path / "again", init_from=config.out, lr=1e-12, tokens=512), source)
+    torch.testing.assert_close(again(source.data), first(source.data), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="the SAE to start from has weights"):
+        train(replace(config, out=tmp_path / "wider", init_from=config.out, d_sae=96), source)
+
+
+def test_transcoder_learns_another_site(tmp_path: Path) -> None:
+    """Targets are a linear image of the inputs' sparse codes, in 16 dimensions instead of 32."""
+    data = planted(4000, d=32, features=32, active=3)[0]
+    codes = data @ torch.randn(32, 16, generator=torch.Generator().manual_seed(5))
+
+    class Two(MemorySource):
+        def at(self, site: Site) -> torch.Tensor:
+            return 100 * codes if site == Site.parse("out") else data
+
+    config = TrainConfig(
+        site="in", target_site="out", skip=True, out=tmp_path, k=8, d_sae=96, tokens=400_000, batch_size=500, lr=3e-3
+    )
+    sae = train(config, Two(data))
+    assert (sae.d_in, sae.d_out, sae.site, sae.target_site) == (32, 16, "in", "out")
+    target = 100 * codes
+    unexplained = (target - sae(data)).square().sum() / (target - target.mean(0)).square().sum()
+    assert float(unexplained.detach()) < 0.05
+    again = SAE.load(tmp_path)
+    assert torch.equal(again(data), sae(data))
+
+
+def test_batchtopk_learns_the_threshold_that_gives_k(config: TrainConfig) -> None:
+    data = planted(4000, d=32)[0]
+    sae = train(replace(config, activation="batchtopk", tokens=100_000, lr=3e-3), MemorySource(data))
+    assert float(sae.threshold) > 0
+    assert float(sae.encode(data).l0.float().mean()) == pytest.approx(4, rel=0.15)
+
+
+def test_jumprelu_thresholds_move_to_where_the_loss_wants_them(config: TrainConfig) -> None:
+    """Peers' thresholds stood still for a year. Here all of them rise severalfold in 200 steps."""
+    data = planted(4000, d=32)[0]
+    sae = train(
+        replace(config, activation="jumprelu", k=None, tokens=200 * 256, lr=3e-3, loss_weights={"l0": 2.0}),
+        MemorySource(data),
+    )
+    assert float(sae.threshold.detach().min()) > 3 * 0.1
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bfloat16_trains_as_float32_does(activation: str, tmp_path: Path) -> None:
+    source, unexplained = MemorySource(planted(1000, d=32, features=64)[0]), []
+    for precision in ("float32", "bfloat16"):
+        train(replace(killable(tmp_path / precision, activation), precision=precision), source)  # type: ignore[arg-type]
+        unexplained.append(json.loads((tmp_path / precision / "log.jsonl").read_text().splitlines()[-1])["fvu"])
+    assert unexplained[1] == pytest.approx(unexplained[0], rel=0.05)
+
+
+def test_the_device_is_no_part_of_a_run(config: TrainConfig) -> None:
+    source = MemorySource(planted(600, d=32, features=64)[0])
+    sae = train(replace(config, device="cpu"), source)
+    assert torch.equal(train(config, source).W_enc, sae.W_enc)
+    with pytest.raises(ValueError, match="device is 'cuda:99', which is not to be had here"):
+        train(replace(config, device="cuda:99", out=config.out / "other"), source)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: training on one is compared with the CPU's")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_gpu_trains_what_the_cpu_trains(activation: str, tmp_path: Path) -> None:
+    source = MemorySource(planted(1000, d=32, features=64)[0])
+    runs = [train(replace(killable(tmp_path / d, activation), device=d), source) for d in ("cpu", "cuda")]
+    assert runs[1].W_enc.is_cuda
+    for name, parameter in runs[0].named_parameters():
+        torch.testing.assert_close(runs[1].get_parameter(name).cpu(), parameter, rtol=1e-2, atol=1e-3)
