@@ -17,7 +17,7 @@ import torch
 
 from interp import ActivationStore, Site
 from interp.files import write_json
-from interp.shards import read_record, shard_path, write_shard
+from interp.store.shards import read_record, shard_path, write_shard
 from saes.dark_matter import split_error
 from saes.dark_matter.split.kept_tokens import keep_tokens
 from saes.dark_matter.split.reconstructions import Reconstruction, RowsOfSAE

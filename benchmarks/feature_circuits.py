@@ -19,10 +19,10 @@ from circuits.features.comparison import compare_features
 from interp import capture, load_model
 from interp.embedded import TEXT_FOLDER
 from interp.embedded.synthetic import ioi_prompts
-from interp.live import LiveActivations
+from interp.html_page import Page
 from interp.metrics import fvu
-from interp.report import Page
-from interp.tokens import write_token_rows
+from interp.store.live import LiveActivations
+from interp.tokens.token_rows import write_token_rows
 from saes import SAE, TrainConfig, train_many
 
 KINDS = ("hook_attn_out", "hook_mlp_out", "hook_resid_post")

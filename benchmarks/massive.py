@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from interp.emergence_curve import EmergenceCurve
+from interp.checkpoints.schedules import PYTHIA_STEPS, choose_steps
 from interp.massive import layer_stats
-from interp.massive.schedules import PYTHIA_STEPS, choose_steps
-from interp.models import load_model
-from interp.trajectory import fit_all
+from interp.models.loading import load_model
+from interp.trajectory.emergence_curve import EmergenceCurve
+from interp.trajectory.fitting import fit_all
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:

@@ -30,8 +30,8 @@ from interleave import RESULTS, machine
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp import ActivationStore, capture, load_model
-from interp.harvest import cache_activations
-from interp.tokens import TokenRows, write_token_rows
+from interp.store.caching import cache_activations
+from interp.tokens.token_rows import TokenRows, write_token_rows
 
 CONTEXT, BATCH = 128, 4096
 SITE_READ, SITE_WRITE = "blocks.0.hook_resid_pre", "blocks.6.hook_resid_post"

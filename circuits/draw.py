@@ -10,7 +10,7 @@ from circuits.explorer.explorer import Explorer
 from circuits.faithfulness import Curve, Faithfulness
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
-from interp.report import COLORS, Page
+from interp.html_page import COLORS, Page
 
 _NAMES = {
     "resid_pre": "Residual stream before each block",

@@ -4,18 +4,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.capturing import ActivationCache as ActivationCache
-    from interp.capturing import capture as capture
-    from interp.models import load_model as load_model
-    from interp.sites import Site as Site
-    from interp.store import ActivationStore as ActivationStore
+    from interp.models.loading import load_model as load_model
+    from interp.sites.capturing import ActivationCache as ActivationCache
+    from interp.sites.capturing import capture as capture
+    from interp.sites.site import Site as Site
+    from interp.store.activation_store import ActivationStore as ActivationStore
 
 _HOMES = {
-    "ActivationCache": "interp.capturing",
-    "ActivationStore": "interp.store",
-    "Site": "interp.sites",
-    "capture": "interp.capturing",
-    "load_model": "interp.models",
+    "ActivationCache": "interp.sites.capturing",
+    "ActivationStore": "interp.store.activation_store",
+    "Site": "interp.sites.site",
+    "capture": "interp.sites.capturing",
+    "load_model": "interp.models.loading",
 }
 __all__ = sorted(_HOMES)
 

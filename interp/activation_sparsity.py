@@ -18,11 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp import metrics
-from interp.capturing import capture
 from interp.massive.super_weights import output_weights, projection
 from interp.metrics import Estimate
-from interp.models import require_raw_weights
-from interp.sites import Site, layer_count
+from interp.models.loading import require_raw_weights
+from interp.sites.capturing import capture
+from interp.sites.site import Site, layer_count
 
 _THRESHOLDS = 64
 """Thresholds of each layer at which CETT is computed; between them it is interpolated."""

@@ -124,7 +124,7 @@ def _devices() -> list[Device]:
 
 
 def _deepfield_cache() -> list[CacheFolder]:
-    from interp.smollm2 import cache_folder
+    from interp.models.smollm2 import cache_folder
 
     return [_cache("weights that deepfield fetches", cache_folder())]
 
@@ -154,6 +154,6 @@ def _hub_offline() -> bool:
 
 
 def _loadable_offline() -> dict[str, list[str]]:
-    from interp.locate import loadable_offline
+    from interp.models.locate import loadable_offline
 
     return loadable_offline()

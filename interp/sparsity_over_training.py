@@ -6,10 +6,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.activation_sparsity import Sparsity, ppl_sparsity, sparsity_at
-from interp.massive.checkpoint_sources import Source, open_source
-from interp.massive.schedules import choose_steps
+from interp.checkpoints.schedules import choose_steps
+from interp.checkpoints.sources import Source, open_source
 from interp.massive.training_sweep import in_turn
-from interp.models import load_model
+from interp.models.loading import load_model
 
 
 def sparsity_over_training(

@@ -165,4 +165,4 @@ FAMILIES: dict[NodeFamily, FamilyInfo] = {
     "mlp_out": FamilyInfo(spots=_out(lambda block: block.mlp_added)),
     "resid_post": FamilyInfo(spots=_out(lambda block: block.whole)),
 }
-"""Named as the sites of ``interp.sites``; values are those of the unpatched Hugging Face model."""
+"""Named as the sites of ``interp.sites.site``; values are those of the unpatched Hugging Face model."""

@@ -6,7 +6,7 @@ from typing import Any
 from circuits.commands.task_options import TaskOptions
 from circuits.tasks.built_in import BUILT_IN
 from circuits.tasks.task import Task
-from interp.models import load_model
+from interp.models.loading import load_model
 
 
 def open_task(model: str, about: TaskOptions, *, direction: str) -> tuple[Any, Task]:

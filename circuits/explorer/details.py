@@ -21,8 +21,8 @@ from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import output_weights
 from circuits.explorer.graph import Part
 from circuits.explorer.interventions import Interventions
-from interp.capturing import capture
-from interp.sites import Site, is_bridge
+from interp.sites.capturing import capture
+from interp.sites.site import Site, is_bridge
 from saes.features.examples import Text, top_examples
 from saes.features.page import token_texts
 

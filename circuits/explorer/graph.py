@@ -12,7 +12,7 @@ from circuits.attribution.features import FeatureCircuit, FeatureScores
 from circuits.circuit import EMBED, LOGITS, Circuit, layer_of
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
-from interp.sites import Site
+from interp.sites.site import Site
 
 MOST_NODES, MOST_EDGES = 500, 2000
 """What is still fluid to look at; of larger graphs the strongest parts are shown, and the graph says so."""

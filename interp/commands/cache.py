@@ -81,17 +81,17 @@ def cache(
     dry_run
         Print the plan and stop.
     """
-    from interp.store_folder import check_folder
+    from interp.store.folder import check_folder
 
     check_folder(out)  # at once, rather than when the model has been loaded
     from tempfile import TemporaryDirectory
 
     from interp import processes
-    from interp.harvest import plan, prepare, run
-    from interp.masks import Masks
-    from interp.models import context_length, load_model
-    from interp.sites import expand_sites
-    from interp.tokens import open_token_rows, write_token_rows
+    from interp.models.loading import context_length, load_model
+    from interp.sites.site import expand_sites
+    from interp.store.caching import plan, prepare, run
+    from interp.store.masks import Masks
+    from interp.tokens.token_rows import open_token_rows, write_token_rows
 
     group = processes.current()
     masks = Masks(drop_special=drop_special, drop_first=drop_first, drop_norm_above=drop_norm_above)
@@ -146,9 +146,9 @@ def verify(folder: Path, /) -> None:
     folder
         What `interp cache` wrote.
     """
-    from interp.store import ActivationStore
-    from interp.store import verify as faults_of
-    from interp.tokens import verify_token_rows
+    from interp.store.activation_store import ActivationStore
+    from interp.store.activation_store import verify as faults_of
+    from interp.tokens.token_rows import verify_token_rows
 
     faults = faults_of(folder)
     if (folder / "tokens").is_dir():

@@ -62,9 +62,9 @@ def measure(
     from rich.console import Console
 
     from interp.massive import attention_sinks, detect, find_super_weights, layer_stats
-    from interp.massive.rows import text_rows
     from interp.massive.text_report import print_stats, print_super_weights
-    from interp.models import load_model
+    from interp.models.loading import load_model
+    from interp.tokens.sequences import text_rows
 
     loaded = load_model(model, revision=revision, dtype=dtype, device=device)
     tokens, mask = text_rows(loaded, data, **vars(rows))
@@ -123,9 +123,9 @@ def intervene(
     from rich.console import Console
 
     from interp import massive
-    from interp.massive.rows import text_rows
     from interp.massive.text_report import print_intervention
-    from interp.models import load_model
+    from interp.models.loading import load_model
+    from interp.tokens.sequences import text_rows
 
     place = {"layer": layer, "position": position, "dim": dim}
     given = {name: value for name, value in place.items() if value is not None}
@@ -182,12 +182,12 @@ def sweep_(
     """
     from rich.console import Console
 
+    from interp.checkpoints.sources import open_source
     from interp.counts import parse_count
-    from interp.massive.checkpoint_sources import open_source
     from interp.massive.pages import training_page
-    from interp.massive.rows import training_rows
     from interp.massive.text_report import print_sweep
     from interp.massive.training_sweep import sweep
+    from interp.tokens.sequences import training_rows
 
     try:
         limit = parse_count(budget.strip().lower().removesuffix("b")) if budget else None
@@ -219,8 +219,8 @@ def predict_(releases: list[Path], /, *, quantity: Literal["ratio", "top1", "med
     """
     from rich.console import Console
 
-    from interp.massive.predicted import predict_released
-    from interp.massive.released import read_release
     from interp.massive.text_report import print_predictions
+    from interp.trajectory.predicted import predict_released
+    from interp.trajectory.released import read_release
 
     print_predictions(Console(highlight=False), predict_released(list(map(read_release, releases)), quantity=quantity))

@@ -46,10 +46,10 @@ def sparsity(
     from rich.table import Table
 
     from interp.activation_sparsity import nonzeros, ppl_sparsity
-    from interp.massive.checkpoint_sources import open_source
-    from interp.massive.rows import text_rows, training_rows
-    from interp.models import load_model
+    from interp.checkpoints.sources import open_source
+    from interp.models.loading import load_model
     from interp.sparsity_over_training import sparsity_over_training
+    from interp.tokens.sequences import text_rows, training_rows
 
     console = Console(highlight=False)
     if steps is not None:

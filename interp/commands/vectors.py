@@ -30,13 +30,13 @@ class Reading:
 
     def load(self, name: str) -> Any:
         """The model, plain."""
-        from interp.models import load_hf_model
+        from interp.models.loading import load_hf_model
 
         return load_hf_model(name, revision=self.revision, dtype=self.dtype, device=self.device)
 
     def options(self) -> dict[str, Any]:
         """What ``project`` and ``find`` share."""
-        from interp.action_tokens import ActionTokens
+        from interp.value_vectors.action_tokens import ActionTokens
 
         return {
             "layers": self.layers if self.layers in ("all", "early", "late") else _numbers(self.layers),
@@ -67,8 +67,8 @@ def project(
     top_k
         Tokens a neuron.
     """
-    from interp.value_vectors import project as project_neurons
-    from interp.value_vectors_page import projection_page
+    from interp.value_vectors.page import projection_page
+    from interp.value_vectors.projection import project as project_neurons
 
     found = project_neurons(reading.load(model), top_k=top_k, **reading.options())
     if found.chance is not None:
@@ -112,8 +112,8 @@ def find(
     from rich.console import Console
     from rich.table import Table
 
-    from interp.value_vectors import find as find_neurons
-    from interp.value_vectors_page import cluster_page
+    from interp.value_vectors.page import cluster_page
+    from interp.value_vectors.projection import find as find_neurons
 
     cluster = find_neurons(
         reading.load(model),
@@ -175,11 +175,11 @@ def steer(
     device
         By default a GPU where there is one.
     """
-    from interp.directions import load_cluster
-    from interp.massive.rows import text_rows
-    from interp.models import load_model
-    from interp.side_effects import side_effects
-    from interp.steering import steer as steered
+    from interp.models.loading import load_model
+    from interp.steering.edits import steer as steered
+    from interp.steering.effects import side_effects
+    from interp.tokens.sequences import text_rows
+    from interp.value_vectors.clusters import load_cluster
 
     loaded = load_model(model, revision=revision, device=device)
     if loaded.tokenizer is None:

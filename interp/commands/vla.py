@@ -56,8 +56,8 @@ def train(
     _require_simulator()
     import torch
 
-    from interp.vla.training import Recipe
-    from interp.vla.training import train as train_policy
+    from interp.vla.policy.training import Recipe
+    from interp.vla.policy.training import train as train_policy
 
     torch.set_num_threads(1)  # more are no faster at this size
     recipe = Recipe(
@@ -115,12 +115,12 @@ def evaluate(
     _require_simulator()
     import torch
 
-    from interp.vla.dose_svg import dose_svg
-    from interp.vla.film import SIZE, film, gif
-    from interp.vla.page import study_page
-    from interp.vla.policy import load_policy
-    from interp.vla.rollouts import arena_for
-    from interp.vla.study import Options, study
+    from interp.vla.policy.policy import load_policy
+    from interp.vla.study.dose_svg import dose_svg
+    from interp.vla.study.film import SIZE, film, gif
+    from interp.vla.study.page import study_page
+    from interp.vla.study.rollouts import arena_for
+    from interp.vla.study.study import Options, study
 
     torch.set_num_threads(1)
     options = Options(
@@ -167,10 +167,10 @@ def render(
     _require_simulator()
     import torch
 
-    from interp.vla.evaluation import contest
-    from interp.vla.film import SIZE, check_film_path, film, write_film
-    from interp.vla.policy import load_policy
-    from interp.vla.rollouts import arena_for
+    from interp.vla.policy.policy import load_policy
+    from interp.vla.study.contests import contest
+    from interp.vla.study.film import SIZE, check_film_path, film, write_film
+    from interp.vla.study.rollouts import arena_for
 
     check_film_path(out)
     torch.set_num_threads(1)

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import metrics
-from interp.capturing import capture
 from interp.massive.detection import MassiveActivation
 from interp.metrics import Estimate
-from interp.models import require_raw_weights
-from interp.sites import expand_sites
+from interp.models.loading import require_raw_weights
+from interp.sites.capturing import capture
+from interp.sites.site import expand_sites
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import metrics
-from interp.capturing import capture
 from interp.massive.detection import MassiveActivation, detect
 from interp.massive.stats import layer_stats
 from interp.metrics import Estimate
-from interp.models import require_raw_weights
-from interp.sites import Site, check_site
+from interp.models.loading import require_raw_weights
+from interp.sites.capturing import capture
+from interp.sites.site import Site, check_site
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import metrics
-from interp.capturing import capture
 from interp.metrics import Estimate
-from interp.models import require_raw_weights
-from interp.sites import expand_sites
+from interp.models.loading import require_raw_weights
+from interp.sites.capturing import capture
+from interp.sites.site import expand_sites
 
 
 @dataclass(frozen=True, kw_only=True)

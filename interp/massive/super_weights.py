@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from interp.capturing import capture
-from interp.models import require_raw_weights
-from interp.sites import Site, layer_count
+from interp.models.loading import require_raw_weights
+from interp.sites.capturing import capture
+from interp.sites.site import Site, layer_count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from interp.files import sync_folder
 from interp.massive.stats import LayerStats
-from interp.trajectory import Trajectory, fit_all
+from interp.trajectory.fitting import Trajectory, fit_all
 
 Quantity = Literal["ratio", "mean_of_ratios", "top1", "median"]
 
@@ -35,7 +35,7 @@ class Measured:
     identity: str
     """Of its files: a commit of the hub, or a checksum."""
     weights: str
-    """:func:`interp.checkpoints.weights_fingerprint`."""
+    """:func:`interp.models.fingerprint.weights_fingerprint`."""
     blocks: tuple[str, ...]
     """The same of each block."""
     data: str

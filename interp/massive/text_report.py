@@ -3,13 +3,13 @@
 from rich.console import Console
 from rich.table import Column, Table
 
-from interp.massive.architecture import Prediction
 from interp.massive.attention import SinkStats
 from interp.massive.detection import Detection
 from interp.massive.intervention import Intervention
 from interp.massive.stats import LayerStats
 from interp.massive.super_weights import SuperWeight
 from interp.massive.training_sweep import SweepRun
+from interp.trajectory.prediction import Prediction
 
 
 def print_stats(console: Console, stats: LayerStats, found: Detection, sinks: SinkStats, received: SinkStats) -> None:

@@ -19,13 +19,13 @@ from filelock import FileLock, Timeout
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.checkpoints import weights_fingerprint
+from interp.checkpoints.schedules import choose_steps
+from interp.checkpoints.sources import Checkpoint, MissingCheckpoint, Source, discard, open_source
 from interp.massive.attention import attention_sinks
-from interp.massive.checkpoint_sources import Checkpoint, MissingCheckpoint, Source, discard, open_source
-from interp.massive.schedules import choose_steps
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results, SweepTable, at_other_step
-from interp.models import load_model
+from interp.models.fingerprint import weights_fingerprint
+from interp.models.loading import load_model
 
 CODE = 1
 """Raised when the same weights and tokens would give other figures than before."""
@@ -53,7 +53,7 @@ def sweep(
     batch: int = 1,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> SweepRun:
-    """Measure the checkpoints that ``steps`` names (:func:`interp.massive.schedules.choose_steps`) into ``out``.
+    """Measure the checkpoints that ``steps`` names (:func:`interp.checkpoints.schedules.choose_steps`) into ``out``.
 
     Args:
         model: ``embedded``, a folder with ``step{N}`` subfolders, a model of the hub, or a source of one's own.

@@ -45,7 +45,7 @@ def features(
     """
     chosen = None if latents is None else _numbers(latents)
 
-    from interp.sites import Site
+    from interp.sites.site import Site
     from saes.commands.inputs import open_inputs
     from saes.features.book import look_up
     from saes.features.examples import Text

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from interp.models import context_length, load_model
-from interp.tokens import TokenRows, write_token_rows
+from interp.models.loading import context_length, load_model
+from interp.tokens.token_rows import TokenRows, write_token_rows
 from saes.commands.text_options import TextOptions
 from saes.sae import SAE
 

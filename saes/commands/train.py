@@ -11,7 +11,7 @@ from interp.counts import Count
 from saes.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from interp.live import LiveActivations
+    from interp.store.live import LiveActivations
 
 
 def _options_file(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
@@ -90,9 +90,9 @@ def train(
 def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveActivations":
     """The model's activations; the text is tokenised into the run's folder."""
     from interp import processes
-    from interp.live import LiveActivations
-    from interp.models import context_length, load_model
-    from interp.tokens import open_token_rows, write_token_rows
+    from interp.models.loading import context_length, load_model
+    from interp.store.live import LiveActivations
+    from interp.tokens.token_rows import open_token_rows, write_token_rows
 
     assert live.model is not None
     model = load_model(live.model, revision=live.revision, device=processes.default_device())

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from interp.sites import Site
-from interp.store import ActivationStore
+from interp.sites.site import Site
+from interp.store.activation_store import ActivationStore
 from saes.sae import SAE
 
 

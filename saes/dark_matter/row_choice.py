@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.tokens import TokenRows
+from interp.tokens.token_rows import TokenRows
 
 
 def evenly_spaced(candidates: np.ndarray, most: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.files import write_json
-from interp.store import ActivationStore
-from interp.store_folder import TOKENS
-from interp.tokens import TokenRows, open_token_rows
+from interp.store.activation_store import ActivationStore
+from interp.store.folder import TOKENS
+from interp.tokens.token_rows import TokenRows, open_token_rows
 from saes.dark_matter.page import build_page, family_table, figure_table
 from saes.dark_matter.settings import Settings
 from saes.dark_matter.study import Study, study
@@ -77,8 +77,8 @@ def load_all(folders: Sequence[Path]) -> dict[str, SAE]:
 
 def _model(store: ActivationStore, rows: TokenRows | None, name: str | None, revision: str | None) -> Any:
     """The store's model, or None, said in words, where the loss cannot be measured."""
-    from interp.checkpoints import weights_fingerprint
-    from interp.models import load_model
+    from interp.models.fingerprint import weights_fingerprint
+    from interp.models.loading import load_model
 
     if rows is None:
         print(f"{store.path} has no {TOKENS} folder: the loss is not measured", file=sys.stderr)

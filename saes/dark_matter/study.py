@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.sites import Site
-from interp.store import ActivationStore
-from interp.tokens import TokenRows
+from interp.sites.site import Site
+from interp.store.activation_store import ActivationStore
+from interp.tokens.token_rows import TokenRows
 from saes.dark_matter.definitions import DEFINITIONS
 from saes.dark_matter.experiments.components import ComponentPrediction, component_prediction
 from saes.dark_matter.experiments.downstream import Downstream, downstream

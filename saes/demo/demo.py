@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from interp.capturing import capture
 from interp.embedded import TEXT_FOLDER
 from interp.files import write_json
-from interp.harvest import cache_activations
 from interp.massive import SweepTable, sweep
-from interp.models import context_length, load_model
-from interp.sites import Site, expand_sites
-from interp.store import ActivationStore
-from interp.tokens import TokenRows, write_token_rows
-from interp.trajectory import Trajectory
+from interp.models.loading import context_length, load_model
+from interp.sites.capturing import capture
+from interp.sites.site import Site, expand_sites
+from interp.store.activation_store import ActivationStore
+from interp.store.caching import cache_activations
+from interp.tokens.token_rows import TokenRows, write_token_rows
+from interp.trajectory.fitting import Trajectory
 from saes.dark_matter import Decomposition, decompose
 from saes.demo.page import build_page
 from saes.evaluation.report import Report, evaluate

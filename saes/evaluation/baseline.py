@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capturing import capture
-from interp.sites import Site
-from interp.tokens import TokenRows
-from saes.text_batches import measured, row_batches
+from interp.sites.capturing import capture
+from interp.sites.site import Site
+from interp.tokens.batches import measured, row_batches
+from interp.tokens.token_rows import TokenRows
 
 MASSIVE_TIMES = 10.0
-"""A token is massive where its activation's norm is above this many times the median norm, as in ``interp.masks``."""
+"""A token is massive where its activation's norm is above this many times the median norm, as in ``Masks``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.html_page import COLORS, Page
 from interp.metrics import Estimate
-from interp.report import COLORS, Page
 from saes.evaluation.afa_quality import AFAQuality
 from saes.evaluation.baseline import MASSIVE_TIMES
 from saes.evaluation.breakdown import Figures

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
-from interp.sites import Site
-from interp.tokens import TokenRows
+from interp.sites.site import Site
+from interp.tokens.batches import rows_wanted
+from interp.tokens.token_rows import TokenRows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
 from saes.evaluation.baseline import reference
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
 from saes.evaluation.token_table import TokenTable, measure_tokens
 from saes.sae import SAE
-from saes.text_batches import rows_wanted
 
 DENSITY_EDGES = tuple(-6 + 0.25 * i for i in range(25))
 """Bins of log10(share of tokens on which a latent is active)."""

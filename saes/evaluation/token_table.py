@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp import metrics
-from interp.capturing import capture
 from interp.metrics import Estimate
-from interp.sites import Site
-from interp.tokens import TokenRows
+from interp.sites.capturing import capture
+from interp.sites.site import Site
+from interp.sites.splicing import spliced_logits
+from interp.tokens.batches import measured, row_batches
+from interp.tokens.token_rows import TokenRows
 from saes.evaluation.baseline import Reference
 from saes.evaluation.feature_norms import feature_norm_squared
 from saes.sae import SAE
-from saes.splice import spliced_logits
-from saes.text_batches import measured, row_batches
 
 
 @dataclass(frozen=True, kw_only=True)

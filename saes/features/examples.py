@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from interp.capturing import capture
-from interp.sites import Site
-from interp.tokens import TokenRows
+from interp.sites.capturing import capture
+from interp.sites.site import Site
+from interp.tokens.batches import measured, row_batches, rows_wanted
+from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
 from saes.sae import SAE
-from saes.text_batches import measured, row_batches, rows_wanted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.sites import Site
+from interp.sites.site import Site
 from saes.sae import SAE
 
 WRITES_TO_THE_RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")

@@ -19,15 +19,15 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from interp import metrics
-from interp.capturing import capture
-from interp.shuffle import Permutation
-from interp.sites import Site
-from interp.tokens import TokenRows
+from interp.sites.capturing import capture
+from interp.sites.site import Site
+from interp.sites.splicing import spliced_logits
+from interp.store.shuffle import Permutation
+from interp.tokens.batches import measured
+from interp.tokens.token_rows import TokenRows
 from saes import losses
 from saes.losses import TERMS
 from saes.sae import CONFIG, SAE
-from saes.splice import spliced_logits
-from saes.text_batches import measured
 from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.loop import fresh_state, set_learning_rate, update

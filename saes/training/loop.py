@@ -20,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from interp import processes
-from interp.sites import Site
+from interp.sites.site import Site
 from saes import losses
 from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents

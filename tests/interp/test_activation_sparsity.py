@@ -10,13 +10,13 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from interp import metrics
 from interp.activation_sparsity import cett, nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
-from interp.capturing import capture
 from interp.cli import main
 from interp.embedded import TEXT_FOLDER
 from interp.embedded import steps as embedded_steps
-from interp.massive.rows import text_rows
-from interp.models import load_model
+from interp.models.loading import load_model
+from interp.sites.capturing import capture
 from interp.sparsity_over_training import sparsity_over_training
+from interp.tokens.sequences import text_rows
 from tests.tiny_models import tiny_model
 
 WIDTH, NEURONS, LAYERS = 32, 256, 2

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from benchmarks.peers import made_python
 from interp.embedded import MODEL_FOLDER, TEXT_FOLDER, steps
-from interp.tokens import write_token_rows
+from interp.tokens.token_rows import write_token_rows
 from saes import JumpReLU, TopK
 from saes.activations import Activation
 from saes.convert import write

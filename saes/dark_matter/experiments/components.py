@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.metrics import Estimate
-from interp.sites import Site
+from interp.sites.site import Site
 from saes.dark_matter.split.bootstrap import Resamples, Unexplained
 from saes.dark_matter.split.decomposition import ErrorSplit
 from saes.dark_matter.split.held_out import check_counts

@@ -14,15 +14,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp import metrics
-from interp.capturing import capture
 from interp.metrics import Estimate
-from interp.sites import Site
-from interp.tokens import TokenRows
+from interp.sites.capturing import capture
+from interp.sites.site import Site
+from interp.sites.splicing import spliced_logits
+from interp.tokens.batches import measured
+from interp.tokens.token_rows import TokenRows
 from saes.dark_matter.row_choice import batches_of_rows, evenly_spaced
 from saes.dark_matter.split.least_squares import LinearMap
 from saes.sae import SAE
-from saes.splice import spliced_logits
-from saes.text_batches import measured
 
 SPLICES = ("sae", "sae_and_linear", "sae_and_nonlinear", "sae_and_both")
 """``sae_and_both`` is x again but for rounding: a check."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
-from interp.sites import Site
+from interp.sites.site import Site
 from saes.dark_matter.split.bootstrap import Resamples, Unexplained
 from saes.dark_matter.split.decomposition import ErrorSplit
 from saes.dark_matter.split.reconstructions import Block, RowsOfSAE

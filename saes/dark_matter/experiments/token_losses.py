@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import metrics
-from interp.masks import Masks
-from interp.tokens import TokenRows
+from interp.store.masks import Masks
+from interp.tokens.token_rows import TokenRows
 from saes.dark_matter.row_choice import batches_of_rows, evenly_spaced
 from saes.dark_matter.split.kept_tokens import KeptTokens
 

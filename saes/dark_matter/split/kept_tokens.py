@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.sites import Site
-from interp.store import ActivationStore
+from interp.sites.site import Site
+from interp.store.activation_store import ActivationStore
 
 BLOCK_NUMBERS = 1 << 22
 """Of activations at once: 32 MiB of float64, of which a pass holds a few."""

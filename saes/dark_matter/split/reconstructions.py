@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.sites import Site
+from interp.sites.site import Site
 from saes.dark_matter.split.kept_tokens import KeptTokens
 from saes.pursuit import gradient_pursuit
 from saes.sae import SAE

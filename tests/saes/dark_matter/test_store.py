@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from interp import ActivationStore, Site
-from interp.harvest import cache_activations
-from interp.masks import Masks
-from interp.tokens import TokenRows
+from interp.store.caching import cache_activations
+from interp.store.masks import Masks
+from interp.tokens.token_rows import TokenRows
 from saes import SAE, TopK
 from saes.dark_matter import decompose, split_error
 from saes.dark_matter.experiments.components import component_prediction
@@ -25,7 +25,7 @@ from saes.dark_matter.split import kept_tokens
 from saes.dark_matter.split.kept_tokens import keep_tokens
 from saes.dark_matter.split.least_squares import LinearMap
 from saes.dark_matter.split.reconstructions import RowsInMemory, RowsOfSAE
-from tests.interp.stores import random_rows, tiny_bridge
+from tests.interp.store.stores import random_rows, tiny_bridge
 
 SITE, BEFORE, MLP = (
     Site.parse(f"blocks.{name}") for name in ("1.hook_resid_post", "0.hook_resid_post", "1.hook_mlp_out")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from interp.cli import main
-from interp.harvest import cache_activations
+from interp.store.caching import cache_activations
 from saes import SAE, TopK
 from saes.dark_matter.run import load_all
-from tests.interp.stores import random_rows, tiny_bridge
+from tests.interp.store.stores import random_rows, tiny_bridge
 
 SITE, BEFORE = "blocks.1.hook_resid_post", "blocks.0.hook_resid_post"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.cli import main
-from interp.tokens import TokenRows, write_token_rows
+from interp.tokens.token_rows import TokenRows, write_token_rows
 from saes import SAE
 from saes.activations import Activation
 from tests.saes.variants import random_sae

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp.embedded import MODEL_FOLDER, steps
-from interp.model_source import source_of
-from interp.tokens import TokenRows
+from interp.models.source import source_of
+from interp.tokens.token_rows import TokenRows
 from saes import SAE, ReLU, TopK
 from saes.activations import Activation
 from saes.commands.inputs import open_inputs

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from interp import capture
-from interp.models import _bridge
-from interp.sites import Site
-from interp.tokens import TokenRows
+from interp.models.loading import _bridge
+from interp.sites.site import Site
+from interp.tokens.token_rows import TokenRows
 from saes import SAE, TopK
 from saes.activations import Activation
 from saes.features.examples import LatentCounts, Text, count_latents, spread_over_density, top_examples

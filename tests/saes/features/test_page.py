@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.sites import Site
+from interp.sites.site import Site
 from saes import TopK
 from saes.features.book import FeatureBook, look_up
 from saes.features.examples import Text

@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
-from interp.checkpoints import weights_fingerprint
 from interp.embedded import TEXT_FOLDER
-from interp.tokens import TokenRows, write_token_rows
+from interp.models.fingerprint import weights_fingerprint
+from interp.tokens.token_rows import TokenRows, write_token_rows
 from saes import SAE, JumpReLU, TopK, training
 from saes.evaluation.report import evaluate
 from saes.training import finetuning as finetune

@@ -1,0 +1,5 @@
+"""A model through its training: where its checkpoints are, which to take."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from .attention import SinkStats as SinkStats
+from .attention import attention_sinks as attention_sinks
+from .detection import Detection as Detection
+from .detection import MassiveActivation as MassiveActivation
+from .detection import detect as detect
+from .intervention import Effect as Effect
+from .intervention import Entry as Entry
+from .intervention import Intervention as Intervention
+from .intervention import intervene as intervene
+from .stats import LayerStats as LayerStats
+from .stats import layer_stats as layer_stats
+from .super_weights import SuperWeight as SuperWeight
+from .super_weights import find_super_weights as find_super_weights
+from .super_weights import zeroed as zeroed
+from .sweep_table import SweepTable as SweepTable
+from .training_sweep import SweepRun as SweepRun
+from .training_sweep import sweep as sweep

@@ -1,0 +1,5 @@
+"""Places in a model and what runs through them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

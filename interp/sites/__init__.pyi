@@ -1,0 +1,10 @@
+from .capturing import ActivationCache as ActivationCache
+from .capturing import capture as capture
+from .kinds import KINDS as KINDS
+from .site import Site as Site
+from .site import available_sites as available_sites
+from .site import check_site as check_site
+from .site import expand_sites as expand_sites
+from .site import find_module as find_module
+from .site import head_count as head_count
+from .site import layer_count as layer_count

@@ -1,0 +1,222 @@
+"""Run a model and keep the activations asked for, stopping as soon as the last of them has been computed.
+
+A bridge's residual stream is taken from a copy of the plain Hugging Face modules (:mod:`interp.models.plain`), which is
+faster. The bridge itself runs where only it will do: for ``scores``, ``pattern`` and the norms' scales, for queries,
+keys and values of fused projections; for gradients; where somebody's hooks edit it, or its weights were processed or
+edited; and for families that the tests do not cover. The two agree to rounding (1e-5 in float32), not to the bit,
+because fused attention adds in another order. Whichever runs, both engines see the same tensors.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+from interp.models.inputs import checked_inputs
+from interp.models.plain import PlainCopy, has_plain_values
+from interp.sites.engines import Place, run_with_hooks, run_with_nnsight
+from interp.sites.kinds import KINDS
+from interp.sites.remote import is_remotable, module_of, run_remotely
+from interp.sites.site import Site, check_site, expand_sites, is_bridge
+
+ENGINES = {"hooks": run_with_hooks, "nnsight": run_with_nnsight}
+
+
+class ActivationCache(Mapping[Site, Tensor]):
+    """Captured tensors by site, in the order of the layers; a site's name will do as a key."""
+
+    def __init__(self, tensors: Mapping[Site, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, site: Site | str) -> Tensor:
+        key = Site.parse(site)
+        if key not in self._tensors:
+            raise KeyError(f"{key} was not captured; this cache holds {', '.join(map(str, self._tensors))}")
+        return self._tensors[key]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def capture(
+    model: Any,
+    tokens: Any,
+    sites: str | Site | Iterable[str | Site],
+    *,
+    stop: bool = True,
+    positions: Any = None,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+    gradients: bool = False,
+    engine: str = "hooks",
+    remote: bool | str = False,
+) -> ActivationCache:
+    """Activations at ``sites`` for a batch of tokens; what each kind of site holds is said in :mod:`interp.sites.site`.
+
+    The model is left as it was, also after an error. Dropout is active in training mode, as always in torch.
+
+    Args:
+        model: A TransformerBridge from ``load_model``; or any torch model, for path sites (and the named sites of a
+            plain Hugging Face model that are outputs of its modules).
+        tokens: Integers [batch, position], as a tensor, array or lists; for a model that is not a transformer of
+            Hugging Face, the tensor it takes.
+        sites: Names, Sites or patterns such as ``blocks.*.hook_resid_post``.
+        stop: End the forward pass at the deepest site. False runs it to its end, for the sake of other hooks.
+        positions: Keep only these positions of the sequence (queries of scores and patterns): a slice, or a list of
+            ints, negative ones counted from the end.
+        reduce: Called on each tensor inside the forward pass, after positions and head were selected; its result is
+            kept in the tensor's place.
+        gradients: Keep the tensors attached to the graph of the bridge's parameters. By default no graph is built.
+        engine: ``hooks``, or ``nnsight`` for the same tensors through an nnsight trace.
+        remote: Run the trace elsewhere: True on NDIF, a URL on another server, ``local`` only through the same
+            serialisation. The model is then nnsight's ``TransformersModel``, which loads no weights here, and the sites
+            those of a plain Hugging Face model; tensors arrive on the CPU.
+
+    Raises:
+        ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is not known; choose {' or '.join(ENGINES)}")
+    if remote:
+        _check_remote(model, engine, reduce, gradients)
+        hf_model = module_of(model)
+        wanted = expand_sites(hf_model, sites)
+        inputs, options = checked_inputs(hf_model, tokens)
+        where = _checked_positions(positions, inputs)
+        return ActivationCache(run_remotely(model, inputs, options, wanted, positions=where, stop=stop, host=remote))
+    wanted = expand_sites(model, sites)
+    inputs, options = checked_inputs(model, tokens)
+    where = _checked_positions(positions, inputs)
+    runner, places, plain = _places(model, wanted, gradients=gradients)
+    found: dict[Site, Tensor] = {}
+
+    def keep(site: Site, passing: Any) -> bool:
+        if site not in found:  # of a module that is called again, the first call
+            whole = _first_tensor(passing, site)
+            convert = places[site].convert
+            value = _selected(whole if convert is None else convert(whole), site, where)
+            value = value if reduce is None else reduce(value)
+            found[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
+        return stop and len(found) == len(places)
+
+    with ExitStack() as hooks:
+        hooks.enter_context(torch.set_grad_enabled(gradients))
+        for place in places.values() if gradients else ():
+            if isinstance(place.module, HookPoint):  # a norm that nobody observes detaches its scale from the graph
+                hooks.callback(_remove, place.module, place.module.add_hook(_observe))
+        ENGINES[engine](runner, inputs, options, places, keep)
+    if missing := [str(site) for site in wanted if site not in found]:
+        raise ValueError(
+            f"{', '.join(missing)} did not run in this forward pass. A bridge computes attention itself, so the"
+            " modules inside Hugging Face's run only where no scores, pattern, scale or gradients are asked for too"
+        )
+    return ActivationCache({site: found[site] for site in wanted})
+
+
+def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None:
+    if engine != "nnsight":
+        raise ValueError(f"remote runs are traces: pass engine='nnsight', not {engine!r}")
+    if not is_remotable(model):
+        raise ValueError(
+            f"{type(model).__name__} cannot run elsewhere; pass nnsight's TransformersModel('openai-community/gpt2')"
+        )
+    if reduce is not None or gradients:
+        raise ValueError("reduce and gradients are for runs on this machine; leave them out with remote")
+
+
+def _observe(_value: Tensor, *, hook: Any) -> None:
+    """Look, and change nothing."""
+
+
+def _remove(point: HookPoint, handle: Any) -> None:
+    handle.hook.remove()
+    point.fwd_hooks.remove(handle)
+
+
+def _places(model: Any, sites: Iterable[Site], *, gradients: bool) -> tuple[nn.Module, dict[Site, Place], bool]:
+    """What to run, where the sites are in it, and whether it is a plain copy."""
+    modules = {site: check_site(model, site) for site in sites}
+    if not is_bridge(model):
+        return model, {site: Place(module=module) for site, module in modules.items()}, False
+    if not gradients and has_plain_values(model):
+        copy = PlainCopy(model)
+        plain = {site: _plain_place(model, site, module, copy) for site, module in modules.items()}
+        found = {site: place for site, place in plain.items() if place is not None}
+        if len(found) == len(plain):
+            return copy.model, found, True
+    places = {site: Place(module=module, convert=_conversion(module)) for site, module in modules.items()}
+    return model.original_model, places, False
+
+
+def _plain_place(model: Any, site: Site, point: nn.Module, copy: PlainCopy) -> Place | None:
+    """Where a hook point's tensor is in the plain copy: the input or output of a module, or nowhere."""
+    if site.kind == "path":
+        twin = copy.counterpart(point)
+        return None if twin is None else Place(module=twin)
+    for component in (model.ln_final if site.layer is None else model.blocks[site.layer]).modules():
+        if isinstance(component, GeneralizedComponent) and (point is component.hook_in or point is component.hook_out):
+            twin = copy.counterpart(component)
+            entering = point is component.hook_in
+            return None if twin is None else Place(module=twin, entering=entering, convert=_conversion(point))
+    return None
+
+
+def _conversion(point: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What brings a tensor into the shape that a hook point shows, such as flat queries into heads."""
+    rule = getattr(point, "hook_conversion", None)
+    return None if rule is None else rule.convert
+
+
+def _first_tensor(passing: Any, site: Site) -> Tensor:
+    """Of a layer that returns a plain tensor, all of it: its first entry would be the first row of the batch."""
+    value = passing
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list) and value:
+        value = value[0]
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the module at {site} returns {type(passing).__name__} without a tensor in front")
+    return value
+
+
+def _selected(value: Tensor, site: Site, positions: slice | Tensor | None) -> Tensor:
+    dim = 2 if site.kind in ("scores", "pattern") else 1
+    if site.head is not None:
+        value = value.select(KINDS[site.kind].head_dim, site.head)
+        dim = 1
+    if positions is None:
+        return value
+    if isinstance(positions, slice):
+        return value[(slice(None),) * dim + (positions,)]
+    return value.index_select(dim, positions.to(value.device))
+
+
+def _own(value: Tensor, whole: Tensor, *, may_alias: bool) -> Tensor:
+    """A tensor that later steps of the model cannot write to, and that does not keep a larger one in memory."""
+    shared = value.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    return value.clone() if shared and not (may_alias and value.numel() == whole.numel()) else value
+
+
+def _checked_positions(positions: Any, inputs: Tensor) -> slice | Tensor | None:
+    if positions is None:
+        return None
+    if inputs.ndim < 2:
+        raise ValueError(
+            f"positions={positions!r} need an input with positions; this one has shape {list(inputs.shape)}"
+        )
+    length = inputs.shape[1]
+    try:
+        chosen = range(length)[positions] if isinstance(positions, slice) else [int(p) for p in positions]
+    except (TypeError, ValueError):
+        raise ValueError(f"positions must be a slice or a list of ints such as [-1], not {positions!r}") from None
+    if not len(chosen) or not all(-length <= p < length for p in chosen):
+        raise ValueError(f"positions={positions!r} choose nothing or go beyond a sequence of {length} tokens")
+    if isinstance(positions, slice) and (positions.step or 1) > 0:
+        return positions
+    return torch.tensor([p % length for p in chosen])

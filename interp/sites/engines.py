@@ -1,0 +1,86 @@
+"""Two ways to look at tensors while a model runs: torch's hooks, and an nnsight trace."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from interp.sites.site import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a site's tensor passes by in the modules that will run."""
+
+    module: nn.Module
+    entering: bool = False
+    """Whether the tensor is the module's first input and not its output."""
+    convert: Callable[[Tensor], Tensor] | None = None
+    """Brings what passes there into the site's shape."""
+
+
+Keep = Callable[[Site, Any], bool]
+"""Keeps a module's input or output for a site, and says whether the run may stop."""
+
+
+class _AllCaptured(Exception):
+    """Raised in the hook that saw the last site, to end the forward pass."""
+
+
+def run_with_hooks(
+    runner: nn.Module, inputs: Tensor, options: dict[str, Any], places: dict[Site, Place], keep: Keep
+) -> None:
+    """Run with a forward hook on each place; they are gone afterwards, also after an error."""
+
+    def on_input(site: Site, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if keep(site, args or tuple(kwargs.values())):
+            raise _AllCaptured
+
+    def on_output(site: Site, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if keep(site, output):
+            raise _AllCaptured
+
+    with ExitStack() as hooks, suppress(_AllCaptured):
+        for site, place in places.items():
+            if place.entering:
+                hook = place.module.register_forward_pre_hook(partial(on_input, site), with_kwargs=True)
+            else:
+                hook = place.module.register_forward_hook(partial(on_output, site))
+            hooks.callback(hook.remove)
+        runner(inputs, **options)
+
+
+def run_with_nnsight(
+    runner: nn.Module, inputs: Tensor, options: dict[str, Any], places: dict[Site, Place], keep: Keep
+) -> None:
+    """Trace one forward pass, with one invoke for each site, so that their order in the model need not be known."""
+    from nnsight import NNsight
+
+    path_of = {id(module): path for path, module in runner.named_modules()}
+    with _forwards_restored(runner):
+        model = NNsight(runner)
+        with model.trace() as tracer:
+            with tracer.invoke(inputs, **options):
+                pass
+            for site, place in places.items():
+                with tracer.invoke():
+                    envoy = model.get(path_of[id(place.module)])
+                    if keep(site, envoy.input if place.entering else envoy.output):
+                        tracer.stop()
+
+
+@contextmanager
+def _forwards_restored(runner: nn.Module) -> Iterator[None]:
+    """Take back the forward methods that nnsight leaves on every module."""
+    before = {module: dict(vars(module)) for module in runner.modules()}
+    try:
+        yield
+    finally:
+        for module, attributes in before.items():
+            for name in ("forward", "__nnsight__"):
+                vars(module).pop(name, None)
+                if name in attributes:
+                    vars(module)[name] = attributes[name]

@@ -1,0 +1,259 @@
+"""Name a place in a model: one :class:`Site`, whatever spelling it came in.
+
+What each kind of site holds, in every family (``tests/interp/sites/test_capturing.py`` recomputes all of them by hand):
+
+- ``resid_pre``, ``resid_mid``, ``resid_post``: the residual stream before attention, before the MLP and after the
+  block; the last ``resid_post`` is before the final norm. A block with attention and MLP in parallel has no
+  ``resid_mid``.
+- ``attn_out``, ``mlp_out``: what is added to the residual stream, hence after Gemma's post-norms.
+- ``mlp_in``: what enters the MLP, after the norm before it. TransformerLens calls this ``mlp.hook_in``; its
+  ``hook_mlp_in`` lies before the norm and is read as ``resid_mid``.
+- ``mlp_post``: what enters the last projection of the MLP, in a gated one the product of activated gate and input.
+- ``q``, ``k``, ``v``: [batch, position, head, d_head], right after their projections: before rotary embedding, before
+  Gemma-3's norms of queries and keys, and before grouped keys and values are repeated.
+- ``scores``: [batch, head, query, key] as they enter the softmax: scaled, soft-capped where the model does so, with
+  masked entries at (or near) the dtype's lowest number. ``pattern``: after the softmax.
+- ``z``: [batch, position, head, d_head], the heads' outputs before the output projection.
+- ``ln1_scale``, ``ln2_scale``, ``ln_final_scale``: [batch, position, 1], what the norm divides by: the root of variance
+  (LayerNorm) or mean square (RMSNorm) plus epsilon.
+- a path site: the output of the module at that path of the Hugging Face model, or of any torch model; the first tensor
+  where it returns several.
+"""
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from interp.sites.kinds import HF_MODULES, KINDS
+
+_TEMPLATES = {name: kind for kind, row in KINDS.items() for name in (row.name, *row.synonyms)} | HF_MODULES
+_WILDCARD = re.compile(r"(?<![^.])(\*|\d+-\d+)(?![^.\[])")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a model, prints as TransformerLens writes it; :meth:`parse` reads every spelling.
+
+    Attributes:
+        kind: One of ``interp.sites.kinds.KINDS``, or ``path``.
+        layer: Number of the block, from 0; None for ``ln_final_scale`` and path sites.
+        head: One head of ``q, k, v, z, pattern, scores``; None for all. Of ``k`` and ``v`` a key-value head.
+        path: For kind ``path``, the module's path from the root of the model.
+    """
+
+    kind: str
+    layer: int | None = None
+    head: int | None = None
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: "str | Site") -> "Site":
+        """Read a TransformerLens name, with ``[5]`` behind it for head 5, or a module path.
+
+        A path of Hugging Face whose output is a named site in every family becomes that site, so
+        ``gpt_neox.layers.3.mlp`` is ``blocks.3.hook_mlp_out``. Others stay paths: where ``model.layers.3.mlp`` is
+        Gemma's, a norm follows before its output is added to the residual stream.
+
+        Raises:
+            ValueError: naming what a site can look like.
+        """
+        if isinstance(text, Site):
+            return text
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"a site is a name such as 'blocks.3.hook_resid_post' or a module path, not {text!r}")
+        text = text.strip()
+        if _WILDCARD.search(text):
+            raise ValueError(f"{text!r} names many sites; interp.sites.expand_sites(model, {text!r}) lists them")
+        if text in KINDS:
+            raise ValueError(f"{text!r} is a kind of site; its layer is missing: {KINDS[text].name.format(layer=3)}")
+        name, head = _split_head(text)
+        number = re.search(r"(?<=\.)\d+", name)
+        template = name if number is None else f"{name[: number.start()]}{{layer}}{name[number.end() :]}"
+        if kind := _TEMPLATES.get(template):
+            site = cls(kind, None if number is None else int(number[0]), head)
+        elif "hook" in name or name.startswith("blocks.") or not re.fullmatch(r"\w+(\.\w+)*", name):
+            raise ValueError(
+                f"{text!r} is not the name of a site. Names are {', '.join(row.name for row in KINDS.values())};"
+                " any module of the Hugging Face model can be named by its path, such as transformer.h.3.ln_1"
+            )
+        else:
+            site = cls("path", None, head, name)
+        _check_has_heads(site)
+        return site
+
+    def __str__(self) -> str:
+        name = str(self.path) if self.kind == "path" else KINDS[self.kind].name.format(layer=self.layer)
+        return name if self.head is None else f"{name}[{self.head}]"
+
+
+def available_sites(model: nn.Module) -> tuple[Site, ...]:
+    """Every named site of a TransformerBridge; of another model the named sites it has and the path of every module."""
+    layers = layer_count(model)
+    named = [Site(kind, layer) for layer in range(layers) for kind in KINDS if "{layer}" in KINDS[kind].name]
+    found = tuple(site for site in [*named, Site("ln_final_scale")] if find_module(model, site) is not None)
+    if is_bridge(model):
+        return found
+    return found + tuple(Site("path", path=path) for path, _ in model.named_modules() if path)
+
+
+def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) -> tuple[Site, ...]:
+    """The sites meant by names and patterns, in layer order, each once, and each checked to be in the model.
+
+    In place of a layer number, ``*`` means every layer that has the site, and ``2-5`` layers 2 to 5.
+
+    Raises:
+        ValueError: a site the model lacks, with those it has; a layer or head out of range; nothing asked for.
+    """
+    given = [patterns] if isinstance(patterns, str | Site) else list(patterns)
+    if not given:
+        raise ValueError("no site was asked for; name at least one, such as 'blocks.*.hook_resid_post'")
+    found: dict[Site, None] = {}
+    for pattern in given:
+        found |= dict.fromkeys(_expand(model, pattern))
+    return tuple(sorted(found, key=_place_in_order))
+
+
+def is_bridge(model: nn.Module) -> bool:
+    """Whether the model is a TransformerBridge, which has all the named sites."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return isinstance(model, TransformerBridge)
+
+
+def layer_count(model: Any) -> int:
+    """Number of blocks; 0 for a model that is not a transformer whose blocks can be found."""
+    if is_bridge(model):
+        return len(model.blocks) if hasattr(model, "blocks") else 0
+    blocks = _layer_list(model)
+    return 0 if blocks is None else len(blocks)
+
+
+def find_module(model: Any, site: Site) -> nn.Module | None:
+    """The module whose output the site is: a bridge's hook point, or the module itself; None where there is none."""
+    if site.kind == "path":
+        return _walk(model.original_model if is_bridge(model) else model, str(site.path))
+    if is_bridge(model):
+        return _hook_point(model, site)
+    names = (template.format(layer=site.layer) for template, kind in HF_MODULES.items() if kind == site.kind)
+    return next((module for name in names if (module := _walk(model, name)) is not None), None)
+
+
+def check_site(model: nn.Module, site: Site) -> nn.Module:
+    """:func:`find_module`, with an error that names the fix where the model lacks the site, its layer or its head."""
+    if site.kind not in KINDS and site.kind != "path":
+        raise ValueError(f"{site.kind!r} is not a kind of site; kinds are {', '.join(KINDS)} and path")
+    layers = layer_count(model)
+    if site.layer is not None and layers and not 0 <= site.layer < layers:
+        raise ValueError(f"layer {site.layer} of {site} is out of range: {_title(model)} has layers 0 to {layers - 1}")
+    module = find_module(model, site)
+    if module is None:
+        why = "no module has this path" if site.kind == "path" else KINDS[site.kind].why_absent
+        raise ValueError(f"{_title(model)} has no {site} ({why}). It has {_summary(model)}")
+    if site.head is not None:
+        _check_has_heads(site)
+        heads = head_count(model, site.kind)
+        if not 0 <= site.head < heads:
+            raise ValueError(f"head {site.head} of {site} is out of range: there are heads 0 to {heads - 1} there")
+    return module
+
+
+def head_count(model: Any, kind: str) -> int:
+    """Heads of a bridge at a kind of site; keys and values may have fewer."""
+    grouped = getattr(model.cfg, "n_key_value_heads", None) if kind in ("k", "v") else None
+    return int(grouped or model.cfg.n_heads)
+
+
+def _check_has_heads(site: Site) -> None:
+    if site.head is not None and not (site.kind in KINDS and KINDS[site.kind].heads):
+        with_heads = ", ".join(kind for kind, row in KINDS.items() if row.heads)
+        raise ValueError(f"{site} asks for head {site.head}, but only {with_heads} have heads: leave out [{site.head}]")
+
+
+def _split_head(text: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.*)\[(\d+)\]", text)
+    return (text, None) if match is None else (match[1], int(match[2]))
+
+
+def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
+    wildcard = None if isinstance(pattern, Site) else _WILDCARD.search(pattern)
+    if wildcard is None:
+        site = Site.parse(pattern)
+        check_site(model, site)
+        return [site]
+    assert isinstance(pattern, str)
+    before, after = pattern[: wildcard.start()], pattern[wildcard.end() :]
+    if _WILDCARD.search(after):
+        raise ValueError(f"{pattern!r} has more than one wildcard; one can stand for the number of the layer")
+    if wildcard[0] == "*":
+        sites = [Site.parse(f"{before}{layer}{after}") for layer in range(_numbered(model, before))]
+        present = [site for site in sites if find_module(model, site) is not None]
+        for site in present or sites[:1]:  # of none, the first says why
+            check_site(model, site)
+        if not present:
+            raise ValueError(f"{pattern!r} matches nothing in {_title(model)}. It has {_summary(model)}")
+        return present
+    first, last = map(int, wildcard[0].split("-"))
+    if first > last:
+        raise ValueError(f"layers {wildcard[0]} of {pattern!r} run backwards; write {last}-{first}")
+    sites = [Site.parse(f"{before}{layer}{after}") for layer in range(first, last + 1)]
+    for site in sites:
+        check_site(model, site)
+    return sites
+
+
+def _numbered(model: nn.Module, before: str) -> int:
+    """How many values a wildcard behind ``before`` has."""
+    if is_bridge(model) or before == "blocks.":
+        return layer_count(model)
+    parent = _walk(model, before.rstrip(".")) if before else model
+    return 0 if parent is None else sum(name.isdigit() for name in parent._modules)
+
+
+def _hook_point(model: Any, site: Site) -> nn.Module | None:
+    *path, name = KINDS[site.kind].name.format(layer=site.layer).split(".")
+    place = model
+    for part in path:
+        place = getattr(place, "_modules", {}).get(part)
+    # Aliases such as hook_resid_mid are attributes that lead to a hook point elsewhere in the block.
+    hook = None if place is None else getattr(place, name, None)
+    return hook if isinstance(hook, nn.Module) else None
+
+
+def _walk(model: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path of Hugging Face's, also through the wrappers that a bridge puts around them."""
+    module: nn.Module | None = model
+    for part in path.split("."):
+        while module is not None and "_original_component" in module._modules:
+            module = module._modules["_original_component"]
+        module = None if module is None else module._modules.get(part)
+    return module
+
+
+def _layer_list(model: nn.Module) -> nn.ModuleList | None:
+    for template, kind in HF_MODULES.items():
+        if kind == "resid_post" and isinstance(found := _walk(model, template.rsplit(".", 1)[0]), nn.ModuleList):
+            return found
+    return None
+
+
+def _place_in_order(site: Site) -> tuple[int, int, int]:
+    """Layer, then order in the block; paths, whose place is not known, come last as they were given."""
+    if site.kind == "path":
+        return (sys.maxsize, len(KINDS), 0)
+    layer = sys.maxsize if site.layer is None else site.layer
+    return (layer, list(KINDS).index(site.kind), -1 if site.head is None else site.head)
+
+
+def _title(model: Any) -> str:
+    return str(getattr(model.cfg, "model_name", "the model")) if is_bridge(model) else f"the {type(model).__name__}"
+
+
+def _summary(model: nn.Module) -> str:
+    """The sites of a model in few words: one name for all layers."""
+    names = (KINDS[s.kind].name.format(layer="*") if s.kind in KINDS else str(s) for s in available_sites(model))
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:40]) + (f" and {len(shown) - 40} more" if len(shown) > 40 else "")

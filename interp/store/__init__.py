@@ -1,0 +1,5 @@
+"""Activations on disk, and live from the model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

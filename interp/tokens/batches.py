@@ -1,0 +1,40 @@
+"""Rows of text in batches, and which of their positions are measured."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.tokens.token_rows import TokenRows
+
+
+def rows_wanted(rows: TokenRows, *, max_tokens: int, first_position: int) -> int:
+    """How many of the first rows hold ``max_tokens`` tokens; all of them where there are fewer.
+
+    Raises ValueError where nothing would be left to measure.
+    """
+    context = rows.ids.shape[1]
+    count = min(len(rows.ids), -(-max_tokens // context))
+    if count <= 0 or not 0 <= first_position < context - 1:
+        raise ValueError(
+            f"no token to evaluate on: {len(rows.ids)} rows of {context} tokens, max_tokens {max_tokens},"
+            f" first_position {first_position}; give more text"
+        )
+    return count
+
+
+def row_batches(
+    rows: TokenRows, count: int, batch_rows: int, *, device: torch.device
+) -> Iterator[tuple[Int[Tensor, "batch position"], Int[Tensor, "batch position"]]]:
+    """Token ids and documents of the first ``count`` rows, on ``device``."""
+    for begin in range(0, count, batch_rows):
+        window = slice(begin, min(begin + batch_rows, count))
+        yield rows.tensor_of("ids", window).to(device), rows.tensor_of("documents", window).to(device)
+
+
+def measured(documents: Int[Tensor, "batch position"], first_position: int) -> Bool[Tensor, "batch position"]:
+    """Positions that are of a document, not padding, and not before ``first_position``."""
+    kept = documents >= 0
+    kept[:, :first_position] = False
+    return kept

@@ -1,0 +1,183 @@
+"""Documents, one after the other, from wherever text or token ids are kept; nothing is read before it is asked for.
+
+Text: a ``.txt`` file or a folder of them (a document a file), JSONL, parquet, a Hugging Face dataset. Token ids: a
+column of any of these that holds lists of ids (a document an entry), or a flat stream in ``.npy``, ``.bin`` (nanoGPT's
+format) or an array.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.tokens.documents import (
+    Document,
+    arrow_documents,
+    bin_file,
+    flat_ids,
+    json_lines,
+    missing_column,
+    npy_file,
+    parquet,
+    text_file,
+)
+from interp.tokens.huggingface import open_hub_dataset
+
+Read = Callable[[], Iterator[Document]]
+
+_BLOCK = 1 << 20
+_TEXT = (".txt",)
+_LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
+_KINDS = (_TEXT, _LINES, (".parquet",), (".npy",), (".bin",))
+ACCEPTED = (
+    "a .txt, .jsonl, .json (an object a line), .jsonl.gz, .jsonl.zst or .parquet file, a folder of them, token ids as"
+    " .npy or .bin, a folder written by datasets' save_to_disk, a data set of the Hugging Face hub, or from Python a"
+    " datasets.Dataset or an integer array"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Documents that can be read once or many times."""
+
+    name: str
+    """Of the file, folder or data set; no machine's path."""
+    identity: str
+    """``sha256:…`` of the content, sampled where it is large."""
+    read: Read
+    flat: bool = False
+    """A stream of ids without borders between documents: the separator in it is the border."""
+
+
+def open_source(
+    source: Any, *, column: str = "text", split: str | None = None, config: str | None = None, id_dtype: str = "uint16"
+) -> Source:
+    """Recognise ``source``; of a file only its size and a sample are read.
+
+    Args:
+        source: see the module's docstring. A data set of the hub is its name, with ``@revision`` where wanted.
+        column: of JSONL, parquet and data sets: text, or lists of token ids.
+        split: of a data set, ``"train"`` where it has several and none is named.
+        config: of a data set of the hub.
+        id_dtype: of a ``.bin`` file: ``uint16`` or ``uint32``.
+
+    Raises:
+        ValueError: nothing is there, it is of no kind that can be read, or an option does not apply to it.
+    """
+    if isinstance(source, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(source).data).hexdigest()
+        found = Source(name="array", identity=f"sha256:{digest}", read=lambda: flat_ids(source, "the array"), flat=True)
+    elif isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return _of_dataset(
+                _load_from_disk(path, split), column, name=path.name, identity=_identity(path, _files(path))
+            )
+        if not path.exists():
+            _refuse_missing_path(source, path)
+            data, name = open_hub_dataset(str(source), config=config, split=split)
+            return _of_dataset(data, column, name=name)
+        found = _of_path(path, column, id_dtype)
+    elif hasattr(source, "with_format") and hasattr(source, "features"):
+        found = _of_dataset(source, column, name="dataset")
+    else:
+        raise ValueError(f"cannot read documents from a {type(source).__name__}; data is {ACCEPTED}")
+    given = {name: value for name, value in (("split", split), ("config", config)) if value is not None}
+    if given:
+        options = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(
+            f"{options} applies to named Hugging Face datasets only, and {found.name} is none; leave it out"
+        )
+    return found
+
+
+def _refuse_missing_path(source: str | Path, path: Path) -> None:
+    """A name with at most one slash and without a known ending may still be a data set of the hub."""
+    looks_like_path = str(source).startswith((".", "/", "~")) or str(source).count("/") > 1
+    if isinstance(source, Path) or looks_like_path or path.name.endswith(tuple(sum(_KINDS, ()))):
+        raise ValueError(f"no file or folder at {str(path)!r} (looked from {Path.cwd()}); data is {ACCEPTED}")
+
+
+def _of_path(path: Path, column: str, id_dtype: str) -> Source:
+    files = _files(path)
+    kinds = {kind for kind in _KINDS for file in files if file.name.lower().endswith(kind)}
+    if len(kinds) != 1:
+        found = "nothing" if not kinds else "a mixture of " + " and ".join(sorted(kind[0] for kind in kinds))
+        raise ValueError(f"{found} to read in {str(path)!r}; data is {ACCEPTED}")
+    kind = kinds.pop()
+    files = [file for file in files if file.name.lower().endswith(kind)]
+    readers: dict[tuple[str, ...], Callable[[Path], Iterator[Document]]] = {
+        _TEXT: text_file,
+        _LINES: lambda file: json_lines(file, column),
+        (".parquet",): lambda file: parquet(file, column),
+        (".npy",): npy_file,
+        (".bin",): lambda file: bin_file(file, id_dtype),
+    }
+    reader = readers[kind]
+    return Source(
+        name=path.name or path.resolve().name,
+        identity=_identity(path, files),
+        read=lambda: (document for file in files for document in reader(file)),
+        flat=kind in ((".npy",), (".bin",)),
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or all files of a folder and below it, by name; hidden ones are left out."""
+    if path.is_file():
+        return [path]
+    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    return [path / name for name in sorted(names) if not any(part.startswith(".") for part in name.parts)]
+
+
+def _identity(path: Path, files: list[Path]) -> str:
+    """Digest of the names, sizes and both ends of files: changes with the data, and 10 GB are not read for it."""
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_BLOCK))
+            stream.seek(max(0, size - _BLOCK))
+            digest.update(stream.read(_BLOCK))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _load_from_disk(path: Path, split: str | None) -> Any:
+    import datasets
+
+    data = datasets.load_from_disk(str(path))
+    if not isinstance(data, datasets.DatasetDict):
+        if split is not None:
+            raise ValueError(f"{path.name} holds one data set without splits; leave split={split!r} out")
+        return data
+    chosen = split or ("train" if "train" in data or len(data) != 1 else next(iter(data)))
+    if chosen not in data:
+        raise ValueError(f"{path.name} has no split {chosen!r}; it has {', '.join(data)}")
+    return data[chosen]
+
+
+def _of_dataset(data: Any, column: str, *, name: str, identity: str | None = None) -> Source:
+    # A stream may not know its columns before its first row.
+    columns = data.column_names or list(next(iter(data.with_format(None)), {}))
+    if column not in columns:
+        raise ValueError(missing_column(column, name, columns))
+
+    def read() -> Iterator[Document]:
+        for table in data.select_columns([column]).with_format("arrow").iter(batch_size=256):
+            for chunk in table.column(column).chunks:
+                yield from arrow_documents(chunk, column, name)
+
+    return Source(name=name, identity=identity or _dataset_identity(data.select_columns([column])), read=read)
+
+
+def _dataset_identity(data: Any) -> str:
+    """Digest of the number of rows and both ends; of a stream, which has no known end, of its first row."""
+    plain = data.with_format(None)
+    rows = getattr(data, "num_rows", None)
+    ends = next(iter(plain), None) if rows is None else [plain[index] for index in sorted({0, rows - 1}) if rows]
+    return f"sha256:{hashlib.sha256(json.dumps([rows, ends], default=str).encode()).hexdigest()}"

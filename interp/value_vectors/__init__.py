@@ -1,0 +1,5 @@
+"""What MLP neurons write, read as words of the vocabulary."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

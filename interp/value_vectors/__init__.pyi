@@ -1,0 +1,12 @@
+from .clusters import Cluster as Cluster
+from .clusters import Member as Member
+from .clusters import Token as Token
+from .clusters import load_cluster as load_cluster
+from .clusters import matched_random_sets as matched_random_sets
+from .projection import Projection as Projection
+from .projection import TopTokens as TopTokens
+from .projection import checked_layers as checked_layers
+from .projection import find as find
+from .projection import project as project
+from .vocabulary import Vocabulary as Vocabulary
+from .vocabulary import vocabulary_of as vocabulary_of

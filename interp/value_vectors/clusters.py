@@ -1,0 +1,152 @@
+"""Clusters of neurons that stand for a concept, kept with what justifies them, and random sets to compare them with."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.files import write_json
+from interp.models.feed_forward import Neuron, checked_neurons, stack_of, value_vectors
+from interp.models.fingerprint import weights_fingerprint
+
+FORMAT = "deepfield.neuron-cluster.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """A token that a neuron raises."""
+
+    id: int
+    text: str
+    logit: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A neuron of a cluster."""
+
+    layer: int
+    index: int
+    score: float
+    tokens: tuple[Token, ...]
+    """Its top tokens, which justify it (or do not: look at them)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Neurons found for a concept, best first."""
+
+    model: str
+    fingerprint: str
+    """Of the weights that they are neurons of."""
+    stack: str
+    words: tuple[str | int, ...]
+    antonyms: tuple[str | int, ...]
+    method: str
+    norm: str
+    members: tuple[Member, ...]
+
+    @property
+    def neurons(self) -> list[Neuron]:
+        """As ``steer`` takes them."""
+        return [(member.layer, member.index) for member in self.members]
+
+    def check(self, model: Any) -> None:
+        """Refuse a model whose weights are not those that the neurons were found in.
+
+        Raises:
+            ValueError: another fingerprint.
+        """
+        if (fingerprint := weights_fingerprint(model)) != self.fingerprint:
+            raise ValueError(
+                f"this cluster holds neurons of {self.model} with weights {self.fingerprint[:19]}…, and the model given"
+                f" has {fingerprint[:19]}…: the same (layer, index) is another neuron there. Find the cluster again"
+            )
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON, atomically; returns the absolute path."""
+        target = Path(path).resolve()
+        write_json(target, {"format": FORMAT, **asdict(self)})
+        return target
+
+
+def load_cluster(path: str | Path, model: Any) -> Cluster:
+    """A cluster that :meth:`Cluster.save` wrote, for the model whose neurons it holds.
+
+    Raises:
+        ValueError: not such a file, or another model.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise ValueError("another format")
+        members = tuple(
+            Member(**{**member, "tokens": tuple(Token(**token) for token in member["tokens"])})
+            for member in content.pop("members")
+        )
+        cluster = Cluster(
+            **{**content, "words": tuple(content["words"]), "antonyms": tuple(content["antonyms"]), "members": members}
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a cluster of neurons ({FORMAT}): {error}") from error
+    cluster.check(model)
+    checked_neurons(stack_of(model, cluster.stack), cluster.neurons)
+    return cluster
+
+
+def matched_random_sets(
+    model: Any,
+    neurons: Iterable[Any],
+    *,
+    sets: int = 40,
+    exclude: Iterable[Any] = (),
+    pool: int = 50,
+    seed: int = 0,
+    stack: str | None = None,
+) -> list[list[Neuron]]:
+    """Random sets to compare a cluster with: for each neuron another of its layer, with a value vector about as long.
+
+    Each is drawn from the ``pool`` neurons of the layer whose norms are nearest by ratio, none of them in ``neurons``
+    or ``exclude``. Exclude everything that was a candidate for the concept or its opposite: neurons that do the same
+    are no control. The unit of the comparison is the set, so with R sets of which # have an effect as large,
+    p = (1 + #) / (R + 1).
+
+    Raises:
+        ValueError: too few neurons are left in a layer, or for so many sets that are different.
+    """
+    place = stack_of(model, stack)
+    chosen = checked_neurons(place, neurons)
+    barred = {*chosen, *checked_neurons(place, list(dict.fromkeys(exclude)))}
+    if sets < 1 or pool < 1 or not chosen:
+        raise ValueError(f"sets={sets} and pool={pool} must be 1 or more, and there must be neurons to match")
+    pools: dict[Neuron, list[int]] = {}
+    for layer in sorted({layer for layer, _ in chosen}):
+        log_norms = value_vectors(place, layer).cpu().norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny).log()
+        members = [index for of, index in chosen if of == layer]
+        free = torch.tensor([i for i in range(place.widths[layer]) if (layer, i) not in barred], dtype=torch.long)
+        if len(free) < len(members):
+            raise ValueError(
+                f"layer {layer} has {len(free)} neurons beside those excluded, too few to match {len(members)}; exclude"
+                " fewer"
+            )
+        for index in members:
+            order = (log_norms[free] - log_norms[index]).abs().argsort(stable=True)
+            pools[layer, index] = free[order[: max(pool, len(members))]].tolist()
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[tuple[Neuron, ...], None] = {}
+    for _ in range(100 * sets):
+        found.setdefault(tuple(_draw(pools, generator)))
+        if len(found) == sets:
+            return [list(each) for each in found]
+    raise ValueError(f"only {len(found)} different sets were found, not {sets}; widen pool={pool} or exclude fewer")
+
+
+def _draw(pools: dict[Neuron, list[int]], generator: torch.Generator) -> list[Neuron]:
+    drawn: dict[Neuron, None] = {}
+    for (layer, _), pool in pools.items():
+        left = [(layer, index) for index in pool if (layer, index) not in drawn]
+        drawn[left[int(torch.randint(len(left), (), generator=generator))]] = None
+    return sorted(drawn)

@@ -1,0 +1,83 @@
+"""Demonstrations: the experts' episodes on disk, in shards that are whole or absent."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from safetensors.numpy import load_file, save_file
+
+from interp.files import atomic_path
+from interp.vla.policy.experts import act
+from interp.vla.policy.words import DIRECTIONS, REACH, SPEEDS, TASKS
+from interp.vla.simulator import Camera, Reach
+
+EPISODES, STEPS, SHARD = 480, 30, 40
+"""Episodes, steps of each, and episodes in a shard."""
+_REACH_SHARE = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrations:
+    """Steps of all episodes; instructions are worded when a batch is drawn, from task and speed."""
+
+    hand: Float[np.ndarray, "steps 3"]
+    """Metres."""
+    goal: Float[np.ndarray, "steps 3"]
+    action: Float[np.ndarray, "steps 3"]
+    task: Int[np.ndarray, " steps"]
+    """Index into ``words.TASKS``."""
+    speed: Int[np.ndarray, " steps"]
+    """Index into ``words.SPEEDS``."""
+    image: UInt8[np.ndarray, "steps size size 3"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.hand)
+
+
+def demonstrate(
+    folder: Path,
+    *,
+    seed: int,
+    camera: int | None = None,
+    episodes: int = EPISODES,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Demonstrations:
+    """Let the experts act, keep it in ``folder``, and read it; shards that are there are not made again.
+
+    ``camera`` is the width of a square picture a step, in pixels, or None for none. With a camera every episode has a
+    goal of its own, since 50 pictures of goals could be remembered.
+    """
+    files = [folder / f"{first:04d}.safetensors" for first in range(0, episodes, SHARD)]
+    if missing := [file for file in files if not file.exists()]:
+        environment = Reach(seed=seed, own_goals=camera is not None)
+        with nullcontext() if camera is None else Camera(environment, size=camera) as eye:
+            for file in missing:
+                first = int(file.stem)
+                last = min(first + SHARD, episodes)
+                steps = [step for i in range(first, last) for step in _episode(environment, eye, i, seed=seed)]
+                with atomic_path(file) as partial:
+                    save_file({name: np.stack([step[name] for step in steps]) for name in steps[0]}, partial)
+                progress(f"demonstrations: {last} of {episodes} episodes")
+    shards = [load_file(file) for file in files]
+    return Demonstrations(**{name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]})
+
+
+def _episode(environment: Reach, eye: Camera | None, episode: int, *, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    """One expert's steps; which expert depends on the seed and the episode alone."""
+    rng = np.random.default_rng([seed, episode])
+    task = REACH if rng.random() < _REACH_SHARE else str(rng.choice(list(DIRECTIONS)))
+    speed = str(rng.choice(list(SPEEDS)))
+    seen = environment.reset(episode)
+    for _ in range(STEPS):
+        action = act(task, speed, seen, rng)
+        yield {
+            "hand": seen.hand.astype(np.float32),
+            "goal": seen.goal.astype(np.float32),
+            "action": action.astype(np.float32),
+            "task": np.array(TASKS.index(task)),
+            "speed": np.array(list(SPEEDS).index(speed)),
+        } | ({} if eye is None else {"image": eye.photograph(environment)})
+        seen = environment.step(action)

@@ -1,0 +1,39 @@
+"""The page is one file, needs no network, and shows text as text."""
+
+import json
+import re
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from interp.html_page import Page
+
+EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
+    page = Page(EVIL, subtitle=EVIL).heading(EVIL).text(EVIL).cards([(EVIL, EVIL, EVIL)]).table([EVIL], [[EVIL]])
+    page.figures((go.Figure(go.Bar(x=[EVIL], y=[1]), {"title": EVIL}), EVIL)).data("numbers", {"evil": EVIL})
+    html = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    own = html.replace(max(re.findall(r"<script>.*?</script>", html, flags=re.S), key=len), "")
+    assert len(html) - len(own) > 1_000_000, "plotly.js is inside, once"
+    assert len(own) < 50_000
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
+    stored = re.search(r'<script type="application/json" id="numbers">(.*?)</script>', html)
+    assert stored
+    assert json.loads(stored[1]) == {"evil": EVIL}
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_numbers_are_right_aligned(tmp_path: Path) -> None:
+    page = Page("t").table(["name", "loss (nats)"], [["clean", 3.14159265], ["zero", 12]])
+    html = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<td>clean</td><td class=number>3.142</td>" in html
+
+
+def test_a_ragged_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs 2 cells"):
+        Page("t").table(["a", "b"], [["only one"]])
