@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from circuits.anatomy.anatomy import Anatomy, anatomy_of
 from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.ratios import Ratio, ratio_of
-from interp.models.plain_module import unwrapped
+from interp.models.bridge import unwrapped
 
 RULES = ("ln", "identity", "half", "ah", "zero")
 PRESETS: dict[str, frozenset[str]] = {

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp import metrics
-from interp.massive.super_weights import output_weights, projection
 from interp.metrics import Estimate
+from interp.models.feed_forward import output_weights, projection
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count

@@ -8,7 +8,7 @@ from torch import Tensor
 from interp.activation_sparsity import Sparsity, ppl_sparsity, sparsity_at
 from interp.checkpoints.schedules import choose_steps
 from interp.checkpoints.sources import Source, open_source
-from interp.massive.training_sweep import in_turn
+from interp.checkpoints.visiting import in_turn
 from interp.models.loading import load_model
 
 

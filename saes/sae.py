@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from interp.files import atomic_path, sha256_of_file, write_json
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
-from saes.distributed.launch import ALONE, Group
+from saes.distributed.group import ALONE, Group
 from saes.hub import located
 from saes.kernels.decode import decode
 from saes.kernels.encode import pre_activations

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saes.distributed.launch import ALONE, Group
+from saes.distributed.group import ALONE, Group
 
 SAMPLE = 1 << 16
 """Values looked at to guess a bound."""

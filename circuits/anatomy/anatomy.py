@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from interp.models.plain_module import module_at
+from interp.models.bridge import module_at
 
 Fusion = Literal["separate", "thirds", "by_head"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from interp.models.plain_module import unwrapped
+from interp.models.bridge import unwrapped
 
 Form = Literal["layer_norm", "rms", "rms_plus_one"]
 

@@ -16,7 +16,7 @@ from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, Wiring, output_weights, projection
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
-from interp.models.plain_module import unwrapped
+from interp.models.bridge import unwrapped
 
 TOKENS_AT_ONCE = 1024
 

@@ -31,7 +31,7 @@ from circuits.runs.runner import Passed
 from circuits.scores.agreement import agreement as agree
 from circuits.scores.edges import EdgeScores
 from circuits.tasks.task import Task
-from interp.models.plain_module import unwrapped
+from interp.models.bridge import unwrapped
 
 METHODS = ("eap", "eap-ig", "relp", "path-patching", "acdc")
 

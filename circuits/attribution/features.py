@@ -25,8 +25,9 @@ from circuits.scores.agreement import Agreement
 from circuits.scores.agreement import agreement as agree
 from circuits.scores.base import Attributed
 from circuits.tasks.task import Task
+from interp.models.bridge import is_bridge
 from interp.models.source import source_of
-from interp.sites.site import Site, is_bridge
+from interp.sites.site import Site
 from saes.sae import SAE
 
 METHODS = ("atp", "relp", "ig", "patching")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from circuits.commands.task_options import TaskOptions
+from circuits.commands.options import TaskOptions
 
 app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from circuits.commands.task_options import TaskOptions
+from circuits.commands.options import TaskOptions
 from circuits.tasks.built_in import BUILT_IN
 from circuits.tasks.task import Task
 from interp.models.loading import load_model

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from circuits.commands.task_options import TaskOptions
+from circuits.commands.options import TaskOptions
 
 app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
 

@@ -21,8 +21,9 @@ from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import output_weights
 from circuits.explorer.graph import Part
 from circuits.explorer.interventions import Interventions
+from interp.models.bridge import is_bridge
 from interp.sites.capturing import capture
-from interp.sites.site import Site, is_bridge
+from interp.sites.site import Site
 from saes.features.examples import Text, top_examples
 from saes.features.page import token_texts
 

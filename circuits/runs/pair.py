@@ -16,7 +16,7 @@ from circuits.runs.prefix import Prefix, shared_prefix
 from circuits.runs.runner import Passed, Runner
 from circuits.tasks.metrics import Measure, measure_between
 from circuits.tasks.task import Task
-from interp.models.plain_module import plain_module
+from interp.models.plain import plain_module
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,17 +5,41 @@ Every metric maps logits ``[*, n, vocab]`` to ``[*, n]``, so that many patched r
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from circuits.tasks.task import Task
 
-Metric = Callable[[Tensor, "Task", Tensor], Tensor]
+@runtime_checkable
+class Answers(Protocol):
+    """What a metric sees of a task: the tokens that answer it rightly and wrongly."""
+
+    @property
+    def correct(self) -> Tensor:
+        """Ids ``[n, k]``, padded with -1."""
+
+    @property
+    def wrong(self) -> Tensor:
+        """Ids ``[n, k]``, padded with -1."""
+
+
+@runtime_checkable
+class Question(Answers, Protocol):
+    """A task as far as measuring it goes: its answers and its metric."""
+
+    @property
+    def metric(self) -> "str | CustomMetric":
+        """A name in :data:`METRICS`, or a user's own."""
+
+    @property
+    def metric_name(self) -> str:
+        """How messages call it."""
+
+
+Metric = Callable[[Tensor, Answers, Tensor], Tensor]
 """From logits, the task and the clean run's logits ``[n, vocab]`` to one number a prompt."""
-CustomMetric = Callable[[Tensor, "Task"], Tensor]
+CustomMetric = Callable[[Tensor, Any], Tensor]
 """A user's metric: from logits ``[n, vocab]`` of one run to one number a prompt."""
 
 # Below this the two runs are the same as far as the metric can tell, and dividing by it would blow noise up.
@@ -33,23 +57,23 @@ def _sum_over(values: Tensor, ids: Tensor) -> Tensor:
     return _mean_over(values, ids) * (ids >= 0).sum(-1)
 
 
-def logit_difference(logits: Tensor, task: "Task", _clean: Tensor) -> Tensor:
+def logit_difference(logits: Tensor, task: Answers, _clean: Tensor) -> Tensor:
     """Mean logit of the correct tokens minus that of the wrong ones; linear, so relevance is conserved up to it."""
     return _mean_over(logits, task.correct.to(logits.device)) - _mean_over(logits, task.wrong.to(logits.device))
 
 
-def probability(logits: Tensor, task: "Task", _clean: Tensor) -> Tensor:
+def probability(logits: Tensor, task: Answers, _clean: Tensor) -> Tensor:
     """Probability of the correct tokens together."""
     return _sum_over(logits.softmax(-1), task.correct.to(logits.device))
 
 
-def probability_difference(logits: Tensor, task: "Task", _clean: Tensor) -> Tensor:
+def probability_difference(logits: Tensor, task: Answers, _clean: Tensor) -> Tensor:
     """Probability of the correct tokens together minus that of the wrong ones (Hanna et al. 2023, greater-than)."""
     p = logits.softmax(-1)
     return _sum_over(p, task.correct.to(p.device)) - _sum_over(p, task.wrong.to(p.device))
 
 
-def kl(logits: Tensor, _task: "Task", clean: Tensor) -> Tensor:
+def kl(logits: Tensor, _task: Answers, clean: Tensor) -> Tensor:
     """Minus the divergence KL(clean run || this run), in nats: 0 for the clean run, negative elsewhere."""
     p, q = clean.log_softmax(-1), logits.log_softmax(-1)
     return -(p.exp() * (p - q)).sum(-1)
@@ -67,7 +91,7 @@ METRICS: dict[str, Metric] = {
 class Measure:
     """A task's metric with its two ends fixed: ``(m - corrupt) / (clean - corrupt)``, whose means are 1 and 0."""
 
-    task: "Task"
+    task: Question
     clean_logits: Tensor
     clean: float
     """The raw metric of the clean run, mean over prompts."""
@@ -92,7 +116,7 @@ class Measure:
         return (self.raw(logits) - self.corrupt) / (self.clean - self.corrupt)
 
 
-def measure_between(task: "Task", clean_logits: Tensor, corrupt_logits: Tensor) -> Measure:
+def measure_between(task: Question, clean_logits: Tensor, corrupt_logits: Tensor) -> Measure:
     """The task's metric with the two runs (logits ``[n, vocab]``) as its ends.
 
     Raises:

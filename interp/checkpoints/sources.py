@@ -15,8 +15,8 @@ from interp import embedded
 from interp.checkpoints.schedules import PYTHIA_STEPS
 from interp.files import sha256_of_file
 from interp.models import hub
-from interp.models.fingerprint import step_folders
 from interp.models.names import EMBEDDED, SHORT_NAMES, SMOLLM2
+from interp.models.revisions import step_folders
 
 _SMALL = ["*.json", "*.txt", "*.model"]
 _SECONDS = 10.0

@@ -1,24 +1,14 @@
 """``interp massive``: massive activations of a model, over its training, and what they are good for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import RowOptions
+
 app = App(name="massive", help="Massive activations: find them, follow them through training, intervene on them.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowOptions:
-    """How text is cut into the rows that are measured."""
-
-    sequences: int = 10
-    """Rows to measure; the papers take 10."""
-    context: int | None = None
-    """Tokens a row; by default the model's context, at most 2048."""
-    bos: Literal["model", "row", "document", "never"] = "never"
-    """Where a beginning-of-sequence token is put; the papers put none."""
 
 
 @app.default
@@ -220,7 +210,7 @@ def predict_(releases: list[Path], /, *, quantity: Literal["ratio", "top1", "med
     from rich.console import Console
 
     from interp.massive.text_report import print_predictions
-    from interp.trajectory.predicted import predict_released
+    from interp.trajectory.prediction import predict_released
     from interp.trajectory.released import read_release
 
     print_predictions(Console(highlight=False), predict_released(list(map(read_release, releases)), quantity=quantity))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from interp.commands.massive import RowOptions
+from interp.commands.options import RowOptions
 
 app = App(name="sparsity", help="Activation sparsity: the share of neurons that a model can do without.")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from interp.models.feed_forward import output_weights, projection
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count
@@ -75,25 +76,6 @@ def zeroed(model: Any, weight: SuperWeight) -> Iterator[None]:
     finally:
         with torch.no_grad():
             entry.copy_(before)
-
-
-def projection(model: Any, layer: int) -> nn.Module:
-    """The last projection of a layer's MLP, which writes to the residual stream."""
-    out = getattr(model.blocks[layer].mlp, "out", None)
-    module = getattr(out, "original_component", None)
-    if not isinstance(module, nn.Module) or not isinstance(getattr(module, "weight", None), Tensor):
-        raise ValueError(
-            f"the MLP of block {layer} ({type(model.blocks[layer].mlp).__name__}) has no single last"
-            " projection; mixtures of experts have one an expert"
-        )
-    return module
-
-
-def output_weights(model: Any, layer: int) -> Tensor:
-    """[d_model, d_mlp] view of the last projection's weight, also where it is stored transposed (GPT-2)."""
-    module = projection(model, layer)
-    weight: Tensor = module.get_parameter("weight")
-    return weight if isinstance(module, nn.Linear) else weight.T
 
 
 def _entry(model: Any, layer: int, row: int, column: int) -> Tensor:

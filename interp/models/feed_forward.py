@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.models.plain_module import module_at, unwrapped
-from interp.sites.site import is_bridge
+from interp.models.bridge import is_bridge, module_at, unwrapped
 
 Neuron = tuple[int, int]
 """Layer and index in the layer, both from 0."""
@@ -261,3 +260,22 @@ def _child(module: nn.Module, names: Sequence[str], *, whole: bool = False) -> n
 
 def _listed(stacks: Sequence[Stack]) -> str:
     return ", ".join(f"{stack.path!r} ({'' if stack.unembedding else 'no '}vocabulary)" for stack in stacks)
+
+
+def projection(model: Any, layer: int) -> nn.Module:
+    """The last projection of a layer's MLP, which writes to the residual stream."""
+    out = getattr(model.blocks[layer].mlp, "out", None)
+    module = getattr(out, "original_component", None)
+    if not isinstance(module, nn.Module) or not isinstance(getattr(module, "weight", None), Tensor):
+        raise ValueError(
+            f"the MLP of block {layer} ({type(model.blocks[layer].mlp).__name__}) has no single last"
+            " projection; mixtures of experts have one an expert"
+        )
+    return module
+
+
+def output_weights(model: Any, layer: int) -> Tensor:
+    """[d_model, d_mlp] view of the last projection's weight, also where it is stored transposed (GPT-2)."""
+    module = projection(model, layer)
+    weight: Tensor = module.get_parameter("weight")
+    return weight if isinstance(module, nn.Linear) else weight.T

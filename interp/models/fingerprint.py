@@ -5,42 +5,13 @@ weights, EleutherAI/pythia issue 205), so everything measured "at a step" carrie
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from interp.models.source import require_raw_weights
 
 _BLOCK_BYTES = 1 << 26
-
-
-def step_folders(folder: Path) -> dict[str, Path]:
-    """Revisions kept as ``step{N}`` subfolders, by name and in order of training."""
-    found = [path for path in folder.glob("step*") if re.fullmatch(r"step\d+", path.name) and _is_model(path)]
-    return {path.name: path for path in sorted(found, key=lambda path: int(path.name.removeprefix("step")))}
-
-
-def revision_folder(folder: Path, revision: str | None) -> tuple[Path, str | None]:
-    """The folder that holds ``revision`` of the model in ``folder``, and the revision's name.
-
-    Without a revision: ``folder`` itself if it holds a model, or else its last step.
-
-    Raises:
-        ValueError: there is no such revision (the message lists those there are), or no model at all.
-    """
-    steps = step_folders(folder)
-    if revision is None:
-        if _is_model(folder):
-            return folder, None
-        if not steps:
-            raise ValueError(f"{folder} holds no model: neither a config.json nor step{{N}} folders with one")
-        revision = list(steps)[-1]
-    if revision not in steps:
-        exist = f"it has {', '.join(steps)}" if steps else "it has no step{N} folders, so leave revision out"
-        raise ValueError(f"{folder} has no revision {revision!r}; {exist}")
-    return steps[revision], revision
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
@@ -61,10 +32,6 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
             digests[id(tensor)] = _digest(tensor)
         lines.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {digests[id(tensor)]}\n")
     return "sha256:" + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
 
 
 def _state(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

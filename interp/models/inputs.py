@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interp.sites.site import is_bridge
+from interp.models.bridge import is_bridge
 
 
 def checked_inputs(model: Any, tokens: Any) -> tuple[Tensor, dict[str, Any]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from interp import embedded
 from interp.models import hub, smollm2
-from interp.models.fingerprint import revision_folder, step_folders
 from interp.models.names import EMBEDDED, SHORT_NAMES, SMOLLM2
+from interp.models.revisions import revision_folder, step_folders
 
 _TOKENIZER_FILES = (
     "tokenizer.json tokenizer_config.json tokenizer.model vocab.json vocab.txt spiece.model tekken.json".split()

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformer_lens.model_bridge.generalized_components import BlockBridge, JointQKVAttentionBridge
-from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
-from interp.models.source import source_of
+from interp.models.bridge import is_bridge, unwrapped
+from interp.models.source import require_raw_weights, source_of
 
 FAMILIES = frozenset({"gpt2", "gpt_neox", "llama", "gemma2", "gemma3_text"})
 """Where the tests have shown the values to be those of the bridge. In others a bridge may scale what its hooks show."""
@@ -33,10 +33,10 @@ class PlainCopy:
 
     def counterpart(self, module: nn.Module) -> nn.Module | None:
         """The copy of a module, or of what a bridge's component wraps; None where the original tree has it not."""
-        return self._copies.get(id(_unwrapped(module)))
+        return self._copies.get(id(unwrapped(module)))
 
     def _copy(self, module: nn.Module) -> nn.Module:
-        module = _unwrapped(module)
+        module = unwrapped(module)
         if id(module) not in self._copies:
             twin = self._copies[id(module)] = module.__new__(type(module))
             twin.__dict__ = module.__dict__ | {
@@ -94,7 +94,23 @@ def _split_agrees(attention: Any) -> bool:
     return True
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while isinstance(module, GeneralizedComponent) and module.original_component is not None:
-        module = module.original_component
-    return module
+def plain_module(model: Any, *, purpose: str) -> nn.Module:
+    """A plain Hugging Face model that computes what ``model`` does: itself, or a bridge's modules without the bridge.
+
+    Hooks put on the result never reach the bridge; parameters are shared.
+
+    Raises:
+        ValueError: a bridge with processed weights, or with somebody's hooks, which the plain modules would not run;
+            a model in training mode, whose dropout would make two runs differ.
+    """
+    if model.training:
+        raise ValueError(f"cannot {purpose} on a model in training mode, where dropout is active: call model.eval()")
+    if not is_bridge(model):
+        return model
+    require_raw_weights(model, purpose=purpose)
+    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+    if hooked:
+        raise ValueError(
+            f"cannot {purpose} while hooks edit the bridge at {', '.join(hooked[:3])}: call model.reset_hooks() first"
+        )
+    return PlainCopy(model).model

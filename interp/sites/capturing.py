@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+from interp.models.bridge import is_bridge
 from interp.models.inputs import checked_inputs
 from interp.models.plain import PlainCopy, has_plain_values
 from interp.sites.engines import Place, run_with_hooks, run_with_nnsight
 from interp.sites.kinds import KINDS
 from interp.sites.remote import is_remotable, module_of, run_remotely
-from interp.sites.site import Site, check_site, expand_sites, is_bridge
+from interp.sites.site import Site, check_site, expand_sites
 
 ENGINES = {"hooks": run_with_hooks, "nnsight": run_with_nnsight}
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from torch import nn
 
+from interp.models.bridge import is_bridge
 from interp.sites.kinds import HF_MODULES, KINDS
 
 _TEMPLATES = {name: kind for kind, row in KINDS.items() for name in (row.name, *row.synonyms)} | HF_MODULES
@@ -115,13 +116,6 @@ def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) 
     for pattern in given:
         found |= dict.fromkeys(_expand(model, pattern))
     return tuple(sorted(found, key=_place_in_order))
-
-
-def is_bridge(model: nn.Module) -> bool:
-    """Whether the model is a TransformerBridge, which has all the named sites."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return isinstance(model, TransformerBridge)
 
 
 def layer_count(model: Any) -> int:

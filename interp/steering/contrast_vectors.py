@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.models.bridge import is_bridge
 from interp.models.feed_forward import block_at, root_of, stack_of
 from interp.models.source import require_raw_weights
-from interp.sites.site import is_bridge
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or what the model's forward pass takes (with images, say)."""

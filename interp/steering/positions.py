@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from interp.models.bridge import module_at
 from interp.models.feed_forward import Stack, root_of
-from interp.models.plain_module import module_at
 
 SCOPES = ("all", "prefill", "decode", "text", "image", "last")
 

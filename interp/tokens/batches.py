@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -38,3 +39,19 @@ def measured(documents: Int[Tensor, "batch position"], first_position: int) -> B
     kept = documents >= 0
     kept[:, :first_position] = False
     return kept
+
+
+def evenly_spaced(candidates: np.ndarray, most: int) -> np.ndarray:
+    """At most ``most`` of the candidates, from first to last."""
+    chosen = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).round().astype(np.int64)
+    return candidates[chosen] if len(candidates) else candidates
+
+
+def batches_of_rows(
+    rows: TokenRows, numbers: np.ndarray, batch_rows: int, *, device: torch.device
+) -> Iterator[tuple[np.ndarray, Int[Tensor, "batch position"], Int[Tensor, "batch position"]]]:
+    """Numbers, token ids and documents of some rows; ids and documents on ``device``."""
+    for begin in range(0, len(numbers), batch_rows):
+        some = numbers[begin : begin + batch_rows]
+        ids, documents = (torch.from_numpy(column[some].astype(np.int64)) for column in (rows.ids, rows.documents))
+        yield some, ids.to(device), documents.to(device)

@@ -5,8 +5,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,22 @@ import numpy as np
 
 Document = str | Iterator[str] | np.ndarray
 """Text, long text in pieces, or token ids [tokens]."""
+Read = Callable[[], Iterator[Document]]
 
 _BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Documents that can be read once or many times."""
+
+    name: str
+    """Of the file, folder or data set; no machine's path."""
+    identity: str
+    """``sha256:…`` of the content, sampled where it is large."""
+    read: Read
+    flat: bool = False
+    """A stream of ids without borders between documents: the separator in it is the border."""
 
 
 def text_file(path: Path) -> Iterator[Document]:

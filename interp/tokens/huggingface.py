@@ -1,10 +1,16 @@
 """A data set of the Hugging Face hub, streamed; a name that cannot be had fails in seconds, not after retries."""
 
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
+
+from interp.tokens.documents import Document, Source, arrow_documents, missing_column
 
 _QUESTION_SECONDS = 5.0
 
@@ -57,3 +63,41 @@ def _current_revision(repo: str, revision: str | None) -> str:
         raise ValueError(
             f"no file or folder {repo!r}, and the hub cannot be reached to ask for a data set of that name ({error})"
         ) from error
+
+
+def load_from_disk(path: Path, split: str | None) -> Any:
+    """A data set that ``datasets`` saved in a folder, or one split of several."""
+    import datasets
+
+    data = datasets.load_from_disk(str(path))
+    if not isinstance(data, datasets.DatasetDict):
+        if split is not None:
+            raise ValueError(f"{path.name} holds one data set without splits; leave split={split!r} out")
+        return data
+    chosen = split or ("train" if "train" in data or len(data) != 1 else next(iter(data)))
+    if chosen not in data:
+        raise ValueError(f"{path.name} has no split {chosen!r}; it has {', '.join(data)}")
+    return data[chosen]
+
+
+def of_dataset(data: Any, column: str, *, name: str, identity: str | None = None) -> Source:
+    """The documents in one column of a data set."""
+    # A stream may not know its columns before its first row.
+    columns = data.column_names or list(next(iter(data.with_format(None)), {}))
+    if column not in columns:
+        raise ValueError(missing_column(column, name, columns))
+
+    def read() -> Iterator[Document]:
+        for table in data.select_columns([column]).with_format("arrow").iter(batch_size=256):
+            for chunk in table.column(column).chunks:
+                yield from arrow_documents(chunk, column, name)
+
+    return Source(name=name, identity=identity or _dataset_identity(data.select_columns([column])), read=read)
+
+
+def _dataset_identity(data: Any) -> str:
+    """Digest of the number of rows and both ends; of a stream, which has no known end, of its first row."""
+    plain = data.with_format(None)
+    rows = getattr(data, "num_rows", None)
+    ends = next(iter(plain), None) if rows is None else [plain[index] for index in sorted({0, rows - 1}) if rows]
+    return f"sha256:{hashlib.sha256(json.dumps([rows, ends], default=str).encode()).hexdigest()}"

@@ -6,9 +6,7 @@ format) or an array.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,15 @@ import numpy as np
 
 from interp.tokens.documents import (
     Document,
-    arrow_documents,
+    Source,
     bin_file,
     flat_ids,
     json_lines,
-    missing_column,
     npy_file,
     parquet,
     text_file,
 )
-from interp.tokens.huggingface import open_hub_dataset
-
-Read = Callable[[], Iterator[Document]]
+from interp.tokens.huggingface import load_from_disk, of_dataset, open_hub_dataset
 
 _BLOCK = 1 << 20
 _TEXT = (".txt",)
@@ -38,19 +33,6 @@ ACCEPTED = (
     " .npy or .bin, a folder written by datasets' save_to_disk, a data set of the Hugging Face hub, or from Python a"
     " datasets.Dataset or an integer array"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Documents that can be read once or many times."""
-
-    name: str
-    """Of the file, folder or data set; no machine's path."""
-    identity: str
-    """``sha256:…`` of the content, sampled where it is large."""
-    read: Read
-    flat: bool = False
-    """A stream of ids without borders between documents: the separator in it is the border."""
 
 
 def open_source(
@@ -74,16 +56,16 @@ def open_source(
     elif isinstance(source, str | Path):
         path = Path(source).expanduser()
         if path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            return _of_dataset(
-                _load_from_disk(path, split), column, name=path.name, identity=_identity(path, _files(path))
+            return of_dataset(
+                load_from_disk(path, split), column, name=path.name, identity=_identity(path, _files(path))
             )
         if not path.exists():
             _refuse_missing_path(source, path)
             data, name = open_hub_dataset(str(source), config=config, split=split)
-            return _of_dataset(data, column, name=name)
+            return of_dataset(data, column, name=name)
         found = _of_path(path, column, id_dtype)
     elif hasattr(source, "with_format") and hasattr(source, "features"):
-        found = _of_dataset(source, column, name="dataset")
+        found = of_dataset(source, column, name="dataset")
     else:
         raise ValueError(f"cannot read documents from a {type(source).__name__}; data is {ACCEPTED}")
     given = {name: value for name, value in (("split", split), ("config", config)) if value is not None}
@@ -145,39 +127,3 @@ def _identity(path: Path, files: list[Path]) -> str:
             stream.seek(max(0, size - _BLOCK))
             digest.update(stream.read(_BLOCK))
     return f"sha256:{digest.hexdigest()}"
-
-
-def _load_from_disk(path: Path, split: str | None) -> Any:
-    import datasets
-
-    data = datasets.load_from_disk(str(path))
-    if not isinstance(data, datasets.DatasetDict):
-        if split is not None:
-            raise ValueError(f"{path.name} holds one data set without splits; leave split={split!r} out")
-        return data
-    chosen = split or ("train" if "train" in data or len(data) != 1 else next(iter(data)))
-    if chosen not in data:
-        raise ValueError(f"{path.name} has no split {chosen!r}; it has {', '.join(data)}")
-    return data[chosen]
-
-
-def _of_dataset(data: Any, column: str, *, name: str, identity: str | None = None) -> Source:
-    # A stream may not know its columns before its first row.
-    columns = data.column_names or list(next(iter(data.with_format(None)), {}))
-    if column not in columns:
-        raise ValueError(missing_column(column, name, columns))
-
-    def read() -> Iterator[Document]:
-        for table in data.select_columns([column]).with_format("arrow").iter(batch_size=256):
-            for chunk in table.column(column).chunks:
-                yield from arrow_documents(chunk, column, name)
-
-    return Source(name=name, identity=identity or _dataset_identity(data.select_columns([column])), read=read)
-
-
-def _dataset_identity(data: Any) -> str:
-    """Digest of the number of rows and both ends; of a stream, which has no known end, of its first row."""
-    plain = data.with_format(None)
-    rows = getattr(data, "num_rows", None)
-    ends = next(iter(plain), None) if rows is None else [plain[index] for index in sorted({0, rows - 1}) if rows]
-    return f"sha256:{hashlib.sha256(json.dumps([rows, ends], default=str).encode()).hexdigest()}"

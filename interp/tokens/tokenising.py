@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.tokens.documents import Document
-from interp.tokens.sources import Source
+from interp.tokens.documents import Document, Source
 
 Piece = tuple[bool, np.ndarray]
 """Whether it begins a document, and ids [tokens] int64."""

@@ -22,6 +22,7 @@ from sklearn.preprocessing import PowerTransformer, StandardScaler
 from interp import metrics
 from interp.metrics import Estimate
 from interp.trajectory.fitting import Trajectory
+from interp.trajectory.released import QUANTITIES, ReleasedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,3 +187,27 @@ def _held_out_r2(
     errors, spread = (y - guessed) ** 2, (y - y.mean()) ** 2
     unexplained = metrics.ratio(*map(torch.from_numpy, (errors, spread)), groups=torch.from_numpy(groups))
     return Estimate(1 - unexplained.value, unexplained.standard_error, unexplained.n)
+
+
+def predict_released(releases: Sequence[ReleasedModel], *, quantity: str = "ratio") -> list[Prediction]:
+    """Fit every layer again and predict each target, on the layers that have it (a logarithm needs a value above 0).
+
+    Raises ValueError for a size that is not one of Pythia's, a quantity there is not, and what ``predict`` raises.
+    """
+    if quantity not in QUANTITIES:
+        raise ValueError(f"quantity {quantity!r}; choose {', '.join(QUANTITIES)}")
+    if unknown := [each.size for each in releases if each.size not in PYTHIA]:
+        raise ValueError(f"the architecture of {', '.join(unknown)} is not known; sizes: {', '.join(PYTHIA)}")
+    fits = [
+        (each.size, layer, targets(fit))
+        for each in releases
+        for layer, fit in enumerate(each.refit(quantity, bootstrap=0))
+    ]
+    table = np.stack([features(PYTHIA[size], layer) for size, layer, _ in fits])
+    models = np.array([size for size, _, _ in fits])
+    found = []
+    for target in fits[0][2]:
+        values = np.array([figures[target] for _, _, figures in fits])
+        usable = np.isfinite(values) & ((values > 0) | (target not in LOGARITHMIC))
+        found += predict(table[usable], {target: values[usable]}, models[usable].tolist())
+    return found

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import unwrapped
 from interp.models.feed_forward import Neuron, Stack, final_gain, stack_of, value_vectors
 from interp.models.fingerprint import weights_fingerprint
-from interp.models.plain_module import unwrapped
 from interp.models.source import source_of
 from interp.value_vectors.action_tokens import ActionTokens
 from interp.value_vectors.clusters import Cluster, Member, Token

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from interp.counts import Count
-from saes.commands.text_options import TextOptions
+from saes.commands.options import TextOptions
 
 app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from interp.counts import Count
-from saes.commands.text_options import TextOptions
+from saes.commands.options import TextOptions
 
 
 def features(

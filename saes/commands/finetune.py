@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from saes.commands.text_options import TextOptions
+from saes.commands.options import TextOptions
 from saes.training.finetune_config import FinetuneConfig
 
 app = App(name="finetune", help="Fine-tune an SAE end to end, through the model. The same command again resumes.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from interp.models.loading import context_length, load_model
 from interp.tokens.token_rows import TokenRows, write_token_rows
-from saes.commands.text_options import TextOptions
+from saes.commands.options import TextOptions
 from saes.sae import SAE
 
 

@@ -1,14 +1,12 @@
 """What a study measures, and on how much; the command line is made from this class, so nothing slow is imported."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from interp.counts import Count
-
-SplitBy = Literal["document", "token"]
-"""``document``, so that neighbours in a text do not leak; ``token``, as in the paper's code (utils.py, run_lstsq)."""
+from saes.dark_matter.split.split_by import SplitBy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +16,19 @@ from rich.console import Console
 
 from interp.embedded import TEXT_FOLDER
 from interp.files import write_json
-from interp.massive import SweepTable, sweep
+from interp.massive import sweep
 from interp.models.loading import context_length, load_model
 from interp.sites.capturing import capture
 from interp.sites.site import Site, expand_sites
-from interp.store.activation_store import ActivationStore
 from interp.store.caching import cache_activations
 from interp.tokens.token_rows import TokenRows, write_token_rows
-from interp.trajectory.fitting import Trajectory
 from saes.dark_matter import Decomposition, decompose
 from saes.demo.page import build_page
+from saes.demo.result import DemoResult, SAEResult, Sizes
 from saes.evaluation.report import Report, evaluate
 from saes.sae import SAE
 from saes.training.config import TrainConfig
 from saes.training.loop import train
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much of everything; the defaults take about two minutes on two cores."""
-
-    cached_tokens: int = 200_000
-    trained_tokens: int = 1_600_000
-    d_sae: int = 768
-    k: int = 16
-    batch_size: int = 2048
-    heldout_tokens: int = 40_000
-    sequences: int = 10
-    """For the massive activations."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SAEResult:
-    """One trained SAE with everything measured on it."""
-
-    name: str
-    folder: Path
-    report: Report
-    dark_matter: Decomposition
-    curve: list[dict[str, float]]
-    """Lines of its training log."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoResult:
-    """All that the page shows."""
-
-    sizes: Sizes
-    site: str
-    store: ActivationStore
-    saes: tuple[SAEResult, ...]
-    massive: SweepTable
-    """Over the model's checkpoints."""
-    massive_fits: list[Trajectory]
-    """Of the ratio, a layer."""
-    seconds: dict[str, float]
 
 
 def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None = None) -> Path:

@@ -13,7 +13,7 @@ from interp.metrics import Estimate
 from saes.evaluation.report import DENSITY_EDGES
 
 if TYPE_CHECKING:
-    from saes.demo.demo import DemoResult
+    from saes.demo.result import DemoResult
 
 
 def build_page(demo: "DemoResult") -> Page:

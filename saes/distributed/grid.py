@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from saes.distributed.launch import Group
+from saes.distributed.group import Group
 
 LATENT_DIMENSION = {"W_enc": 1, "b_dec": None, "W_skip": None}
 """Which dimension of a weight counts latents; 0 for those not named here, None where none does."""

@@ -1,6 +1,6 @@
 """Does the norm of the latents fit the norm of the activation: epsilon_LBO and the ZF plot (arXiv 2503.24277).
 
-The activation z is raw, the features f are those of ``feature_norms``; every measured token counts, where the
+The activation z is raw, the features f those of ``feature_norm_squared``; every measured token counts, where the
 paper takes the last of each sequence. Nothing here is a guarantee: for real dictionaries epsilon (h - 1) is far above
 1, and the bound then says nothing.
 """
@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.metrics import Estimate
-from saes.evaluation.feature_norms import epsilon_lbo
-from saes.evaluation.token_table import TokenTable
+from saes.evaluation.token_table import TokenTable, epsilon_lbo
 
 BANDS = (0.25, 0.5, 1.0)
 """Values of epsilon (h - 1) whose bounds the ZF plot shows, the paper's."""

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
-from saes.evaluation.feature_norms import epsilon_lbo
-from saes.evaluation.token_table import TokenTable
+from saes.evaluation.token_table import TokenTable, epsilon_lbo
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,7 +16,7 @@ from interp.sites.splicing import spliced_logits
 from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
 from saes.evaluation.baseline import Reference
-from saes.evaluation.feature_norms import feature_norm_squared
+from saes.latents import Latents
 from saes.sae import SAE
 
 
@@ -45,7 +45,7 @@ class TokenTable:
     z_squared: Float[Tensor, " n"]
     z_hat_squared: Float[Tensor, " n"]
     f_squared: Float[Tensor, " n"]
-    """Squared norm of the scaled latents and b_dec, see ``saes.evaluation.feature_norms``."""
+    """Squared norm of the scaled latents and b_dec, see :func:`feature_norm_squared`."""
     ce_clean: Float[Tensor, " n"]
     ce_spliced: Float[Tensor, " n"]
     ce_zero: Float[Tensor, " n"]
@@ -127,3 +127,23 @@ def measure_tokens(
         for name, value in values.items():
             columns[name].append(value[kept].cpu())
     return TokenTable(**{name: torch.cat(parts) for name, parts in columns.items()}), active
+
+
+def feature_norm_squared(sae: SAE, latents: Latents, *, bias: bool = True) -> Float64[Tensor, "*batch"]:
+    """||f||^2 of each row: squares of the latents times their decoder norms, and of ||b_dec|| unless ``bias`` is off.
+
+    A skip connection is no feature. These are the features of arXiv 2503.24277, as in the paper's code: of a dictionary
+    whose unit columns overlap by epsilon or less, h of them, any z = D f has
+    ``| ||z||^2 - ||f||^2 | <= epsilon (h - 1) ||f||^2``, and the divisor of ``epsilon_lbo`` stays h - 1 = d_sae - 1.
+    """
+    scaled = latents.values.double() * sae.decoder_norms().double()[latents.indices]
+    squared = scaled.square().sum(-1)
+    return squared + sae.b_dec.double().square().sum() if bias else squared
+
+
+def epsilon_lbo(
+    z_squared: Float[Tensor, "*batch"], f_squared: Float[Tensor, "*batch"], *, d_sae: int
+) -> Float[Tensor, "*batch"]:
+    """| ||z||^2 - ||f||^2 | / ((d_sae - 1) ||f||^2) of each row: infinite where only f is zero, 0 where z is too."""
+    gap = (z_squared - f_squared).abs()
+    return torch.where(gap == 0, 0.0, gap / (max(1, d_sae - 1) * f_squared))

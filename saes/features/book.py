@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch.nn import functional
+
 from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
 from saes.features.logit_effects import Effects, logit_effects
-from saes.features.nearest_latents import nearest_latents
 from saes.sae import SAE
 
 
@@ -48,3 +50,21 @@ def look_up(
         nearest=tuple(nearest_latents(sae, chosen)),
         effects=None if effects is None else tuple(effects),
     )
+
+
+_CHUNK = 64
+
+
+@torch.no_grad()
+def nearest_latents(sae: SAE, latents: Sequence[int], *, k: int = 8) -> list[tuple[tuple[int, float], ...]]:
+    """For each of ``latents`` the ``k`` others with the largest cosine of decoder rows, and that cosine."""
+    rows = functional.normalize(sae.W_dec.float(), dim=-1)
+    k = min(k, sae.d_sae - 1)
+    found = []
+    for chunk in torch.tensor(list(latents), dtype=torch.int64, device=rows.device).split(_CHUNK):
+        cosines = rows[chunk] @ rows.T
+        cosines[torch.arange(len(chunk)), chunk] = -torch.inf
+        values, indices = cosines.topk(k, dim=-1)
+        for numbers, similarities in zip(indices.tolist(), values.tolist(), strict=True):
+            found.append(tuple(zip(numbers, similarities, strict=True)))
+    return found

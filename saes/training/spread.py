@@ -2,7 +2,7 @@
 
 import torch
 
-from saes.distributed.launch import ALONE, Group
+from saes.distributed.group import ALONE, Group
 from saes.sae import SAE
 from saes.training.checkpoints import TrainState
 

@@ -12,8 +12,8 @@ import torch
 import circuits
 from circuits.circuit import Circuit
 from circuits.commands.circuit import circuit
+from circuits.commands.options import TaskOptions
 from circuits.commands.patch import patch
-from circuits.commands.task_options import TaskOptions
 from circuits.comparison import Comparison, compare
 from circuits.draw import heat_map
 from circuits.scores.agreement import agreement, pearson, ranks

@@ -18,9 +18,8 @@ from interp.metrics import Estimate
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits
-from interp.tokens.batches import measured
+from interp.tokens.batches import batches_of_rows, evenly_spaced, measured
 from interp.tokens.token_rows import TokenRows
-from saes.dark_matter.row_choice import batches_of_rows, evenly_spaced
 from saes.dark_matter.split.least_squares import LinearMap
 from saes.sae import SAE
 

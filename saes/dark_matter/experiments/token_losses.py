@@ -9,8 +9,8 @@ from torch import Tensor
 
 from interp import metrics
 from interp.store.masks import Masks
+from interp.tokens.batches import batches_of_rows, evenly_spaced
 from interp.tokens.token_rows import TokenRows
-from saes.dark_matter.row_choice import batches_of_rows, evenly_spaced
 from saes.dark_matter.split.kept_tokens import KeptTokens
 
 

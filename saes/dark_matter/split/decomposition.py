@@ -18,12 +18,12 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
-from saes.dark_matter.settings import SplitBy
 from saes.dark_matter.split.bootstrap import Resamples, Unexplained
 from saes.dark_matter.split.held_out import check_counts, held_out_rows
 from saes.dark_matter.split.least_squares import LinearMap, NormalEquations
 from saes.dark_matter.split.norm_baselines import norm_baselines
 from saes.dark_matter.split.reconstructions import Block, Rows, RowsInMemory
+from saes.dark_matter.split.split_by import SplitBy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saes.dark_matter.settings import SplitBy
+from saes.dark_matter.split.split_by import SplitBy
 
 
 def held_out_rows(

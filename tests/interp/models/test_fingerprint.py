@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.models.fingerprint import revision_folder, step_folders, weights_fingerprint
+from interp.models.fingerprint import weights_fingerprint
 from interp.models.loading import load_model
+from interp.models.revisions import revision_folder, step_folders
 from tests.tiny_models import FAMILIES, tiny_model
 
 

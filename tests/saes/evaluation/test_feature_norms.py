@@ -12,8 +12,7 @@ from torch.nn.functional import normalize
 from saes import SAE, Latents, TopK
 from saes.activations import Activation
 from saes.evaluation.afa_quality import afa_quality, median
-from saes.evaluation.feature_norms import epsilon_lbo, feature_norm_squared
-from saes.evaluation.token_table import TokenTable
+from saes.evaluation.token_table import TokenTable, epsilon_lbo, feature_norm_squared
 from tests.saes.variants import VARIANTS, inputs, random_sae
 
 

@@ -18,7 +18,7 @@ from interp.tokens.token_rows import TokenRows
 from saes import SAE, ReLU, TopK
 from saes.activations import Activation
 from saes.commands.inputs import open_inputs
-from saes.commands.text_options import TextOptions
+from saes.commands.options import TextOptions
 from saes.evaluation.breakdown import Figures, by_position
 from saes.evaluation.report import Report, evaluate
 from tests.saes.evaluation.evaluated import CONTEXT, SITE, WIDTH, run, sae_at_site, text_rows

@@ -13,9 +13,9 @@ from interp.sites.site import Site
 from interp.tokens.token_rows import TokenRows
 from saes import SAE, TopK
 from saes.activations import Activation
+from saes.features.book import nearest_latents
 from saes.features.examples import LatentCounts, Text, count_latents, spread_over_density, top_examples
 from saes.features.logit_effects import logit_effects, through_final_norm
-from saes.features.nearest_latents import nearest_latents
 from tests.saes.evaluation.evaluated import CONTEXT, SITE, WIDTH, sae_at_site, text_rows
 from tests.saes.variants import VARIANTS
 from tests.tiny_models import FAMILIES, tiny_model

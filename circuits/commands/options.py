@@ -1,4 +1,4 @@
-"""What the commands share: the task and the model that it is given to."""
+"""Options that several commands share."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What the commands that measure an SAE share: the model, and how text is cut into rows for it."""
+"""Options that several commands share."""
 
 from dataclasses import dataclass
 from typing import Literal

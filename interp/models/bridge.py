@@ -1,0 +1,29 @@
+"""A TransformerBridge and the Hugging Face modules inside its components."""
+
+from typing import Any
+
+from torch import nn
+
+
+def is_bridge(model: nn.Module) -> bool:
+    """Whether the model is a TransformerBridge, which has all the named sites."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return isinstance(model, TransformerBridge)
+
+
+def module_at(model: Any, path: str) -> nn.Module | None:
+    """The module that runs at a path of Hugging Face's: in a bridge the component around the original module."""
+    module: nn.Module | None = model.original_model if is_bridge(model) else model
+    for part in path.split("."):
+        while module is not None and part not in module._modules and "_original_component" in module._modules:
+            module = module._modules["_original_component"]
+        module = None if module is None else module._modules.get(part)
+    return module
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The original module inside a bridge's component; any other module is itself."""
+    while (inner := module._modules.get("_original_component")) is not None:
+        module = inner
+    return module
