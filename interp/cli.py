@@ -5,10 +5,11 @@ Every package of the distribution registers its own commands there, so this modu
 
 import os
 import sys
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 
 from cyclopts import App
 
+from interp import __version__
 from interp.name_clash import warn_of_name_clash
 
 
@@ -17,7 +18,7 @@ def build_app() -> App:
     app = App(
         name="interp",
         help="Mechanistic interpretability of transformer activations.",
-        version=version("deepfield"),
+        version=__version__,
         suppress_keyboard_interrupt=False,  # main has more to say than nothing
     )
     for entry in sorted(entry_points(group="deepfield.commands"), key=lambda e: e.name):

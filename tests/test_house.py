@@ -2,11 +2,15 @@
 
 import ast
 import importlib
+import json
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +52,103 @@ def test_the_import_rule_can_fail() -> None:
     assert forbidden_imports("saes", {"interp", "nnsight", "sae_lens"}) == {"nnsight", "sae_lens"}
 
 
+def module_name(file: Path, root: Path) -> str:
+    """``interp/sites/site.py`` is ``interp.sites.site``, ``interp/sites/__init__.py`` is ``interp.sites``."""
+    return ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def arrows_of(root: Path) -> tuple[nx.DiGraph, nx.DiGraph]:
+    """Who imports whom, module by module, and room by room; a module at the top of a package is a room of its own."""
+    files = {module_name(file, root): file for package in ORDER for file in (root / package).rglob("*.py")}
+    modules, rooms = nx.DiGraph(), nx.DiGraph()
+
+    def room(name: str) -> str:
+        inside = files[name].name != "__init__.py" and name.count(".") > 1
+        return name.rpartition(".")[0] if inside else name
+
+    for name, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ORDER):
+                continue
+            for alias in node.names:
+                target = f"{node.module}.{alias.name}"
+                target = target if target in files else node.module
+                if target != name:
+                    modules.add_edge(name, target)
+                if room(target) != room(name):
+                    rooms.add_edge(room(name), room(target))
+    return modules, rooms
+
+
+def circles(graph: nx.DiGraph) -> list[list[str]]:
+    """Names that reach each other."""
+    return [sorted(names) for names in nx.strongly_connected_components(graph) if len(names) > 1]
+
+
+def test_no_module_and_no_room_is_in_a_circle() -> None:
+    """So every package can be read from the bottom up: nothing imports what stands above it."""
+    modules, rooms = arrows_of(ROOT)
+    assert circles(modules) == []
+    assert circles(rooms) == []
+    assert ("interp.sites", "interp.models") in rooms.edges
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    for package in ORDER:
+        (tmp_path / package / "a").mkdir(parents=True)
+    (tmp_path / "saes/a/x.py").write_text("from saes.b import y")
+    (tmp_path / "saes/b.py").write_text("def f():\n    from saes.a import z")
+    (tmp_path / "saes/a/z.py").write_text("")
+    modules, rooms = arrows_of(tmp_path)
+    assert circles(modules) == []
+    assert circles(rooms) == [["saes.a", "saes.b"]]
+
+
+def test_every_room_is_small() -> None:
+    """At most twelve modules a folder, so that a newcomer takes one in at a glance; and commands are the top floor."""
+    for package in ORDER:
+        folders = {file.parent for file in (ROOT / package).rglob("*.py")}
+        for folder in folders:
+            names = [file.name for file in folder.glob("*.py") if file.name != "__init__.py"]
+            assert len(names) <= 12, f"{folder.relative_to(ROOT)} has {len(names)} modules: {sorted(names)}"
+    modules, _ = arrows_of(ROOT)
+    below = {(a, b) for a, b in modules.edges if ".commands" in b and ".commands" not in a}
+    assert below == set()
+
+
+def code_in_the_docs() -> Iterator[tuple[str, str]]:
+    """Every piece of Python that a reader may copy: README, docs and notebooks."""
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"```python\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
+            yield file.name, block
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                yield file.name, "".join(line for line in cell["source"] if not line.lstrip().startswith(("%", "!")))
+
+
+def names_used(code: str) -> set[str]:
+    """``interp.massive.detect`` for each chain of dots that begins with one of our packages, however it is imported."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ORDER:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            chain = ast.unparse(node)
+            if re.fullmatch(rf"({'|'.join(ORDER)})(\.\w+)+", chain):
+                names.add(chain)
+    return names
+
+
+def test_whatever_the_docs_use_opens_by_dot() -> None:
+    """After ``import interp, saes, circuits`` alone, in a fresh process, where no other import has opened the way."""
+    used = {name for where, code in code_in_the_docs() for name in names_used(code)}
+    assert {"interp.load_model", "saes.SAE.load"} <= used
+    code = "import functools, interp, saes, circuits\n" + "\n".join(sorted(used))
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_no_pickle_is_read_or_written() -> None:
     """``torch.load`` and ``np.load`` appear only with their safe arguments; ``torch.save`` only where a tool that we
     write for reads nothing else."""
@@ -69,14 +170,22 @@ def test_no_pickle_is_read_or_written() -> None:
     assert wrong == []
 
 
-def test_public_names_stay_what_they_are() -> None:
+LAZY = sorted({module_name(stub.with_suffix(".py"), ROOT) for p in ORDER for stub in (ROOT / p).rglob("*.pyi")})
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_public_names_stay_what_they_are(package: str) -> None:
     """A submodule of the same name would take the place of a function once it is imported."""
-    for package in map(importlib.import_module, ("interp", "saes")):
-        for name in package.__all__:
-            first = getattr(package, name)
-            importlib.import_module(first.__module__)
-            assert getattr(package, name) is first
-            assert callable(first)
+    face = importlib.import_module(package)
+    assert face.__all__
+    for name in face.__all__:
+        first = getattr(face, name)
+        importlib.import_module(getattr(first, "__module__", None) or package)
+        assert getattr(face, name) is first
+
+
+def test_every_face_says_its_version() -> None:
+    assert len({importlib.import_module(package).__version__ for package in ORDER}) == 1
 
 
 def test_help_answers_at_once_and_lists_every_command() -> None:

@@ -1,3 +1,4 @@
+from . import figures as figures
 from .attention import SinkStats as SinkStats
 from .attention import attention_sinks as attention_sinks
 from .detection import Detection as Detection

@@ -1,3 +1,4 @@
+from . import logit_effects as logit_effects
 from .book import FeatureBook as FeatureBook
 from .book import look_up as look_up
 from .examples import Example as Example

@@ -1,0 +1,36 @@
+from . import activation_sparsity as activation_sparsity
+from . import checkpoints as checkpoints
+from . import embedded as embedded
+from . import massive as massive
+from . import metrics as metrics
+from . import models as models
+from . import sites as sites
+from . import steering as steering
+from . import store as store
+from . import tokens as tokens
+from . import trajectory as trajectory
+from . import value_vectors as value_vectors
+from . import vla as vla
+from .metrics import Estimate as Estimate
+from .models.loading import load_hf_model as load_hf_model
+from .models.loading import load_model as load_model
+from .models.source import ModelSource as ModelSource
+from .models.source import context_length as context_length
+from .sites.capturing import ActivationCache as ActivationCache
+from .sites.capturing import capture as capture
+from .sites.site import Site as Site
+from .sites.site import available_sites as available_sites
+from .sites.site import expand_sites as expand_sites
+from .steering.contrast_vectors import contrast as contrast
+from .steering.edits import steer as steer
+from .steering.edits import steer_residual as steer_residual
+from .steering.effects import side_effects as side_effects
+from .store.activation_store import ActivationStore as ActivationStore
+from .store.caching import cache_activations as cache_activations
+from .store.live import LiveActivations as LiveActivations
+from .store.masks import Masks as Masks
+from .tokens.token_rows import TokenRows as TokenRows
+from .tokens.token_rows import open_token_rows as open_token_rows
+from .tokens.token_rows import write_token_rows as write_token_rows
+
+__version__: str

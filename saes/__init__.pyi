@@ -1,0 +1,30 @@
+from . import convert as convert
+from . import dark_matter as dark_matter
+from . import evaluation as evaluation
+from . import features as features
+from . import pursuit as pursuit
+from . import training as training
+from .activations import BatchTopK as BatchTopK
+from .activations import Gated as Gated
+from .activations import JumpReLU as JumpReLU
+from .activations import Matryoshka as Matryoshka
+from .activations import ReLU as ReLU
+from .activations import TopAFA as TopAFA
+from .activations import TopK as TopK
+from .dark_matter.split.decomposition import decompose as decompose
+from .dark_matter.split.decomposition import split_error as split_error
+from .evaluation.report import Report as Report
+from .evaluation.report import evaluate as evaluate
+from .features.examples import count_latents as count_latents
+from .features.examples import top_examples as top_examples
+from .features.page import write_feature_page as write_feature_page
+from .latents import Latents as Latents
+from .pursuit import gradient_pursuit as gradient_pursuit
+from .sae import SAE as SAE
+from .training.config import TrainConfig as TrainConfig
+from .training.finetune_config import FinetuneConfig as FinetuneConfig
+from .training.finetuning import finetune as finetune
+from .training.loop import train as train
+from .training.loop import train_many as train_many
+
+__version__: str
