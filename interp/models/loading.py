@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from interp.models.locate import ModelFiles, locate
 from interp.models.source import ModelSource as ModelSource
 from interp.models.source import context_length as context_length
-from interp.models.source import record_source
+from interp.models.source import puts_bos, record_source
 from interp.models.source import require_raw_weights as require_raw_weights
 from interp.models.source import source_of as source_of
 
@@ -166,8 +166,9 @@ def _load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase | None:
 
 def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, *, name: str) -> TransformerBridge:
     architecture = type(hf_model).__name__
+    published = tokenizer is not None and puts_bos(tokenizer)
     try:
-        return build_bridge_from_module(
+        model = build_bridge_from_module(
             hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
         )
     except ValueError as error:
@@ -177,6 +178,20 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
             f"{name} is a {architecture}, for which the installed transformer-lens has no TransformerBridge;"
             " transformer_lens.model_bridge.sources.list_supported_models() lists what it has"
         ) from None
+    if model.tokenizer is not None:
+        _keep_bos_as_published(model, published)
+    return model
+
+
+def _keep_bos_as_published(model: TransformerBridge, published: bool) -> None:
+    """One rule for all text: a BOS token stands first where the model's published tokenizer puts one.
+
+    A bridge makes its tokenizer put one in any case, and ``to_tokens`` goes by the architecture: for SmolLM2, a Llama
+    whose tokenizer puts none, the two then differ from each other, and for Pythia both from the published tokenizer.
+    """
+    if puts_bos(model.tokenizer) != published:
+        model.tokenizer.add_bos_token = published
+    model.cfg.tokenizer_prepends_bos = model.cfg.default_prepend_bos = published
 
 
 def _checked_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -1,6 +1,7 @@
 """What a model is and where it came from: recorded when it is loaded, asked for by everything that measures it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -49,6 +50,11 @@ def require_raw_weights(model: torch.nn.Module, *, purpose: str) -> None:
 def context_length(model: TransformerBridge) -> int:
     """The longest row of tokens the model was built for."""
     return int(model.cfg.n_ctx)
+
+
+def puts_bos(tokenizer: Any) -> bool:
+    """Whether a tokenizer begins a text with its BOS token: the rule for every path from text to ids."""
+    return tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
 def is_processed(model: torch.nn.Module) -> bool:

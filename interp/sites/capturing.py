@@ -51,6 +51,7 @@ def capture(
     tokens: Any,
     sites: str | Site | Iterable[str | Site],
     *,
+    attention_mask: Any = None,
     stop: bool = True,
     positions: Any = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
@@ -65,9 +66,12 @@ def capture(
     Args:
         model: A TransformerBridge from ``load_model``; or any torch model, for path sites (and the named sites of a
             plain Hugging Face model that are outputs of its modules).
-        tokens: Integers [batch, position], as a tensor, array or lists; for a model that is not a transformer of
+        tokens: Integers [batch, position], as a tensor, array or lists; what a tokenizer returned; or texts, which are
+            read as the published tokenizer does and padded on the right. For a model that is not a transformer of
             Hugging Face, the tensor it takes.
         sites: Names, Sites or patterns such as ``blocks.*.hook_resid_post``.
+        attention_mask: [batch, position], 1 where a token is real: positions are counted from each row's first real
+            token, and padding is not seen. What is captured at padding means nothing.
         stop: End the forward pass at the deepest site. False runs it to its end, for the sake of other hooks.
         positions: Keep only these positions of the sequence (queries of scores and patterns): a slice, or a list of
             ints, negative ones counted from the end.
@@ -88,11 +92,11 @@ def capture(
         _check_remote(model, engine, reduce, gradients)
         hf_model = module_of(model)
         wanted = expand_sites(hf_model, sites)
-        inputs, options = checked_inputs(hf_model, tokens)
+        inputs, options = checked_inputs(hf_model, tokens, attention_mask)
         where = _checked_positions(positions, inputs)
         return ActivationCache(run_remotely(model, inputs, options, wanted, positions=where, stop=stop, host=remote))
     wanted = expand_sites(model, sites)
-    inputs, options = checked_inputs(model, tokens)
+    inputs, options = checked_inputs(model, tokens, attention_mask)
     where = _checked_positions(positions, inputs)
     runner, places, plain = _places(model, wanted, gradients=gradients)
     found: dict[Site, Tensor] = {}

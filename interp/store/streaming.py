@@ -61,7 +61,7 @@ def site_widths(model: Any, sites: Sequence[Site]) -> dict[Site, int]:
         if site.kind in _PAIRWISE:
             raise ValueError(f"{site} is a matrix over pairs of tokens, not a vector a token; use interp.capture")
     shape = (2, min(3, context_length(model)))
-    found = capture(model, torch.zeros(shape, dtype=torch.long), sites)
+    found = capture(model, torch.zeros(shape, dtype=torch.long), sites, attention_mask=torch.ones(shape))
     for site in sites:
         if found[site].ndim < 3 or found[site].shape[:2] != shape:
             raise ValueError(
@@ -108,7 +108,7 @@ def stream(
             flat = tensor.flatten(0, 1).flatten(1)
             return flat if chosen is None else flat[chosen]
 
-        found = capture(model, torch.from_numpy(ids), sites, reduce=select)
+        found = capture(model, ids, sites, attention_mask=rows.documents[numbers] >= 0, reduce=select)
         row, position = np.nonzero(keep)
         for site in sites:
             _check_finite(found[site], site, ids[keep], numbers[row], position)

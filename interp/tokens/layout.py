@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from interp.models.source import puts_bos
+
 PACKINGS = ("packed", "document")
 BOS = ("model", "row", "document", "never")
 """Where a BOS token is put: ``row``, first in every row; ``document``, before every document; ``never``; ``model``,
-first in every row if ``tokenizer(text)`` puts one before a text, and never into data that are token ids already."""
+first in every row if the published tokenizer puts one before a text, and never into data that are token ids already."""
 
 # What separates documents in pre-training, also where a chat model's EOS is the end of a turn.
 _SEPARATORS = ("<|endoftext|>", "<|end_of_text|>")
@@ -56,7 +58,7 @@ def choose_layout(
         missing = "the tokenizer has no BOS token" if tokenizer else "there is no tokenizer to name a BOS token"
         raise ValueError(f"bos={bos!r}, but {missing}; use bos='never'")
     if bos == "model":
-        bos = "row" if text and bos_id is not None and tokenizer("a")["input_ids"][:1] == [bos_id] else "never"
+        bos = "row" if text and tokenizer and puts_bos(tokenizer) else "never"
     if separator == "model":
         separator = _end_of_text(tokenizer) if tokenizer else None
     if isinstance(separator, str) or (separator is not None and separator < 0):

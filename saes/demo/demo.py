@@ -106,9 +106,10 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
 
 @torch.no_grad()
 def _decompose(sae: SAE, model: Any, rows: TokenRows, site: Site) -> Decomposition:
-    ids = rows.tensor_of("ids")
-    x = torch.cat([capture(model, chunk, [site])[site].flatten(0, 1) for chunk in ids.split(16)]).float()
-    documents = rows.tensor_of("documents").flatten()
+    ids, documents = rows.tensor_of("ids"), rows.tensor_of("documents")
+    batches = zip(ids.split(16), (documents >= 0).split(16), strict=True)
+    x = torch.cat([capture(model, some, [site], attention_mask=real)[site] for some, real in batches]).float()
+    x, documents = x.flatten(0, 1), documents.flatten()
     x, documents = x[documents >= 0], documents[documents >= 0]  # padding belongs to no document
     return decompose(x, sae(x), documents=documents)
 

@@ -39,7 +39,7 @@ def reference(
         """Mean of tokens whose norm is ``limit`` or less, all norms, and the input's width."""
         sums, norms, n, width = [], [], 0, 0
         for ids, documents in row_batches(rows, count, batch_rows, device=device):
-            found = capture(model, ids, [site, target])
+            found = capture(model, ids, [site, target], attention_mask=documents >= 0)
             kept = measured(documents, first_position)
             norm = found[site].float().norm(dim=-1)[kept]
             below = norm <= limit

@@ -86,7 +86,7 @@ def measure_tokens(
     columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(TokenTable)}
     active = torch.zeros(sae.d_sae, dtype=torch.int64)
     for ids, documents in row_batches(rows, count, batch_rows, device=device):
-        found = capture(model, ids, [site, target])
+        found = capture(model, ids, [site, target], attention_mask=documents >= 0)
         x, z, given = found[site].float(), found[target].float(), found[site].to(sae.W_enc.dtype)
         latents = sae.encode(given)
         z_hat = sae.decode(latents, given).float()

@@ -148,7 +148,7 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
     for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):
-        x = capture(text.model, ids, [text.site])[text.site].to(sae.W_enc.dtype)
+        x = capture(text.model, ids, [text.site], attention_mask=documents >= 0)[text.site].to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
             raise ValueError(f"activations at {text.site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
         latents, kept = sae.encode(x), measured(documents, text.first_position)

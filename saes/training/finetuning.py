@@ -92,7 +92,9 @@ def _check(sae: SAE, rows: TokenRows, config: FinetuneConfig) -> Site:
 
 def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig) -> TrainState:
     """A copy at the scale of its training, where learning rates and weights of losses mean what they meant there."""
-    x = capture(model, rows.tensor_of("ids", slice(0, 8)), [site])[site].float().flatten(0, 1)
+    first = slice(0, 8)
+    ids, real = rows.tensor_of("ids", first), rows.tensor_of("documents", first) >= 0
+    x = capture(model, ids, [site], attention_mask=real)[site].float().flatten(0, 1)
     if x.shape[-1] != sae.d_in:
         raise ValueError(f"activations at {site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
     if config.decoder == "unit_norm":
@@ -116,7 +118,7 @@ def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: Fi
     predicting = where[:, :-1] & where[:, 1:]
     with torch.no_grad():
         clean = model(ids) if config.loss == "kl" else None
-        x = capture(model, ids, [site])[site].float()
+        x = capture(model, ids, [site], attention_mask=documents >= 0)[site].float()
     forward = losses.run(state.sae, x[where] * state.scale, x[where] * state.scale, state.silent < 0)
     replacement = x.index_put((where,), forward.x_hat / state.scale)
     logits = spliced_logits(model, ids, site, replacement, where=where)

@@ -87,7 +87,7 @@ def downstream(
     with_held = np.flatnonzero(np.isin(rows.documents, held_documents.numpy()).any(1))
     chosen = evenly_spaced(with_held, len(with_held) if max_rows is None else max_rows)
     for _, ids, documents in batches_of_rows(rows, chosen, batch_rows, device=device):
-        x = capture(model, ids, [site])[site].float()
+        x = capture(model, ids, [site], attention_mask=documents >= 0)[site].float()
         where = measured(documents, first_position) & (x.norm(dim=-1) <= massive_norm)
         where &= ~torch.isin(ids, torch.tensor(clean_ids).to(ids))
         x_hat = sae(x.to(sae.W_enc)).float()
