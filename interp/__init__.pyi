@@ -18,6 +18,8 @@ from .models.source import ModelSource as ModelSource
 from .models.source import context_length as context_length
 from .sites.capturing import ActivationCache as ActivationCache
 from .sites.capturing import capture as capture
+from .sites.lens import LogitLens as LogitLens
+from .sites.lens import logit_lens as logit_lens
 from .sites.site import Site as Site
 from .sites.site import available_sites as available_sites
 from .sites.site import expand_sites as expand_sites
@@ -25,6 +27,7 @@ from .steering.contrast_vectors import contrast as contrast
 from .steering.edits import steer as steer
 from .steering.edits import steer_residual as steer_residual
 from .steering.effects import side_effects as side_effects
+from .steering.site_edits import intervene as intervene
 from .store.activation_store import ActivationStore as ActivationStore
 from .store.caching import cache_activations as cache_activations
 from .store.live import LiveActivations as LiveActivations
