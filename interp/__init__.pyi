@@ -32,6 +32,7 @@ from .store.activation_store import ActivationStore as ActivationStore
 from .store.caching import cache_activations as cache_activations
 from .store.live import LiveActivations as LiveActivations
 from .store.masks import Masks as Masks
+from .tokens.for_model import rows_for as rows_for
 from .tokens.token_rows import TokenRows as TokenRows
 from .tokens.token_rows import open_token_rows as open_token_rows
 from .tokens.token_rows import write_token_rows as write_token_rows

@@ -87,11 +87,12 @@ def cache(
     from tempfile import TemporaryDirectory
 
     from interp import processes
-    from interp.models.loading import context_length, load_model
+    from interp.models.loading import load_model
     from interp.sites.site import expand_sites
     from interp.store.caching import plan, prepare, run
     from interp.store.masks import Masks
-    from interp.tokens.token_rows import open_token_rows, write_token_rows
+    from interp.tokens.for_model import rows_for
+    from interp.tokens.token_rows import open_token_rows
 
     group = processes.current()
     masks = Masks(drop_special=drop_special, drop_first=drop_first, drop_norm_above=drop_norm_above)
@@ -100,19 +101,8 @@ def cache(
         expand_sites(loaded, sites)  # before anything is written
         folder = (Path(scratch) if dry_run else out) / "tokens"
         if group.leads or dry_run:
-            write_token_rows(
-                data,
-                loaded.tokenizer,
-                folder,
-                tokens=tokens,
-                context=min(512, context_length(loaded)) if context is None else context,
-                column=column,
-                split=split,
-                packing=packing,
-                bos=bos,
-                vocab_size=loaded.cfg.d_vocab,
-                max_context=context_length(loaded),
-            )
+            how = {"column": column, "split": split, "packing": packing, "bos": bos}
+            rows_for(loaded, data, folder, tokens=tokens, context=context, **how)
         group.wait_for_all()
         job = prepare(
             loaded,

@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from interp.models.loading import context_length, load_model
-from interp.tokens.token_rows import TokenRows, write_token_rows
+from interp.models.loading import load_model
+from interp.tokens.for_model import rows_for
+from interp.tokens.token_rows import TokenRows
 from saes.commands.options import TextOptions
 from saes.sae import SAE
 
@@ -38,12 +39,12 @@ def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions =
         revision = source.get("revision")
     language_model = load_model(name, revision=revision)
     with TemporaryDirectory() as scratch:
-        rows = write_token_rows(
+        rows = rows_for(
+            language_model,
             data,
-            language_model.tokenizer,
             Path(scratch) / "tokens",
             tokens=tokens,
-            context=options.context or source.get("context") or min(512, context_length(language_model)),
+            context=options.context or source.get("context"),
             packing=options.packing or source.get("packing") or "packed",
             bos=options.bos or source.get("bos") or "model",
         )

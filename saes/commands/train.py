@@ -90,25 +90,17 @@ def train(
 def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveActivations":
     """The model's activations; the text is tokenised into the run's folder."""
     from interp import processes
-    from interp.models.loading import context_length, load_model
+    from interp.models.loading import load_model
     from interp.store.live import LiveActivations
-    from interp.tokens.token_rows import open_token_rows, write_token_rows
+    from interp.tokens.for_model import rows_for
+    from interp.tokens.token_rows import open_token_rows
 
     assert live.model is not None
     model = load_model(live.model, revision=live.revision, device=processes.default_device())
     group, folder = processes.current(), options.out / "tokens"
     if group.leads:
-        write_token_rows(
-            live.data,
-            model.tokenizer,
-            folder,
-            tokens=options.tokens,
-            context=live.context or min(512, context_length(model)),
-            packing=live.packing,
-            bos=live.bos,
-            vocab_size=model.cfg.d_vocab,
-            max_context=context_length(model),
-        )
+        how = {"packing": live.packing, "bos": live.bos}
+        rows_for(model, live.data, folder, tokens=options.tokens, context=live.context, **how)
     group.wait_for_all()
     rows = open_token_rows(folder)
     sites = {site for run in runs for site in (run.site, run.target_site) if site is not None}
