@@ -47,6 +47,7 @@ def claim(folder: Path, asked: dict[str, dict[str, Any]]) -> None:
     Raises ValueError with the differences where it is another one.
     """
     path = folder / "train.json"
+    asked = json.loads(json.dumps(asked))  # as it will be read again: a tuple is a list there
     if not path.is_file():
         write_json(path, asked)
         return

@@ -100,6 +100,13 @@ def test_finished_run_is_returned(config: TrainConfig) -> None:
     assert first.provenance["train"]["k"] == 4
 
 
+def test_a_run_with_a_list_among_its_options_continues(config: TrainConfig) -> None:
+    """``train.json`` gives a tuple back as a list."""
+    config, source = replace(config, activation="matryoshka", options={"shares": (0.25, 1.0)}), planted(1000, d=32)[0]
+    first = train(config, MemorySource(source))
+    assert torch.equal(train(config, MemorySource(source)).W_dec, first.W_dec)
+
+
 def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
     source = MemorySource(planted(1000, d=32)[0], {"data": "one"})
     train(config, source)
