@@ -9,7 +9,7 @@ def top(
     x: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"], bias: Float[Tensor, " d_sae"] | None, k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """See ``saes.kernels.backend.Backend``."""
-    dense = _wide(x) @ _wide(table).T
+    dense = _product(x, table.T)
     values, indices = (dense if bias is None else dense + bias).topk(k, dim=-1, sorted=False)
     return values.to(x.dtype), indices
 
@@ -18,21 +18,29 @@ def gather_sum(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n d"]:
     """See ``saes.kernels.backend.Backend``."""
-    return (_dense(indices, weights, len(table)) @ _wide(table)).to(table.dtype)
+    return _product(_dense(indices, weights, len(table)), table).to(table.dtype)
 
 
 def gather_dot(
     indices: Int[Tensor, "n k"], rows: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "n k"]:
     """See ``saes.kernels.backend.Backend``."""
-    return (_wide(rows) @ _wide(table).T).gather(-1, indices).to(table.dtype)
+    return _product(rows, table.T).gather(-1, indices).to(table.dtype)
 
 
 def sum_by_latent(
     indices: Int[Tensor, "n k"], weights: Float[Tensor, "n k"], rows: Float[Tensor, "n d"], d_sae: int
 ) -> Float[Tensor, "d_sae d"]:
     """See ``saes.kernels.backend.Backend``."""
-    return (_dense(indices, weights, d_sae).T @ _wide(rows)).to(rows.dtype)
+    return _product(_dense(indices, weights, d_sae).T, rows).to(rows.dtype)
+
+
+def _product(left: Float[Tensor, "n m"], right: Float[Tensor, "m d"]) -> Float[Tensor, "n d"]:
+    """In float32 at least, also where autocast would multiply, and answer, in bfloat16."""
+    if left.is_meta:  # which autocast does not know
+        return _wide(left) @ _wide(right)
+    with torch.autocast(left.device.type, enabled=False):
+        return _wide(left) @ _wide(right)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -9,36 +9,26 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from saes.kernels import reference
 from saes.kernels.backend import Backend, backend_for, use
-from saes.kernels.decode import decode
-from saes.kernels.encode import pre_activations
+from tests.saes.kernel_checks import CASES, SHAPES
 
 ROOT = Path(__file__).parents[3]
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# n, d, d_sae, k: no size a multiple of a tile; one latent, all of them; a single row; several tiles of every kind.
-SHAPES = [(5, 17, 40, 3), (1, 1, 1, 1), (3, 7, 20, 20), (70, 9, 300, 1), (4, 33, 257, 16), (2, 520, 130, 40)]
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-
-shapes = pytest.mark.parametrize(("n", "d", "d_sae", "k"), SHAPES)
-dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
-
 
 NEEDS_TRITON = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed: pip install 'deepfield[gpu]'")
-NEEDS_GPU = pytest.mark.skipif(
-    not (torch.cuda.is_available() or INTERPRETED), reason="no GPU here; test_triton_in_its_interpreter runs these"
-)
+# Without a GPU, test_triton_in_its_interpreter runs those of Triton.
+BACKENDS = ["cpu", "gpu"] if HAS_TRITON and (torch.cuda.is_available() or INTERPRETED) else ["cpu"]
 
 
-@pytest.fixture(params=["cpu", pytest.param("gpu", marks=[NEEDS_TRITON, NEEDS_GPU])])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """One after another; tensors are made where it computes."""
     name = request.param
@@ -46,153 +36,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield backend_for(torch.empty(0, device=device))
 
 
-def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The same numbers on every device."""
-    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), device="cpu")
-    return drawn.to(torch.get_default_device(), dtype)
-
-
-def distinct(n: int, k: int, d_sae: int) -> Tensor:
-    """Other latents in every row, with latent 0 in each of them."""
-    drawn = torch.rand(n, d_sae, generator=torch.Generator().manual_seed(3), device="cpu")
-    drawn[:, 0] = 2
-    return drawn.topk(k, dim=-1).indices.to(torch.get_default_device())
-
-
-def close(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    """Equal up to the rounding of ``dtype``, relative to the largest number."""
-    assert actual.dtype == dtype
-    scale = max(1.0, float(expected.detach().abs().max()) if expected.numel() else 0.0)
-    torch.testing.assert_close(actual.float(), expected.float(), rtol=0, atol=TOLERANCE[dtype] * scale)
-
-
-def check_top(found: tuple[Tensor, Tensor], x: Tensor, table: Tensor, bias: Tensor | None, k: int) -> None:
-    """Distinct latents whose exact products are the k largest, with the values that belong to them."""
-    values, indices = found
-    assert (values.shape, values.dtype) == ((len(x), k), x.dtype)
-    exact = x.double() @ table.double().T + (0 if bias is None else bias.double())
-    assert all(len(set(row)) == k for row in indices.tolist())
-    at = exact.gather(1, indices)
-    close(values, at, x.dtype)
-    close(at.sort(-1).values.to(x.dtype), exact.topk(k).values.sort(-1).values, x.dtype)
-
-
-@shapes
-@dtypes
-@pytest.mark.parametrize("with_bias", [True, False])
-def test_top(backend: Backend, n: int, d: int, d_sae: int, k: int, dtype: torch.dtype, with_bias: bool) -> None:
-    x, table = normal(n, d, seed=0, dtype=dtype), normal(d_sae, d, seed=1, dtype=dtype)
-    bias = normal(d_sae, seed=2, dtype=dtype) if with_bias else None
-    check_top(backend.top(x, table, bias, k), x, table, bias, k)
-
-
-@shapes
-@dtypes
-@pytest.mark.parametrize("product", ["gather_sum", "gather_dot", "sum_by_latent"])
-def test_sparse_products(
-    backend: Backend, product: str, n: int, d: int, d_sae: int, k: int, dtype: torch.dtype
-) -> None:
-    """Some slots are empty (weight 0), and every row names latent 0."""
-    indices, weights = distinct(n, k, d_sae), normal(n, k, seed=4, dtype=dtype)
-    weights[:, -1] = 0
-    rows, table = normal(n, d, seed=0, dtype=dtype), normal(d_sae, d, seed=1, dtype=dtype)
-    arguments = {
-        "gather_sum": (indices, weights, table),
-        "gather_dot": (indices, rows, table),
-        "sum_by_latent": (indices, weights, rows, d_sae),
-    }[product]
-    close(getattr(backend, product)(*arguments), getattr(reference, product)(*arguments), dtype)
-
-
-def test_top_with_ties(backend: Backend) -> None:
-    """Whole numbers, so that sums are exact: most values are equal, and which of them is taken does not matter."""
-    x, table = normal(9, 6, seed=0).round(), normal(300, 6, seed=1).round()
-    check_top(backend.top(x, table, None, 40), x, table, None, 40)
-
-
-def test_top_where_one_tile_holds_all(backend: Backend) -> None:
-    """The largest latents are neighbours: no share of a tile would be enough."""
-    x, table = normal(6, 8, seed=0).abs(), normal(700, 8, seed=1)
-    table[300:330] = table[300:330].abs() + 5
-    check_top(backend.top(x, table, None, 24), x, table, None, 24)
-
-
-def test_top_of_rows_of_zeros(backend: Backend) -> None:
-    """Every product is 0, or the bias."""
-    x, table, bias = torch.zeros(3, 5), normal(140, 5, seed=1), normal(140, seed=2)
-    for b in (None, bias):
-        check_top(backend.top(x, table, b, 7), x, table, b, 7)
-
-
-def test_no_rows(backend: Backend) -> None:
-    x, table = torch.zeros(0, 5), normal(140, 5, seed=1)
-    values, indices = backend.top(x, table, None, 7)
-    assert (values.shape, indices.shape) == ((0, 7), (0, 7))
-    assert backend.gather_sum(indices, values, table).shape == (0, 5)
-    assert not backend.sum_by_latent(indices, values, x, 140).any()
-
-
-def test_a_nan_row_gives_nan_and_spoils_no_other(backend: Backend) -> None:
-    """The trainer turns it into an error that names the step; see also test_training."""
-    x, table = normal(5, 6, seed=0), normal(300, 6, seed=1)
-    x[2, 3] = torch.nan
-    values, indices = backend.top(x, table, None, 4)
-    assert values[2].isnan().any()
-    assert ((indices >= 0) & (indices < 300)).all()
-    rest = [0, 1, 3, 4]
-    check_top((values[rest], indices[rest]), x[rest], table, None, 4)
-
-
-@dtypes
-def test_gradients_are_those_of_the_dense_products(backend: Backend, dtype: torch.dtype) -> None:
-    """Through ``top`` and ``decode``, to x, W_enc, b_enc, b_dec and W_dec."""
-    n, d, d_sae, k = 7, 10, 200, 5
-    weights = {
-        "x": normal(n, d, seed=0, dtype=dtype),
-        "W_enc": normal(d_sae, d, seed=1, dtype=dtype).T,
-        "b_enc": normal(d_sae, seed=2, dtype=dtype),
-        "b_dec": normal(d, seed=3, dtype=dtype),
-        "W_dec": normal(d_sae, d, seed=4, dtype=dtype),
-    }
-    target = normal(n, d, seed=5)
-
-    def sparse(w: dict[str, Tensor]) -> Tensor:
-        values, indices = pre_activations(w["x"], w["W_enc"], w["b_enc"], w["b_dec"]).top(k)
-        return decode(values.relu(), indices, w["W_dec"])
-
-    chosen = pre_activations(*(weights[name] for name in ("x", "W_enc", "b_enc", "b_dec"))).top(k)[1]
-
-    def dense(w: dict[str, Tensor]) -> Tensor:
-        pre = (w["x"] - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
-        kept = torch.zeros_like(pre).scatter(1, chosen, 1.0)
-        return (pre.relu() * kept) @ w["W_dec"]
-
-    def gradients(function: Callable[[dict[str, Tensor]], Tensor], wide: bool) -> dict[str, Tensor]:
-        leaves = {name: (w.float() if wide else w).detach().requires_grad_() for name, w in weights.items()}
-        ((function(leaves).float() - target) ** 2).mean().backward()
-        assert all(w.grad is not None for w in leaves.values())
-        return {name: w.grad for name, w in leaves.items() if w.grad is not None}
-
-    actual, expected = gradients(sparse, False), gradients(dense, True)
-    for name, gradient in expected.items():
-        close(actual[name], gradient, dtype)
-
-
-def test_selection_is_the_same_under_autocast(backend: Backend) -> None:
-    """Products in bfloat16, weights and what comes out of the decoder in float32, and a gradient for all."""
-    if INTERPRETED:
-        pytest.skip("the interpreter has CPU tensors, whose autocast another backend serves")
-    x, W_enc = normal(6, 16, seed=0), normal(400, 16, seed=1).T.detach().requires_grad_()
-    W_dec = normal(400, 16, seed=2).requires_grad_()
-    with torch.autocast(x.device.type, torch.bfloat16):
-        values, indices = pre_activations(x, W_enc, None, None).top(4)
-        output = decode(values.relu(), indices, W_dec)
-    assert (values.dtype, output.dtype) == (torch.bfloat16, torch.float32)
-    check_top((values, indices), x.bfloat16(), W_enc.T.bfloat16(), None, 4)
-    output.square().mean().backward()
-    assert W_enc.grad is not None
-    assert W_enc.grad.dtype == torch.float32
-    assert W_enc.grad.any(dim=0).sum() > 4
+@pytest.mark.parametrize("case", CASES)
+def test_case(backend: Backend, case: str) -> None:
+    CASES[case](backend)
 
 
 def test_backends_are_chosen_by_device_and_by_name() -> None:
@@ -202,6 +48,19 @@ def test_backends_are_chosen_by_device_and_by_name() -> None:
         assert backend_for(torch.empty(0)) is reference
     with pytest.raises(ValueError, match="no backend 'cuda'; there are reference, cpu, gpu"), use("cuda"):
         pass
+
+
+def test_the_reference_multiplies_in_float32_under_autocast() -> None:
+    """bfloat16 has no 257."""
+    indices, one = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1)
+    row, table = torch.tensor([[256.0, 1.0]]), torch.ones(1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        products = reference.gather_dot(indices, row, table), reference.top(row, table, None, 1)[0]
+        sums = reference.gather_sum(indices, one, row + 1), reference.sum_by_latent(indices, one, row + 1, 1)
+    for found in products:
+        assert torch.equal(found, torch.tensor([[257.0]]))
+    for found in sums:
+        assert torch.equal(found, torch.tensor([[257.0, 2.0]]))
 
 
 def test_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
