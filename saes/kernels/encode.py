@@ -115,7 +115,7 @@ class _At(torch.autograd.Function):
         table = W_enc.T
         gradient = gradient.to(table.dtype)
         centred = (x if b_dec is None else x - b_dec).to(table.dtype)
-        of_latents = gradient.new_zeros(len(table)).index_add_(0, indices.flatten(), gradient.flatten())
+        of_latents = _sums(indices.flatten(), gradient.flatten(), len(table))
         of_rows = None
         if indices.shape[1] > DENSE_ABOVE * len(table):
             scattered = gradient.new_zeros(len(x), len(table)).scatter_add_(-1, indices, gradient)
@@ -130,3 +130,15 @@ class _At(torch.autograd.Function):
         of_b_dec = -(W_enc @ of_latents) if b_dec is not None else None
         of_b_enc = of_latents if ctx.needs_input_grad[2] else None
         return of_rows, of_table.T, of_b_enc, of_b_dec, None, None
+
+
+def _sums(indices: Int[Tensor, " slots"], values: Float[Tensor, " slots"], d_sae: int) -> Float[Tensor, " d_sae"]:
+    """For each latent the sum of its slots' values, added in the same order every time.
+
+    On a GPU ``index_add_`` adds in whatever order threads arrive, so that a run would not end with the same bits twice;
+    ``index_put_`` sorts the slots first.
+    """
+    sums = values.new_zeros(d_sae)
+    return (
+        sums.index_put_((indices,), values, accumulate=True) if values.is_cuda else sums.index_add_(0, indices, values)
+    )

@@ -2,14 +2,18 @@
 """Triton: products of a tile, and only the tile's largest few leave it.
 
 Accumulation is in float32 whatever the operands are. Triton's interpreter computes bfloat16 wrongly, so there the
-operands are made float32 first (WIDEN), which changes no product.
+operands are made float32 first (WIDEN), which changes no product. ``no_type_check``: no import hook that
+checks shapes may wrap what Triton compiles.
 """
+
+from typing import no_type_check
 
 import triton  # type: ignore  # no stubs, and only in the extra gpu
 import triton.language as tl  # type: ignore  # no stubs, and only in the extra gpu
 
 
 @triton.jit
+@no_type_check
 def tile_candidates(
     x, table, bias, values, places, n, d, d_sae, keep,
     HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,

@@ -1,11 +1,17 @@
 # mypy: allow-untyped-defs
-"""Triton: sums and products of the few rows that latents select, accumulated in float32."""
+"""Triton: sums and products of the few rows that latents select, accumulated in float32.
+
+``no_type_check``: no import hook that checks shapes may wrap what Triton compiles.
+"""
+
+from typing import no_type_check
 
 import triton  # type: ignore  # no stubs, and only in the extra gpu
 import triton.language as tl  # type: ignore  # no stubs, and only in the extra gpu
 
 
 @triton.jit
+@no_type_check
 def weighted_sum(indices, weights, table, out, k, d, WIDTH: tl.constexpr):
     """``out`` [n, d]: for each row the weighted sum of the table's rows at ``indices`` [n, k]."""
     row = tl.program_id(0).to(tl.int64)
@@ -20,6 +26,7 @@ def weighted_sum(indices, weights, table, out, k, d, WIDTH: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def pair_dot(indices, rows, table, out, k, d, SLOTS: tl.constexpr, WIDTH: tl.constexpr):
     """``out`` [n, k]: products of each row [n, d] with the table's rows at its ``indices`` [n, k]."""
     row = tl.program_id(0).to(tl.int64)
@@ -36,6 +43,7 @@ def pair_dot(indices, rows, table, out, k, d, SLOTS: tl.constexpr, WIDTH: tl.con
 
 
 @triton.jit
+@no_type_check
 def segment_sum(tokens, weights, begins, rows, out, d, SLOTS: tl.constexpr, WIDTH: tl.constexpr):
     """``out`` [d_sae, d]: latent i sums weight times row over the slots ``begins[i]`` to ``begins[i + 1]``.
 
