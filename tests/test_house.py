@@ -3,10 +3,10 @@
 import ast
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,13 +188,19 @@ def test_every_face_says_its_version() -> None:
     assert len({importlib.import_module(package).__version__ for package in ORDER}) == 1
 
 
+def _processor_seconds() -> float:
+    """Of the processes that this one has waited for, which other work on the machine changes little."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test_help_answers_at_once_and_lists_every_command() -> None:
     """Half a second is the rule on an idle machine; the import check is what cannot be blamed on the machine's load."""
     code = "import sys, interp.cli as c; c.build_app(); print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
-    begin = time.monotonic()
+    begin = _processor_seconds()
     heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert heavy.strip() == "set()", f"the command line imports {heavy} at start"
-    assert time.monotonic() - begin < 5
+    assert _processor_seconds() - begin < 5
     page = subprocess.run([sys.executable, "-m", "interp", "--help"], capture_output=True, text=True, check=True).stdout
     for command in ("cache", "demo", "doctor", "eval", "sae", "train"):
         assert command in page

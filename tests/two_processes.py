@@ -5,10 +5,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.patience import PATIENCE
 
-def run_two(
-    command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], timeout: float
-) -> tuple[list[int], list[str]]:
+
+def run_two(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> tuple[list[int], list[str]]:
     """Exit statuses and what each wrote to stderr."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -25,5 +25,5 @@ def run_two(
         )
         for rank in ("0", "1")
     ]
-    errors = [process.communicate(timeout=timeout)[1] for process in started]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in started]
     return [process.returncode for process in started], errors

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from interp.cli import main
+from tests.patience import PATIENCE
 
 PLANTED = """
 import time
@@ -120,6 +121,6 @@ def test_control_c_says_that_the_work_continues(planted: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted; the same command continues where this one stopped"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from interp.name_clash import clashes, fix, warn_of_name_clash
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -114,7 +115,7 @@ def test_installed_beside_the_circuits_of_pypi(wheel: Path, tmp_path: Path) -> N
 
     def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            list(command), cwd=tmp_path, env=environment | more, capture_output=True, text=True, timeout=300
+            list(command), cwd=tmp_path, env=environment | more, capture_output=True, text=True, timeout=PATIENCE
         )
 
     pip = [str(python), "-m", "pip"]

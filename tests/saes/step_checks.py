@@ -50,8 +50,8 @@ WAITS = {
     "afa": 9,
     "afa-parity": 9,
 }
-"""How often a step waits for the GPU, by variant: three checks that nothing diverged, whether to clip, how many are dead
-and which were active; and whatever needs the number of selected latents."""
+"""How often a step waits for the GPU, by variant: three checks that nothing diverged, whether to clip, how many are
+dead and which were active; and whatever needs the number of selected latents."""
 
 
 def config_of(name: str, precision: str, device: str, out: Path, size: Size) -> TrainConfig:

@@ -168,13 +168,13 @@ def test_costs() -> None:
 def test_batched_patching_is_at_least_five_times_faster_than_one_cell_at_a_time() -> None:
     bridge, task = bridge_of(model_of("gpt2")), random_task()
     circuits.attribute(bridge, task, nodes="attn_out", method="patching")  # what is loaded once
-    begin = time.perf_counter()
+    begin = time.process_time()
     circuits.attribute(bridge, task, nodes=["z", "q", "k", "v"], method="patching")
-    ours = time.perf_counter() - begin
-    begin = time.perf_counter()
+    ours = time.process_time() - begin
+    begin = time.process_time()
     for name in ("z", "q", "k", "v"):
         one_at_a_time(bridge, task, name)
-    assert time.perf_counter() - begin > 5 * ours
+    assert time.process_time() - begin > 5 * ours
 
 
 def test_the_model_is_left_as_it_was() -> None:

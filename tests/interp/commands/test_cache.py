@@ -15,6 +15,7 @@ import torch
 
 from interp import ActivationStore
 from tests.interp.store.stores import contents, random_rows, tiny_bridge
+from tests.patience import PATIENCE
 from tests.tiny_models import tiny_model
 from tests.two_processes import run_two
 
@@ -69,7 +70,7 @@ def test_killed_again_and_again_gives_the_same_bytes(straight: tuple[Path, str],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while len(list(folder.glob("shards/*.json"))) < wanted or not folder.exists():
             assert time.monotonic() < deadline
             assert process.poll() is None, "it finished before it was killed"
@@ -88,7 +89,11 @@ def test_killed_again_and_again_gives_the_same_bytes(straight: tuple[Path, str],
 def test_two_processes_write_the_same_bytes(straight: tuple[Path, str], tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
     subprocess.run(
-        [*torchrun, "-m", "interp", *command(tmp_path / "store")], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=300
+        [*torchrun, "-m", "interp", *command(tmp_path / "store")],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+        timeout=PATIENCE,
     )
     assert contents(tmp_path / "store") == contents(straight[0])
 
@@ -105,7 +110,7 @@ def test_an_error_on_one_process_ends_the_others(tmp_path: Path) -> None:
     arguments = ["--sites=blocks.0.hook_resid_post", f"--data={tmp_path / 'ids.npy'}", "--tokens=128", "--context=32"]
     arguments += [f"--out={tmp_path / 'store'}", "--shard-size=1k", "--batch-rows=1"]
     cache = [sys.executable, "-m", "interp", "cache", str(tmp_path / "model"), *arguments]
-    statuses, errors = run_two(cache, cwd=ROOT, environment=ENVIRONMENT, timeout=120)
+    statuses, errors = run_two(cache, cwd=ROOT, environment=ENVIRONMENT)
     assert statuses == [2, 2]
     assert "process 1 of 2 failed: blocks.0.hook_resid_post (layer 0) has an activation that is not finite" in errors[0]
     assert "error: blocks.0.hook_resid_post (layer 0)" in errors[1]

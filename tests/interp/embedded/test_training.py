@@ -32,6 +32,7 @@ from interp.embedded.train import (
     train,
     train_tokenizer,
 )
+from tests.patience import PATIENCE
 
 BOOK = "\n\n".join(f"Chapter {i}. It was the year {i}, and a cold wind blew from the north." for i in range(400))
 LAST = 6
@@ -66,7 +67,7 @@ def test_a_killed_run_continues_to_the_same_bits(tmp_path: Path, tokenizer: PreT
     train([BOOK], whole, checkpoint_steps=(0, 2, LAST), save_every=1)
 
     process = subprocess.Popen([sys.executable, "-c", RUN, str(book), str(killed)])
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not state.exists():
         assert process.poll() is None, "training ended without saving its state"
         assert time.monotonic() < deadline, "no state was saved"

@@ -26,6 +26,7 @@ from interp.massive.sweep_table import Results
 from interp.massive.training_sweep import RESULTS, sweep
 from interp.models.loading import load_model
 from tests.interp.massive.planted import DIM, planted_model, planted_tokens
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 STEPS = (0, 1, 2, 4, 8, 16)
@@ -176,7 +177,7 @@ def test_killed_again_and_again_it_repeats_nothing(tmp_path: Path) -> None:
         process = subprocess.Popen(
             command(run, tmp_path / "ids.npy", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
         )
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + PATIENCE
         while _lines(out) < lines + more:
             assert time.monotonic() < deadline
             assert process.poll() is None, "it finished before it was killed"

@@ -181,7 +181,7 @@ def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         text = message(name)
         assert f"no file or folder {name!r}" in text
         assert "HF_HUB_OFFLINE forbids to ask the hub" in text
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # each request to the hub would be tried again and again
     assert "'not a name!' is neither a file, a folder nor the name of a data set" in message("not a name!")
 
 

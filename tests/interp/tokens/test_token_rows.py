@@ -224,10 +224,10 @@ def test_a_long_document_has_the_ids_of_the_whole(tokenizer: Any, make: Any) -> 
 
 def test_an_endless_word_is_tokenised_as_one(tokenizer: Any) -> None:
     for text in ("a" * 200_000, "ab" * 70_000 + " words " * 20_000 + "☕" * 70_000):
-        began = time.monotonic()
+        began = time.process_time()
         ids = np.concatenate([ids for _, ids in encode([text], tokenizer)])
         assert ids.tolist() == tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        assert time.monotonic() - began < 20
+        assert time.process_time() - began < 20
 
 
 def test_long_text_gives_no_warning(tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -207,11 +207,13 @@ def test_norm_probe_of_exponential_and_gaussian_codes() -> None:
 
 
 def test_agrees_with_scikit_learn_on_the_same_split() -> None:
+    """Both from the same difference in float64; the data's condition number is 9, which leaves 13 digits of 16."""
     x = data(5000) @ data(8, 8, seed=3) + 2
     error = 0.2 * x + 0.5 * data(5000, seed=1) * x.norm(dim=-1, keepdim=True)
     documents = torch.arange(5000) // 50
-    split = decompose(x, x - error, documents=documents)
-    held, error = split.held.numpy(), (x - (x - error)).double().numpy()
+    x_hat = x - error
+    split = decompose(x, x_hat, documents=documents)
+    held, error = split.held.numpy(), (x.double() - x_hat.double()).numpy()
     for figures in split.figures:
         model = LinearRegression(fit_intercept=figures.fit_intercept).fit(x[~split.held].double().numpy(), error[~held])
         guess = model.predict(x[split.held].double().numpy())

@@ -17,6 +17,7 @@ from interp.processes import Processes
 from saes import SAE, train, training
 from saes.activations import ACTIVATIONS
 from saes.training.checkpoints import TrainState, claim
+from tests.patience import PATIENCE
 from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, source
 from tests.two_processes import run_two
 
@@ -30,7 +31,7 @@ ATOL = 1e-5
 def torchrun(size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", "--standalone"]
     command = [*launcher, "-m", "tests.saes.distributed.runs", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, timeout=300, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, timeout=PATIENCE, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,7 +138,7 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
     if failing == 0:
         claim(tmp_path, {"train": config(tmp_path, "topk", k=5).to_json(), "source": {}})
     command = [*RUNS, str(tmp_path), "topk", "1", "fails"]
-    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT, timeout=300)
+    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT)
     assert statuses == [1, 1]
     assert re.search(message, errors[1 - failing])
     assert not re.search(message, errors[failing])

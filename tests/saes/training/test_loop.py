@@ -18,6 +18,7 @@ from saes import SAE, TrainConfig, train, train_many
 from saes.activations import ACTIVATIONS
 from saes.losses import Pass
 from saes.training.loop import initial_state, train_step
+from tests.patience import PATIENCE
 from tests.saes.sources import MemorySource, planted
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +71,7 @@ def test_killed_and_resumed_is_bit_equal(activation: str, tmp_path: Path) -> Non
     process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folder), activation], cwd=ROOT)
     straight = train(killable(tmp_path / "straight", activation), source)
     log = folder / "log.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not log.is_file() or len(log.read_text().splitlines()) < 17:
         assert time.monotonic() < deadline
         assert process.poll() is None

@@ -9,6 +9,7 @@ import torch
 
 from saes import SAE, TrainConfig, train
 from saes.training import sinks
+from tests.patience import PATIENCE
 from tests.saes.sources import MemorySource, planted
 
 
@@ -67,7 +68,7 @@ def test_trackio_holds_the_log(config: TrainConfig, source: MemorySource, tmp_pa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "gets no more figures" not in done.stderr
