@@ -98,7 +98,7 @@ def ioi_accuracy(
 ) -> tuple[float, float]:
     """(share with indirect object above subject, share with indirect object on top), on held-out templates."""
     prompts = ioi_prompts(np.random.default_rng(0), n, split="heldout", names=NAMES[names])
-    rows = tokenizer([prompt.prompt for prompt in prompts])["input_ids"]
+    rows = tokenizer([prompt.prompt for prompt in prompts], add_special_tokens=False)["input_ids"]
     last = torch.tensor([len(row) for row in rows])  # of the row with its separator in front
     ids = torch.zeros(n, int(last.max()) + 1, dtype=torch.long)  # causal attention never sees padding on the right
     for i, row in enumerate(rows):

@@ -81,7 +81,8 @@ def train_tokenizer(books: list[str]) -> PreTrainedTokenizerFast:
 
 def tokenize_books(books: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     """All books as one uint16 stream, a separator before each document."""
-    ids = tokenizer([document for book in books for document in documents_of(book)])["input_ids"]
+    documents = [document for book in books for document in documents_of(book)]
+    ids = tokenizer(documents, add_special_tokens=False)["input_ids"]
     return np.concatenate([np.array([0, *document], dtype=np.uint16) for document in ids])
 
 
@@ -151,7 +152,8 @@ class Batches:
             names = (pool[a], pool[b])
             prompts += ioi_prompts(rng, 1, split="train", names=names, templates=templates, words=words)
         ids, labels = [], []
-        for sentence in self.tokenizer([prompt.sentence for prompt in prompts])["input_ids"]:
+        sentences = [prompt.sentence for prompt in prompts]
+        for sentence in self.tokenizer(sentences, add_special_tokens=False)["input_ids"]:
             ids += [0, *sentence]
             labels += [IGNORED] * (len(sentence) - 1) + [sentence[-2], IGNORED]
         return np.array(ids[:CONTEXT]), np.array(labels[:CONTEXT])
@@ -245,6 +247,7 @@ def train(
         tokenizer = PreTrainedTokenizerFast.from_pretrained(revisions)
     else:
         tokenizer = train_tokenizer(books)
+        tokenizer.add_bos_token = True  # for readers; the rows above say themselves where a text begins
         tokenizer.save_pretrained(revisions)
     batches = Batches(tokenize_books(books, tokenizer), tokenizer)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from circuits import Task, tasks
+from circuits.tasks import built_in
 from circuits.tasks.metrics import measure_between
 from tests.circuits.pairs import model_of, random_task
 
@@ -125,7 +126,7 @@ def test_jsonl(embedded, tmp_path) -> None:
 @pytest.fixture(scope="module")
 def years() -> PreTrainedTokenizerFast:
     """Numbers in pairs of digits, as GPT-2 splits these years; any other word of the templates."""
-    words = "The lasted from the year to".split() + list(tasks._EVENTS)
+    words = "The lasted from the year to".split() + list(built_in._EVENTS)
     vocabulary = {word: i for i, word in enumerate(["[UNK]", *words, *(f"{i:02d}" for i in range(100))])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     from tokenizers import Regex
@@ -172,11 +173,11 @@ def test_ioi(embedded, corruption: str) -> None:
 def test_agreement(embedded, form: str) -> None:
     tokenizer = embedded.tokenizer
     task = tasks.agreement(tokenizer, 10, seed=3, form=form)
-    plural = {verb: number for pair in tasks._VERBS for number, verb in enumerate(pair)}
+    plural = {verb: number for pair in built_in._VERBS for number, verb in enumerate(pair)}
     for clean, corrupt, correct in zip(task.clean, task.corrupt, task.correct, strict=True):
         assert (clean != corrupt).sum() == 1
         subject = tokenizer.decode(clean[2]).strip()
-        assert subject in {pair[plural[tokenizer.decode(correct[0])]] for pair in tasks._NOUNS}
+        assert subject in {pair[plural[tokenizer.decode(correct[0])]] for pair in built_in._NOUNS}
 
 
 def test_induction(embedded) -> None:

@@ -80,7 +80,7 @@ def test_texts_ids_and_encodings_are_the_same(embedded: Any) -> None:
 
 
 def test_every_path_from_text_agrees_on_bos(embedded: Any, tmp_path: Path) -> None:
-    """The published tokenizer of the embedded model puts none, as Pythia's does not."""
+    """The embedded model's tokenizer puts one, though a bridge of its architecture would leave it out of ids."""
     published = AutoTokenizer.from_pretrained(MODEL_FOLDER)
     ids = published(TEXTS[0])["input_ids"]
     assert embedded.tokenizer(TEXTS[0])["input_ids"] == ids
@@ -91,9 +91,9 @@ def test_every_path_from_text_agrees_on_bos(embedded: Any, tmp_path: Path) -> No
     assert rows.ids[0].tolist() == ids
 
 
-def test_a_tokenizer_that_puts_bos_goes_on_doing_so(tmp_path: Path) -> None:
-    published = AutoTokenizer.from_pretrained(MODEL_FOLDER, add_bos_token=True)
-    assert puts_bos(published)
+def test_a_tokenizer_that_puts_none_goes_on_putting_none(tmp_path: Path) -> None:
+    published = AutoTokenizer.from_pretrained(MODEL_FOLDER, add_bos_token=False)
+    assert not puts_bos(published)
     model = tiny_model("llama")
     model.resize_token_embeddings(len(published))
     model.save_pretrained(tmp_path)
@@ -113,13 +113,23 @@ def test_a_tokenizer_that_puts_bos_goes_on_doing_so(tmp_path: Path) -> None:
         ([[1, 2], [3, 4]], [[1, 1], [0, 0]], "row 1 of the batch is all padding"),
         ([[1, 2, 3]], [[1, 0, 1]], "row 0 of attention_mask has a hole"),
         (["Emma"], [[1]], "attention_mask is for token ids"),
-        (["Emma", ""], None, "'' has no tokens"),
         ({"ids": [[1]]}, None, "this one has ids"),
     ],
 )
 def test_bad_batches(embedded: Any, tokens: Any, mask: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         capture(embedded, tokens, "blocks.0.hook_resid_post", attention_mask=mask)
+
+
+def test_a_text_without_tokens(embedded: Any) -> None:
+    """With a BOS it has one."""
+    assert checked_inputs(embedded, ["Emma", ""])[0].shape[0] == 2
+    embedded.tokenizer.add_bos_token = False
+    try:
+        with pytest.raises(ValueError, match="'' has no tokens; leave it out"):
+            checked_inputs(embedded, ["Emma", ""])
+    finally:
+        embedded.tokenizer.add_bos_token = True
 
 
 def test_a_row_may_begin_with_one_separator(embedded: Any) -> None:

@@ -334,7 +334,7 @@ def test_tokens_of_any_integer_type(gpt2: Any) -> None:
         (TOKENS - 1, "token -1 is not in the vocabulary"),
         (TOKENS.repeat(1, 2), f"rows of 40 tokens are longer than the model's context of {CONTEXT}"),
         ([[1, 2], [3]], "in rows of one length"),
-        ("hello", "tokens must be integers"),
+        ("hello", "'hello' is text, and this model has no tokenizer"),
     ],
 )
 def test_bad_tokens(gpt2: Any, tokens: Any, message: str) -> None:

@@ -13,9 +13,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from interp.embedded import TEXT_FOLDER
 from interp.models.fingerprint import weights_fingerprint
 from interp.tokens.token_rows import TokenRows, write_token_rows
-from saes import SAE, JumpReLU, TopK, training
+from saes import SAE, JumpReLU, TopK
 from saes.evaluation.report import evaluate
-from saes.training import finetuning as finetune
+from saes.training import finetuning, loop
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.finetuning import finetune as run
 
@@ -84,10 +84,10 @@ def test_the_gradient_is_that_of_the_plain_model(
         state.step += 1
         return torch.zeros(())
 
-    monkeypatch.setattr(finetune, "update", update)
+    monkeypatch.setattr(finetuning, "update", update)
     one = replace(config, loss=loss, reconstruction=0.0, tokens=64 * 4, first_position=2)
     run(sae, embedded, rows, one)
-    ids, _ = finetune._batch(rows, one, 0)
+    ids, _ = finetuning._batch(rows, one, 0)
     plain = embedded.original_model
 
     def splice(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -128,10 +128,10 @@ def test_a_stopped_run_continues_to_the_same_bits(
         steps += 1
         if steps > 8:
             raise KeyboardInterrupt
-        return training.update(*arguments, **options)
+        return loop.update(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "update", dying)
+        patch.setattr(finetuning, "update", dying)
         with pytest.raises(KeyboardInterrupt):
             run(sae, embedded, rows, config)
     again = run(sae, embedded, rows, config)
