@@ -9,8 +9,13 @@ method, under the rules, and with grouped queries. (Edge scores through Transfor
 those bypass the norm's hooks.) Where a norm follows attention (Gemma), a head's output is taken through that norm's
 derivative in the base run.
 
-EAP: Syed et al. 2023. EAP-IG (inputs): Hanna et al. 2024, m points between the two inputs from the base run on, which
-it includes; the source run is never reached (left Riemann sum).
+EAP: Syed et al. 2023, with the gradient of the base run. EAP-IG (inputs): Hanna et al. 2024, with the mean gradient at
+m points on the line between the two inputs. As in its published code they lie at k / m of the way from the corrupt
+input to the clean one, k = 0 … m - 1: the first is the corrupt run, and the clean one is never reached (left Riemann
+sum). They are the same in both directions, whose scores are therefore each other's negatives.
+
+Sign: in direction ``noise`` an edge that the answer needs has a negative score, by which the metric would fall. The
+published code differentiates a loss, minus the metric: what it returns is minus ours, on the metric's own scale.
 """
 
 from collections.abc import Callable, Iterable
@@ -50,9 +55,10 @@ def attribute_edges(
 
     Args:
         model: As for :func:`circuits.attribute`.
-        method: ``eap``, ``eap-ig`` (with ``steps`` points), ``relp`` (``eap`` under ``rules``), ``path-patching``
-            (exact: one forward an edge, batched) or ``acdc`` (Conmy et al. 2023: one forward an edge, in turn; the
-            score is what the edge's removal cost when its turn came, 0 where it was removed).
+        method: ``eap``, ``eap-ig`` (with ``steps`` points from the corrupt input on), ``relp`` (``eap`` under
+            ``rules``), ``path-patching`` (exact: one forward an edge, batched) or ``acdc`` (Conmy et al. 2023: one
+            forward an edge, in turn; the score is what the edge's removal cost when its turn came, 0 where it was
+            removed).
         rules: For ``relp``: ``no_ah`` (the default), ``paper``, or names. Under AH edges into queries and keys are 0,
             so a circuit that chooses where to attend cannot be found with it.
         threshold: For ``acdc``: an edge is removed where the divergence rises by less, in nats.
@@ -76,8 +82,12 @@ def attribute_edges(
         found, effects = patcher.found, patcher.single_edges()
     elif method == "acdc":
         found, effects = acdc(session, wiring, threshold=threshold)
+    elif method == "eap-ig":
+        from_corrupt = replace(session, task=task.replace(direction="denoise"))
+        found, effects = _by_gradient(from_corrupt, wiring, None, steps)
+        effects = effects if task.direction == "denoise" else -effects
     else:
-        found, effects = _by_gradient(session, wiring, in_force, steps if method == "eap-ig" else 1)
+        found, effects = _by_gradient(session, wiring, in_force, 1)
     scores = EdgeScores(
         values=effects.mean(0).masked_fill(~wiring.mask, 0),
         per_prompt=effects.masked_fill(~wiring.mask, 0),

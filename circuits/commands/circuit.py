@@ -18,6 +18,8 @@ def circuit(
     about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     method: Literal["eap", "eap-ig", "relp", "path-patching", "acdc"] = "eap-ig",
     rules: str | None = None,
+    direction: Literal["noise", "denoise"] = "noise",
+    steps: int = 5,
     threshold: float = 1e-2,
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
@@ -37,6 +39,10 @@ def circuit(
         How edges are scored.
     rules
         For relp: no_ah (the default), paper, or ln.
+    direction
+        Of the scores: noise patches corrupt activations into the clean run, denoise the other way round.
+    steps
+        For eap-ig: points on the line from the corrupt input to the clean one.
     threshold
         For acdc: an edge goes where the divergence rises by less, in nats.
     size
@@ -67,8 +73,8 @@ def circuit(
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
 
-    language_model, opened = open_task(model, about, direction="noise")
-    scores = attribute_edges(language_model, opened, method=method, rules=rules, threshold=threshold)
+    language_model, opened = open_task(model, about, direction=direction)
+    scores = attribute_edges(language_model, opened, method=method, rules=rules, steps=steps, threshold=threshold)
     whole = Circuit.from_edges(scores, model=model, task=opened.name, prompts=len(opened))
     found = whole.prune(size=min(size, len(whole.edges)))
     evaluator = Evaluator(language_model, opened, ablation=ablation)

@@ -149,6 +149,10 @@ def test_circuit_writes_every_file(tmp_path, capsys) -> None:
     assert 0 < len(loaded.edges) <= 30
     assert loaded.about["task"] == "ioi_swap"
     assert "faithfulness" in capsys.readouterr().out
+    options = {"direction": "denoise", "method": "eap-ig", "steps": 2, "out": tmp_path / "denoise.json"}
+    circuit("embedded", about=TaskOptions(prompts=4), size=30, **options)
+    assert "eap-ig: 3 forwards, 2 backwards" in " ".join(capsys.readouterr().out.split())
+    assert Circuit.load(tmp_path / "denoise.json").about["direction"] == "denoise"
     with pytest.raises(ValueError, match="task 'sums' is neither one of ioi"):
         circuit("embedded", about=TaskOptions(task="sums"))
     with pytest.raises(ValueError, match="--size is 0; a circuit has 1 edge or more"):

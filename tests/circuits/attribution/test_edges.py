@@ -10,6 +10,7 @@ from circuits.anatomy.wiring import PARTS, Wiring, output_weights, projection
 from circuits.attribution.edge_patching import EdgePatcher
 from circuits.attribution.edges import attribute_edges
 from circuits.runs.pair import open_session
+from circuits.tasks.task import Task
 from tests.circuits.pairs import ALL_FAMILIES, model_of, random_task
 from tests.tiny_models import HEADS, LAYERS
 
@@ -176,9 +177,71 @@ def test_eap_ig_of_a_square_is_the_sum_that_can_be_worked_out() -> None:
     a, b = (float(logits[right] - logits[wrong]) for logits in ends)
     squared = task.replace(metric=lambda logits, _task: (logits[:, right] - logits[:, wrong]) ** 2)
     for m in (1, 2, 5):
-        found = attribute_edges(model, squared, method="eap-ig", steps=m)
         expected = 1 - (b - a) ** 2 / m / (b**2 - a**2)
-        assert found.node_values()["embed"] == pytest.approx(expected, abs=1e-10)
+        for direction, sign in (("denoise", 1), ("noise", -1)):  # the points are the same, the difference is not
+            found = attribute_edges(model, squared.replace(direction=direction), method="eap-ig", steps=m)
+            assert found.node_values()["embed"] == pytest.approx(sign * expected, abs=1e-10)
+
+
+def published_eap_ig(model, task: Task, steps: int) -> dict[tuple[str, str], float]:
+    """As EAP-IG's code has it, for writers and readers that are no heads: inputs ``corrupt + k / m (clean - corrupt)``
+    for k = 0 … m - 1; (corrupt - clean output) . mean gradient of the loss, which is minus the logit difference."""
+    layers, ends = model.transformer.h, {}
+    for tokens, sign in ((task.corrupt, 1), (task.clean, -1)):
+        with torch.no_grad():
+            embedded = model.transformer.wte(tokens) + model.transformer.wpe.weight[: task.length]
+            outputs = {
+                f"m{i}": layer.mlp.register_forward_hook(keep(ends, f"m{i}", sign)) for i, layer in enumerate(layers)
+            }
+            model(tokens)
+        ends["embed", sign] = embedded
+        for hook in outputs.values():
+            hook.remove()
+    written = {u: ends[u, 1] - ends[u, -1] for u in ("embed", "m0", "m1", "m2")}
+    readers = {f"m{i}": layer.ln_2 for i, layer in enumerate(layers)} | {"logits": model.transformer.ln_f}
+    scores = {(u, v): 0.0 for u in written for v in readers if u != v and (u == "embed" or u < v or v == "logits")}
+    for k in range(steps):
+        point = ends["embed", 1] + k / steps * (ends["embed", -1] - ends["embed", 1])
+        seen: dict[str, Tensor] = {}
+        hooks = [layers[0].register_forward_pre_hook(lambda _m, args, x=point: (x.clone().requires_grad_(), *args[1:]))]
+        hooks += [norm.register_forward_pre_hook(read_alone(seen, name)) for name, norm in readers.items()]
+        logits = model(task.clean).logits[:, -1]
+        for hook in hooks:
+            hook.remove()
+        rows = torch.arange(len(task))
+        loss = (logits[rows, task.wrong[:, 0]] - logits[rows, task.correct[:, 0]]).mean()
+        slopes = dict(zip(seen, torch.autograd.grad(loss, list(seen.values())), strict=True))
+        for u, v in scores:
+            scores[u, v] += float((written[u] * slopes[v]).sum()) / steps
+    return scores
+
+
+def keep(into: dict, name: str, sign: int):
+    return lambda _module, _args, output: into.__setitem__((name, sign), output)
+
+
+def read_alone(into: dict[str, Tensor], name: str):
+    """A hook that gives a module an alias of its input, whose gradient is that of this use alone."""
+
+    def hook(_module, args):
+        into[name] = args[0].view_as(args[0])
+        return (into[name],)
+
+    return hook
+
+
+def test_eap_ig_is_the_published_one() -> None:
+    """Theirs is of a loss, and on the metric's own scale; from 1 step (EAP at the corrupt input) on."""
+    model, task = model_of("gpt2", dtype=torch.float64), random_task(direction="noise")
+    for steps in (1, 3):
+        expected = published_eap_ig(model, task, steps)
+        found = attribute_edges(model, task, method="eap-ig", steps=steps)
+        scale = found.clean_metric - found.corrupt_metric
+        ours = {edge: -found.edges[edge] * scale for edge in expected}
+        assert len(ours) == 4 + 3 + 2 + 1
+        assert ours == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    at_corrupt = attribute_edges(model, task.replace(direction="denoise"), method="eap").values
+    torch.testing.assert_close(attribute_edges(model, task, method="eap-ig", steps=1).values, -at_corrupt)
 
 
 def test_in_a_linear_model_every_method_says_the_same() -> None:

@@ -146,7 +146,7 @@ def test_thresholds_learn_through_the_latents_near_them(tmp_path: Path) -> None:
     with torch.no_grad():
         sae.threshold.copy_(sae.pre_activations(x)[0].abs() + 0.1)
     forward = run(sae, x[:1], x[:1], torch.zeros(24, dtype=torch.bool))
-    below = (sae.pre_activations(x)[0] > 0).detach()
+    below = ((sae.pre_activations(x)[0] - sae.threshold).abs() < 0.25).detach()
     assert forward.latents.l0.item() == 0
     config = TrainConfig(site="s", out=tmp_path, activation="jumprelu", options={"bandwidth": 0.5})
     for term in loss_terms(forward, config, step=10**9).values():
@@ -154,6 +154,29 @@ def test_thresholds_learn_through_the_latents_near_them(tmp_path: Path) -> None:
         term.backward(retain_graph=True)
         assert sae.threshold.grad is not None
         assert torch.equal(sae.threshold.grad != 0, below)
+
+
+@pytest.mark.parametrize(("threshold", "bandwidth"), [(0.1, 0.5), (0.0, 0.5), (0.4, 0.5), (0.1, 0.001), (0.3, 4.0)])
+def test_threshold_gradient_is_that_of_equations_11_and_12(threshold: float, bandwidth: float) -> None:
+    """Of arXiv 2407.14435, summed over every row and latent, by hand: pre-activations below zero lie in the kernel's
+    window too where the threshold is less than half a bandwidth."""
+    sae, x = random_sae(JumpReLU(bandwidth=bandwidth), d_sae=600).train(), inputs(200)
+    with torch.no_grad():
+        sae.threshold.fill_(threshold)
+    pre = sae.pre_activations(x).detach()
+    inside = (pre - threshold).abs() < bandwidth / 2
+    assert inside[pre < 0].any() == (threshold < bandwidth / 2)
+    forward = run(sae, x, x, torch.zeros(600, dtype=torch.bool))
+    by_value = (-2 * (x - forward.x_hat) @ sae.W_dec.T / x.numel()).detach()  # of the mean squared error
+    expected = {
+        "mse": (by_value * -threshold / bandwidth * inside).sum(0),
+        "l0": -inside.sum(0).double() / bandwidth / x.numel(),
+    }
+    for term, gradient in expected.items():
+        sae.threshold.grad = None
+        TERMS[term](forward).backward(retain_graph=True)
+        torch.testing.assert_close(sae.threshold.grad, gradient, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(forward.latents.to_dense(), pre.where(pre > threshold, 0.0))
 
 
 def test_threshold_stays_float32_in_a_bfloat16_sae() -> None:
