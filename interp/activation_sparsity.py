@@ -2,12 +2,16 @@
 
 A neuron's contribution is n_i = W_out[:, i] a_i, where a is what enters the MLP's last projection: the activated input
 of a plain MLP, gate times input of a gated one. Exact zeros mean something for ReLU only; GELU and SiLU have none, so
-there a neuron counts as inactive where ||n_i|| is below a threshold of its layer, set so that what is dropped has a
-given share of the output: CETT(e) = mean over tokens of ||sum of n_i with ||n_i|| < e|| / ||sum of all n_i||. PPL-p%
+there a neuron counts as inactive where ||n_i|| is at most a threshold of its layer, set so that what is dropped has a
+given share of the output: CETT(e) = mean over tokens of ||sum of n_i with ||n_i|| <= e|| / ||sum of all n_i||. PPL-p%
 sparsity is the share of inactive neurons at the one CETT, shared by all layers, that raises perplexity by p percent.
+
+The published code looks for thresholds up to the 0.99 quantile of ||n_i||, so that it never reports a sparsity above
+0.99; here they go up to the largest. The text is read again for every look, and of one layer of one sequence at a time
+activations are in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +27,8 @@ from interp.models.feed_forward import output_weights, projection
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count
+from interp.truncation_error import ErrorCurve, contribution_norms, error_sums
 
-_THRESHOLDS = 64
-"""Thresholds of each layer at which CETT is computed; between them it is interpolated."""
 _STEPS = 30
 
 
@@ -45,11 +48,13 @@ class Sparsity:
     """Share of neurons that can be dropped at one CETT."""
 
     cett: float
-    """Asked for; thresholds are the largest that keep to it, by interpolation."""
+    """Asked for, of all layers."""
+    reached: tuple[float, ...]
+    """Measured at the thresholds, a layer: ``cett`` but for one neuron's step."""
     thresholds: tuple[float, ...]
     """Of ||n_i||, a layer."""
     share: Estimate
-    """Of neurons below them, over layers and tokens; ± over sequences. The activation ratio is 1 minus this."""
+    """Of neurons not above them, over layers and tokens; ± over sequences. The activation ratio is 1 minus this."""
     layers: tuple[Estimate, ...]
     perplexity_ratio: float
     """With those neurons at zero, over that of the whole model."""
@@ -94,23 +99,16 @@ def topk_mlps(model: Any, k: int) -> Iterator[None]:
 
 @contextmanager
 def pruned(model: Any, thresholds: Sequence[float]) -> Iterator[None]:
-    """Within the block neurons with ||n_i|| below their layer's threshold are zero."""
-    norms = [output_weights(model, layer).detach().norm(dim=0) for layer in range(layer_count(model))]
+    """Within the block neurons with ||n_i|| at most their layer's threshold are zero."""
 
-    def drop(norm: Tensor, threshold: float) -> Any:
-        return lambda a: a * (a.abs() * norm >= threshold)
+    def drop(layer: int, threshold: float) -> Any:
+        weights = output_weights(model, layer).detach()
+        return lambda a: a * (contribution_norms(a, weights) > threshold)
 
-    with _edited(model, [drop(*each) for each in zip(norms, thresholds, strict=True)]):
+    if len(thresholds) != layer_count(model):
+        raise ValueError(f"{len(thresholds)} thresholds for {layer_count(model)} layers; pass one a layer")
+    with _edited(model, [drop(layer, threshold) for layer, threshold in enumerate(thresholds)]):
         yield
-
-
-def cett(
-    a: Float[Tensor, "tokens d_mlp"], weights: Float[Tensor, "d_model d_mlp"], thresholds: Sequence[float]
-) -> Float[Tensor, " thresholds"]:
-    """Cumulative error of tail truncation at each threshold, averaged over tokens; biases are no neuron's output."""
-    norms = a.abs() * weights.norm(dim=0)
-    whole = (a @ weights.T).norm(dim=1).clamp_min(torch.finfo(a.dtype).tiny)
-    return torch.stack([(((a * (norms < t)) @ weights.T).norm(dim=1) / whole).mean() for t in thresholds])
 
 
 def ppl_sparsity(model: Any, tokens: Int[Tensor, "sequences position"], *, p: float = 1.0) -> Sparsity:
@@ -125,16 +123,14 @@ def ppl_sparsity(model: Any, tokens: Int[Tensor, "sequences position"], *, p: fl
         raise ValueError(f"p={p} must be a positive percentage, such as 1")
     curves = _Curves(model, tokens)
     low, high = 0.0, 1.0
-    best = curves.at(high)
-    if best.perplexity_ratio <= 1 + p / 100:
-        return best
-    for _ in range(_STEPS):
+    middle, ratio = high, curves.perplexity_ratio(high)
+    for _ in range(_STEPS if ratio > 1 + p / 100 else 0):
         middle = (low + high) / 2
-        best = curves.at(middle)
-        if abs(best.perplexity_ratio - 1 - p / 100) < 1e-4:
+        ratio = curves.perplexity_ratio(middle)
+        if abs(ratio - 1 - p / 100) < 1e-4:
             break
-        low, high = (middle, high) if best.perplexity_ratio < 1 + p / 100 else (low, middle)
-    return best
+        low, high = (middle, high) if ratio < 1 + p / 100 else (low, middle)
+    return curves.at(middle)
 
 
 def sparsity_at(model: Any, tokens: Int[Tensor, "sequences position"], *, cett: float) -> Sparsity:
@@ -145,48 +141,84 @@ def sparsity_at(model: Any, tokens: Int[Tensor, "sequences position"], *, cett: 
 
 
 class _Curves:
-    """CETT and sparsity of every layer as functions of the threshold."""
+    """Thresholds of every layer as functions of CETT, and what pruning to them does to the loss."""
 
     @torch.no_grad()
     def __init__(self, model: Any, tokens: Int[Tensor, "sequences position"]) -> None:
         require_raw_weights(model, purpose="measure activation sparsity")
         self._model, self._tokens = model, tokens
-        self._loss = self._mean_loss()
-        self._layers = [self._curve(layer) for layer in range(layer_count(model))]
+        self._weights = [output_weights(model, layer).detach() for layer in range(layer_count(model))]
+        largest = [0.0 for _ in self._weights]
+
+        def look(layer: int, a: Tensor) -> None:
+            largest[layer] = max(largest[layer], float(contribution_norms(a, self._weights[layer]).max()))
+
+        self._loss = self._mean_loss(look)
+        self._curves = [ErrorCurve(norm) for norm in largest]
+
+    def perplexity_ratio(self, level: float) -> float:
+        """Of the model pruned to ``level``, over that of the whole model."""
+        with pruned(self._model, self._thresholds(level)):
+            return float(np.exp(self._mean_loss() - self._loss))
 
     def at(self, level: float) -> Sparsity:
-        thresholds = tuple(
-            float(np.interp(level, errors, candidates)) if level else 0.0 for candidates, errors, _ in self._layers
-        )
-        shares = [
-            torch.stack([(norms < threshold).double().mean() for norms in by_sequence])
-            for threshold, (_, _, by_sequence) in zip(thresholds, self._layers, strict=True)
-        ]
-        with pruned(self._model, thresholds):
-            loss = self._mean_loss()
+        """All that is known of one CETT."""
+        thresholds = self._thresholds(level)
+        shares: list[list[Tensor]] = [[] for _ in thresholds]
+        errors = self._errors([[t] for t in thresholds], shares)
+        by_sequence = [torch.stack(layer) for layer in shares]
         return Sparsity(
             cett=level,
+            reached=tuple(error for (error,) in errors),
             thresholds=thresholds,
-            share=metrics.mean(torch.stack(shares).mean(0)),
-            layers=tuple(map(metrics.mean, shares)),
-            perplexity_ratio=float(np.exp(loss - self._loss)),
+            share=metrics.mean(torch.stack(by_sequence).mean(0)),
+            layers=tuple(map(metrics.mean, by_sequence)),
+            perplexity_ratio=self.perplexity_ratio(level),
         )
 
-    def _curve(self, layer: int) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "sequences n"]]:
-        """Thresholds, CETT at them, and ||n_i|| of every token; one layer's activations are in memory at a time."""
-        site = Site("mlp_post", layer)
-        a = torch.cat([capture(self._model, rows, [site])[site] for rows in self._tokens.split(1)]).float()
-        weights = output_weights(self._model, layer).detach().float()
-        norms = a.abs() * weights.norm(dim=0)
-        ranks = np.linspace(0, 1, _THRESHOLDS)
-        quantiles = np.quantile(norms.flatten()[:: max(1, norms.numel() // 1_000_000)].cpu().numpy(), ranks)
-        candidates = np.maximum.accumulate(np.append(quantiles[:-1], float(norms.max()) * 1.001))
-        errors = cett(a.flatten(0, 1), weights, candidates.tolist()).cpu().numpy()
-        return candidates, np.maximum.accumulate(errors), norms.flatten(1).cpu()
+    def _thresholds(self, level: float) -> tuple[float, ...]:
+        while any(wanted := [curve.wanted(level) for curve in self._curves]):
+            measured = self._errors([list(each.values()) for each in wanted])
+            for curve, each, errors in zip(self._curves, wanted, measured, strict=True):
+                curve.learn(dict(zip(each, errors, strict=True)))
+        return tuple(curve.threshold(level) for curve in self._curves)
 
     @torch.no_grad()
-    def _mean_loss(self) -> float:
-        losses = [metrics.cross_entropy(self._model(rows), rows).mean() for rows in self._tokens.split(1)]
+    def _errors(
+        self, thresholds: Sequence[Sequence[float]], shares: list[list[Tensor]] | None = None
+    ) -> list[list[float]]:
+        """CETT of every layer at its thresholds, in one pass; to ``shares`` goes, sequence by sequence, the share of
+        neurons that are not above the layer's first one."""
+        sums = [torch.zeros(len(each), dtype=torch.float64) for each in thresholds]
+        counts = [0 for _ in thresholds]
+
+        def look(layer: int, a: Tensor) -> None:
+            if not thresholds[layer]:
+                return
+            found, count = error_sums(a, self._weights[layer], thresholds[layer])
+            sums[layer] += found.double().cpu()
+            counts[layer] += count
+            if shares is not None:
+                inactive = contribution_norms(a, self._weights[layer]) <= thresholds[layer][0]
+                shares[layer].append(inactive.double().mean().cpu())
+
+        self._mean_loss(look)
+        return [(total / max(1, count)).tolist() for total, count in zip(sums, counts, strict=True)]
+
+    @torch.no_grad()
+    def _mean_loss(self, look: Callable[[int, Float[Tensor, "tokens d_mlp"]], None] | None = None) -> float:
+        """Of the model as it stands, sequence by sequence; ``look`` sees what enters every layer's last projection."""
+
+        def shown(layer: int) -> Any:
+            def unchanged(a: Tensor) -> Tensor:
+                if look is not None:
+                    look(layer, a.flatten(0, -2))
+                return a
+
+            return unchanged
+
+        with _edited(self._model, [shown(layer) for layer in range(layer_count(self._model))]):
+            losses = [metrics.cross_entropy(self._model(rows), rows).mean() for rows in self._tokens.split(1)]
         return float(torch.stack(losses).double().mean())
 
 

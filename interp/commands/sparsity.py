@@ -68,9 +68,10 @@ def sparsity(
     tokens, mask = text_rows(loaded, data, **vars(rows))
     tokens = tokens[mask.all(1)]
     active, found = nonzeros(loaded, tokens), ppl_sparsity(loaded, tokens, p=ppl)
-    table = Table("block", "inactive neurons", "below a norm of", "exact zeros", show_edge=False)
-    for layer, (share, limit, other) in enumerate(zip(found.layers, found.thresholds, active.layers, strict=True)):
-        table.add_row(str(layer), str(share), f"{limit:.3g}", f"{1 - other.value:.3f}")
+    table = Table("block", "inactive neurons", "up to a norm of", "CETT reached", "exact zeros", show_edge=False)
+    columns = zip(found.layers, found.thresholds, found.reached, active.layers, strict=True)
+    for layer, (share, limit, reached, other) in enumerate(columns):
+        table.add_row(str(layer), str(share), f"{limit:.3g}", f"{reached:.4f}", f"{1 - other.value:.3f}")
     console.print(table)
     console.print(
         f"{found.share} of the neurons can go at CETT {found.cett:.4f}, for a perplexity {found.perplexity_ratio:.4f}"
