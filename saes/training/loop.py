@@ -36,6 +36,10 @@ from saes.training.spread import collect, spread
 
 DIVERGED = 1000
 """How many times the norm of the activations that of the reconstruction may be."""
+ADAM_EPS = 1e-18
+"""Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
+dimensions, so that the root of the second moment of a latent that is rarely active can be 1e-8 and less: with
+PyTorch's eps, of that size, it would take a fraction of Adam's step."""
 STATISTICS_ROWS = 65_536
 """Rows read before the first step, for the data's mean and norm."""
 
@@ -212,7 +216,7 @@ def update(
     gradient = group.gradient_norm(sae)
     if not torch.isfinite(gradient):
         raise stopped("the gradient is not finite")
-    adam_step(state.optimizer, scale=(clip / (gradient + 1e-6)).clamp(max=1), unit_rows=unit_rows)
+    adam_step(state.optimizer, scale=(clip / gradient).clamp(max=1), unit_rows=unit_rows)
     with torch.no_grad():
         if decoder == "tied":
             sae.W_dec.copy_(sae.W_enc.T)
@@ -288,7 +292,7 @@ def fresh_state(sae: SAE, scale: float, target_scale: float, *, decoder: str) ->
         for parameter in sae.parameters()
         if parameter.requires_grad and not (decoder == "tied" and parameter is sae.W_dec)  # which follows W_enc
     ]
-    optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), fused=True)
+    optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), eps=ADAM_EPS, fused=True)
     make_moments(optimizer)
     silent = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     return TrainState(sae.train(), optimizer, scale, target_scale, silent)

@@ -303,3 +303,22 @@ def test_a_gpu_trains_what_the_cpu_trains(activation: str, tmp_path: Path) -> No
     assert runs[1].W_enc.is_cuda
     for name, parameter in runs[0].named_parameters():
         torch.testing.assert_close(runs[1].get_parameter(name).cpu(), parameter, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_the_unit_of_the_loss_does_not_matter(activation: str, tmp_path: Path) -> None:
+    """Adam's step has no unit: with every weight of the loss, and the clip, 1,024 times as large, the weights are the
+    same, those of latents too that are rarely active in a wide SAE. A power of two, so that products round alike and
+    no latent is selected otherwise; only Adam's eps is 1,024 times as small beside the gradients."""
+    source = MemorySource(planted(4096, d=32, features=512, active=2)[0])
+    config = replace(killable(tmp_path / "1", activation), d_sae=1024, tokens=25 * 256, dead_after_steps=10)
+    weights = config.weights(config.build_activation())
+    large = replace(
+        config,
+        out=tmp_path / "1024",
+        loss_weights={name: 1024 * weight for name, weight in weights.items()},
+        clip=1024 * config.clip,
+    )
+    expected, found = train(config, source), train(large, source)
+    for name, parameter in expected.named_parameters():
+        torch.testing.assert_close(found.get_parameter(name), parameter, rtol=0, atol=1e-4)
