@@ -25,10 +25,9 @@ from circuits.scores.agreement import Agreement
 from circuits.scores.agreement import agreement as agree
 from circuits.scores.base import Attributed
 from circuits.tasks.task import Task
-from interp.models.bridge import is_bridge
-from interp.models.source import source_of
 from interp.sites.site import Site
 from saes.sae import SAE
+from saes.same_model import check_same_model, name_of, said_model
 
 METHODS = ("atp", "relp", "ig", "patching")
 _FAMILIES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -247,13 +246,13 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
         if site.layer >= len(session.anatomy.blocks):
             raise ValueError(f"SAE {number} is of {site}, but this model has {len(session.anatomy.blocks)} layers")
         width = len(next(session.anatomy.blocks[0].norm1.parameters()))
-        trained_on = sae.provenance.get("source", {}).get("model")
-        own = source_of(model).name if is_bridge(model) else None
-        if sae.d_in != width or (own and trained_on and own != trained_on):
+        own = name_of(model)
+        if sae.d_in != width:
             raise ValueError(
-                f"SAE {number} is of another model: it was trained on {trained_on or 'an unnamed one'} with"
+                f"SAE {number} is of another model: it was trained on {said_model(sae) or 'an unnamed one'} with"
                 f" {sae.d_in} dimensions, this is {own or 'one'} with {width}. Load that model, or another SAE"
             )
+        check_same_model(sae, own, name=f"SAE {number}")
         if sae.d_out != sae.d_in or sae.skip:
             raise ValueError(f"SAE {number} is a transcoder, which does not take an activation apart; pass an SAE")
         if sae.layer_norm:

@@ -12,6 +12,7 @@ from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
 from saes.commands.options import TextOptions
 from saes.sae import SAE
+from saes.same_model import said_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions =
     """
     sae = SAE.load(folder)
     source = sae.provenance.get("source", {})
-    name, revision = options.model or source.get("model"), options.revision
+    name, revision = options.model or said_model(sae), options.revision
     if name is None:
         raise ValueError(f"{folder} does not say which model it belongs to; pass --model")
     if revision is None and name == source.get("model"):

@@ -6,6 +6,7 @@ from typing import Any
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
 from saes.sae import SAE
+from saes.same_model import check_same_model
 
 
 def check_same_activations(sae: SAE, store: ActivationStore, *, name: str, site: str | None = None) -> Site:
@@ -38,6 +39,8 @@ def check_same_activations(sae: SAE, store: ActivationStore, *, name: str, site:
             f"{name} was trained on {_model(source)}, {store.path} was cached from {_model(store.provenance)}: their"
             " activations differ"
         )
+    if source.get("weights") is None:
+        check_same_model(sae, store.provenance.get("model"), name=name)
     return place
 
 

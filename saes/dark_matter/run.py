@@ -16,6 +16,7 @@ from saes.dark_matter.page import build_page, family_table, figure_table
 from saes.dark_matter.settings import Settings
 from saes.dark_matter.study import Study, study
 from saes.sae import SAE
+from saes.same_model import check_same_names, name_of
 
 
 def run_study(
@@ -88,7 +89,9 @@ def _model(store: ActivationStore, rows: TokenRows | None, name: str | None, rev
     name = name or store.provenance["model"]
     model = load_model(name, revision=revision or store.provenance.get("revision"))
     expected = store.provenance.get("weights")
-    if store.provenance.get("model_dtype") == "float32" and weights_fingerprint(model) != expected:
+    if store.provenance.get("model_dtype") != "float32":  # other bytes than those that were loaded now
+        check_same_names(store.provenance["model"], name_of(model), name=str(store.path))
+    elif weights_fingerprint(model) != expected:
         raise ValueError(
             f"the weights of {name} are {weights_fingerprint(model)}, those that {store.path} was cached from are"
             f" {expected}: cache again, or pass --no-downstream"

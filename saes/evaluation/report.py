@@ -21,6 +21,7 @@ from saes.evaluation.baseline import reference
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
 from saes.evaluation.token_table import TokenTable, measure_tokens
 from saes.sae import SAE
+from saes.same_model import check_same_model, name_of
 
 DENSITY_EDGES = tuple(-6 + 0.25 * i for i in range(25))
 """Bins of log10(share of tokens on which a latent is active)."""
@@ -93,7 +94,8 @@ def evaluate(
 
     A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position`` stay clean and
     are not counted, for SAEs that were not trained on them.
-    Raises ValueError where the site, its width or the device does not fit, or where no text is left.
+    Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
+    text is left.
     """
     named = sae.site if site is None else site
     if named is None:
@@ -103,6 +105,7 @@ def evaluate(
     device = next(model.parameters()).device
     if sae.W_enc.device != device:
         raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
+    check_same_model(sae, name_of(model))
     count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
     options = {"count": count, "batch_rows": batch_rows, "first_position": first_position}
     known = reference(model, rows, place, target, **options)

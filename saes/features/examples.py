@@ -20,6 +20,7 @@ from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
 from saes.sae import SAE
+from saes.same_model import check_same_model, name_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Example:
 
 @torch.no_grad()
 def count_latents(sae: SAE, text: Text) -> LatentCounts:
-    """Raises ValueError where there is no text or the site's width is not the SAE's."""
+    """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's."""
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
     for _, latents in _encoded(sae, text):
@@ -145,6 +146,7 @@ def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w
 
 def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     """Number of the first row and latents of each batch: of measured tokens alone, or of whole rows, with zeros."""
+    check_same_model(sae, name_of(text.model))
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
     for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):

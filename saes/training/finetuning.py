@@ -28,6 +28,7 @@ from interp.tokens.token_rows import TokenRows
 from saes import losses
 from saes.losses import TERMS
 from saes.sae import CONFIG, SAE
+from saes.same_model import check_same_model, name_of
 from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.loop import fresh_state, set_learning_rate, update
@@ -40,11 +41,12 @@ def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, p
     the variant's own weights.
 
     Raises:
-        ValueError: impossible settings, an SAE without a site or of another width, a transcoder, or a folder that holds
-            another run.
+        ValueError: impossible settings, an SAE without a site or of another width or model, a transcoder, or a folder
+            that holds another run.
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
     """
     site = _check(sae, rows, config)
+    check_same_model(sae, name_of(model))
     asked = {"finetune": config.to_json(), "sae": sae.provenance, "data": {"fingerprint": rows.fingerprint}}
     claim(config.out, asked)
     if (config.out / CONFIG).is_file():

@@ -27,6 +27,7 @@ from saes.latents import Latents
 from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.sae import CONFIG, SAE
+from saes.same_model import check_same_model, said_model
 from saes.training.adam import adam_step, make_moments, remove_parallel
 from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.training.config import TrainConfig, check
@@ -318,6 +319,7 @@ def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float, *, laye
             f"the SAE to start from {'is' if other.layer_norm else 'is not'} of layer-normalised activations: pass"
             f" normalise={'layer_norm' if other.layer_norm else 'mean_norm'!r}"
         )
+    check_same_model(other, said_model(sae), name="the SAE to start from")
     other.fold_scales(1 / scale, 1 / target_scale)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():

@@ -121,7 +121,7 @@ def test_mistakes_are_named(embedded) -> None:
     unplaced = SAE(32, 20, TopK(2))
     with pytest.raises(ValueError, match="of another model: it was trained on an unnamed one with 16 dimensions"):
         attribute_features(model, task, [other])
-    with pytest.raises(ValueError, match="trained on gpt2 with 96 dimensions, this is embedded with 96"):
+    with pytest.raises(ValueError, match="SAE 0 is of the model gpt2, these activations are of embedded"):
         attribute_features(embedded, task, [named])
     with pytest.raises(ValueError, match="SAE 0 does not say its site"):
         attribute_features(model, task, [unplaced])
