@@ -47,6 +47,10 @@ class Live:
     """As for `interp cache`."""
     bos: Literal["model", "row", "document", "never"] = "model"
     """As for `interp cache`."""
+    drop_special: bool = False
+    """Leave out BOS, separators and other special tokens."""
+    drop_first: int = 0
+    """Leave out that many positions of every row."""
     buffer_tokens: Count = 262_144
     """Activations that are held and shuffled at a time."""
 
@@ -92,6 +96,7 @@ def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveAct
     from interp import processes
     from interp.models.loading import load_model
     from interp.store.live import LiveActivations
+    from interp.store.masks import Masks
     from interp.tokens.for_model import rows_for
     from interp.tokens.token_rows import open_token_rows
 
@@ -104,4 +109,5 @@ def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveAct
     group.wait_for_all()
     rows = open_token_rows(folder)
     sites = {site for run in runs for site in (run.site, run.target_site) if site is not None}
-    return LiveActivations(model, rows, sites, buffer_tokens=live.buffer_tokens)
+    masks = Masks(drop_special=live.drop_special, drop_first=live.drop_first)
+    return LiveActivations(model, rows, sites, buffer_tokens=live.buffer_tokens, masks=masks)

@@ -28,6 +28,7 @@ from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.sae import CONFIG, SAE
 from saes.same_model import check_same_model, said_model
+from saes.site_statistics import SiteStatistics
 from saes.training.adam import adam_step, make_moments, remove_parallel
 from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
 from saes.training.config import TrainConfig, check
@@ -76,7 +77,10 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     """
     _check_together(configs, store)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
-    states = [initial_state(config, store) for config in configs]
+    known: dict[tuple[str, bool], SiteStatistics] = {}
+    states = [initial_state(config, store, known) for config in configs]
+    if progress and groups[0].leads:
+        print(*known.values(), sep="\n")
     if groups[0].leads:
         for config in configs:
             claim(config.out, {"train": config.to_json(), "source": source_of(store)})
@@ -254,16 +258,21 @@ def _metrics(forward: Pass, terms: dict[str, Tensor], gradient: Tensor, state: T
     }
 
 
-def initial_state(config: TrainConfig, store: Source) -> TrainState:
-    """Weights and optimizer before the first step; the data's mean and norm come from its first rows."""
-    mean, norm = _statistics(config.site, config, store)
-    d_in, d_out, target_mean, target_norm = len(mean), len(mean), mean, norm
+def initial_state(
+    config: TrainConfig, store: Source, known: dict[tuple[str, bool], SiteStatistics] | None = None
+) -> TrainState:
+    """Weights and optimizer before the first step; the data's mean and norm come from its first rows.
+
+    What these say goes to ``known``, by site and whether rows are layer-normalised, and is not read twice.
+    """
+    known = {} if known is None else known
+    source = target = _statistics(config.site, config, store, known)
     if config.target_site is not None:
-        target_mean, target_norm = _statistics(config.target_site, config, store)
-        d_out = len(target_mean)
+        target = _statistics(config.target_site, config, store, known)
+    d_in, d_out = len(source.mean), len(target.mean)
     normalised = config.normalise == "mean_norm"
-    scale = math.sqrt(d_in) / norm if normalised else 1.0
-    target_scale = math.sqrt(d_out) / target_norm if normalised else 1.0
+    scale = math.sqrt(d_in) / source.norm if normalised else 1.0
+    target_scale = math.sqrt(d_out) / target.norm if normalised else 1.0
     sae = SAE(
         d_in,
         config.d_sae,
@@ -276,7 +285,7 @@ def initial_state(config: TrainConfig, store: Source) -> TrainState:
         provenance={"train": config.to_json(), "source": source_of(store)},
     )
     if config.init_from is None:
-        sae.initialise(seed=config.seed, mean=target_mean * target_scale)
+        sae.initialise(seed=config.seed, mean=target.mean * target_scale)
     else:
         layer_norm = config.normalise == "layer_norm"
         _start_from(sae, SAE.load(config.init_from), scale, target_scale, layer_norm=layer_norm)
@@ -326,18 +335,19 @@ def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float, *, laye
             parameter.copy_(other.get_parameter(name))
 
 
-def _statistics(site: str, config: TrainConfig, store: Source) -> tuple[Float[Tensor, " d"], float]:
-    """Mean and mean norm of the first rows that training will see."""
-    rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), Site.parse(site)
-    for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
-        rows.append(batch[place])
-        if sum(map(len, rows)) >= wanted:
-            break
-    data = _without_row_scale(torch.cat(rows), config)
-    norm = float(data.norm(dim=-1).mean())
-    if not 0 < norm < math.inf:
-        raise ValueError(f"activations at {site} are all zero or not finite; there is nothing to train on")
-    return data.mean(0), norm
+def _statistics(
+    site: str, config: TrainConfig, store: Source, known: dict[tuple[str, bool], SiteStatistics]
+) -> SiteStatistics:
+    """Of the first rows that training will see; SAEs that are trained together see the same."""
+    key = (site, config.normalise == "layer_norm")
+    if key not in known:
+        rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), Site.parse(site)
+        for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
+            rows.append(batch[place])
+            if sum(map(len, rows)) >= wanted:
+                break
+        known[key] = SiteStatistics.of(_without_row_scale(torch.cat(rows), config), site=site)
+    return known[key]
 
 
 def _without_row_scale(x: Float[Tensor, "n d"], config: TrainConfig) -> Float[Tensor, "n d"]:

@@ -1,0 +1,48 @@
+"""What the first activations of a site say before training on them: mean, norm, and whether a few tokens are all."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saes.evaluation.baseline import MASSIVE_TIMES
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStatistics:
+    """Of the rows that training reads first."""
+
+    site: str
+    rows: int
+    mean: Float[Tensor, " d"]
+    norm: float
+    """Mean norm of a row."""
+    massive: int
+    """Rows whose norm is above ``MASSIVE_TIMES`` the median."""
+    massive_share: float
+    """Of the rows' squared distances from their mean, the part that those have."""
+
+    @classmethod
+    def of(cls, data: Float[Tensor, "n d"], *, site: str) -> "SiteStatistics":
+        """Raises ValueError where all rows are zero, or one is not finite."""
+        norms = data.norm(dim=-1)
+        norm = float(norms.mean())
+        if not 0 < norm < math.inf:
+            raise ValueError(f"activations at {site} are all zero or not finite; there is nothing to train on")
+        mean = data.mean(0)
+        distances = (data - mean).norm(dim=-1).double().square()  # of float32's largest numbers too
+        massive = norms > MASSIVE_TIMES * norms.median()
+        share = float(distances[massive].sum() / distances.sum()) if bool(massive.any()) else 0.0
+        return cls(site=site, rows=len(data), mean=mean, norm=norm, massive=int(massive.sum()), massive_share=share)
+
+    def __str__(self) -> str:
+        seen = f"{self.site}: of the first {self.rows:,} activations"
+        if not self.massive:
+            return f"{seen} none has more than {MASSIVE_TIMES:g} times the median norm"
+        return (
+            f"{seen} {self.massive:,} ({self.massive / self.rows:.2%}) have more than {MASSIVE_TIMES:g} times"
+            f" the median norm, and {self.massive_share:.1%} of the variance: the SAE will be of these, and"
+            f" its FVU too. Leave them out with --drop-norm-above {MASSIVE_TIMES:g} of interp cache, or first positions"
+            " with --drop-first 1"
+        )
