@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.files import sync_folder
+from interp.files import sync_folder, told_if_full
 from interp.massive.stats import LayerStats
+from interp.seals import SEAL, is_broken, sealed
 from interp.trajectory.fitting import Trajectory, fit_all
 
 Quantity = Literal["ratio", "mean_of_ratios", "top1", "median"]
@@ -139,7 +140,7 @@ def _groups(pairs: Any) -> list[tuple[int, ...]]:
 
 
 class Results:
-    """The file of a sweep; appended to line by line, each on the disk before the next checkpoint begins."""
+    """The file of a sweep; appended to line by line, each with a checksum, and on the disk before the next begins."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -148,7 +149,7 @@ class Results:
         for number, line in enumerate(self._whole_lines(), start=1):
             try:
                 self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"line {number} of {path} is damaged ({error}); delete that line") from error
 
     def add(self, measured: Measured) -> None:
@@ -180,7 +181,7 @@ class Results:
             missing=missing,
         )
 
-    def _whole_lines(self) -> list[str]:
+    def _whole_lines(self) -> list[bytes]:
         """Lines that were finished; of a killed run's last one the beginning is cut off."""
         if not self._path.exists():
             return []
@@ -189,12 +190,12 @@ class Results:
         if len(whole) < len(content):
             with self._path.open("rb+") as file:
                 file.truncate(len(whole))
-        return whole.decode().splitlines()
+        return whole.splitlines()
 
     def _append(self, line: dict[str, Any]) -> None:
         new = not self._path.exists()
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        with told_if_full(self._path), self._path.open("ab") as file:
+            file.write(json.dumps(sealed(line), allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         if new:
@@ -202,7 +203,9 @@ class Results:
         self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
-        fields = dict(line)
+        if is_broken(line):
+            raise ValueError("its checksum differs")
+        fields = {name: value for name, value in line.items() if name != SEAL}
         kind = fields.pop("kind")
         if kind == "missing":
             self._missing[fields["model"], fields["step"]] = fields["reason"]

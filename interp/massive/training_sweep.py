@@ -6,20 +6,19 @@ fingerprint, the dtype and :data:`CODE`; equal weights under another name are no
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Int
 from torch import Tensor
 
 from interp.checkpoints.schedules import choose_steps
 from interp.checkpoints.sources import Source, discard, open_source
 from interp.checkpoints.visiting import in_turn
+from interp.folder_lock import alone_in
 from interp.massive.attention import attention_sinks
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results, SweepTable, at_other_step
@@ -66,16 +65,15 @@ def sweep(
         tell: called with a line about each checkpoint.
 
     Raises:
-        ValueError: no checkpoints; a checkpoint beyond the budget; a folder that another sweep is writing to; and what
+        ValueError: no checkpoints; a checkpoint beyond the budget; a folder that another run is writing to; and what
             ``layer_stats`` raises. A revision that does not exist or cannot be loaded is recorded, not fatal.
     """
     source = open_source(model) if isinstance(model, str) else model
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     chosen = choose_steps(steps, {*source.expected, *source.checkpoints})
     key: dict[str, Any] = {"model": source.name, "data": _fingerprint(tokens), "dtype": dtype, "code": CODE}
     done: Counter[str] = Counter()
-    with _alone_in(out):
+    with alone_in(out):
         discard(out / "checkpoints")  # of a killed run
         results = Results(out / RESULTS)
 
@@ -122,13 +120,3 @@ def sweep(
 def _fingerprint(tokens: Tensor) -> str:
     content = tokens.cpu().to(torch.int64).contiguous().numpy().tobytes()
     return f"sha256:{hashlib.sha256(str(tuple(tokens.shape)).encode() + content).hexdigest()}"
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another sweep is writing to {folder}; wait for it, or choose another folder") from None
-    with lock:
-        yield

@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
+from interp.seals import SEAL, is_broken
 from interp.sites.site import Site
 from interp.store.folder import CACHE, FORMAT, MANIFEST, read_json
 from interp.store.quantise import SCALE, STORAGE, decode, row_bytes
 from interp.store.shards import COLUMNS, ShardRecord, map_shard, read_record, shard_fault, shard_path
 from interp.store.shuffle import Permutation
 
-_NOT_PROVENANCE = {"format", "data_info", "rows_per_shard", "batch_rows", "versions", "tokens", "shards"}
+_NOT_PROVENANCE = {SEAL, "format", "data_info", "rows_per_shard", "batch_rows", "versions", "tokens", "shards"}
 # Every shard costs a few microseconds a call, so with many of them several batches are gathered at once.
 _ROWS_A_CALL = 48
 _WINDOW_BYTES = 1 << 28
@@ -237,6 +238,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is damaged: {', '.join(wrong)}. Delete it and run the same interp cache command again"
         )
+    if is_broken(manifest):
+        raise ValueError(f"{path} was altered: its checksum differs. Delete it and run the same interp cache command")
     return manifest
 
 

@@ -6,7 +6,7 @@ first what was asked, and ``manifest.json`` last what is there. While the model 
 one before.
 """
 
-import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from interp import processes
-from interp.files import write_json
+from interp.differences import check_same
+from interp.files import DiskFull, write_json
+from interp.folder_lock import alone_in
 from interp.processes import Processes
+from interp.seals import write_sealed_json
 from interp.sites.site import Site, expand_sites
 from interp.store.activation_store import ActivationStore
-from interp.store.folder import CACHE, FORMAT, MANIFEST, alone_in, check_folder, read_json
+from interp.store.folder import CACHE, FORMAT, MANIFEST, SHARDS, check_folder, read_json
 from interp.store.masks import Masks
 from interp.store.plan import Plan, free_bytes, peak_memory, seconds_of
 from interp.store.quantise import check_storage, encode, row_bytes
@@ -35,7 +38,6 @@ from interp.store.streaming import check_input, default_batch_rows, describe, si
 from interp.tokens.token_rows import TokenRows
 
 SHARD_BYTES = 1 << 28
-_DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _VERSIONS = ("deepfield", "torch", "transformers")
 Advance = Callable[[int], None]
 
@@ -186,7 +188,7 @@ def plan(job: Harvest, *, trial: bool = True) -> Plan:
 def run(job: Harvest, *, progress: bool = False) -> ActivationStore:
     """Do, or finish, what was prepared. See :func:`cache_activations`."""
     group = processes.current()
-    with group.telling_others(), alone_in(job.out) if group.leads else nullcontext():
+    with group.telling_others(), alone_in(job.out, below=[SHARDS]) if group.leads else nullcontext():
         if group.leads:
             _claim(job)
         group.wait_for_all()
@@ -205,8 +207,7 @@ def _claim(job: Harvest) -> None:
         found, asked = read_json(path), dict(job.config)
         if _is_finished(job.out):  # whatever is installed now will not change it
             asked["versions"] = found.get("versions")
-        if differences := _differences(found, asked):
-            raise ValueError(f"{job.out} holds another run ({'; '.join(differences)}); choose another folder")
+        check_same(found, asked, where=job.out)
     plan(job, trial=False).check()
     if not path.is_file():
         write_json(path, job.config)
@@ -276,14 +277,12 @@ def _finish(writing: "Future[None] | None", job: Harvest) -> None:
     try:
         if writing is not None:
             writing.result()
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
+    except DiskFull as error:
         whole = sum(shard_path(job.out, index).with_suffix(".json").is_file() for index in range(job.shards))
-        raise OSError(
+        raise DiskFull(
             error.errno,
-            f"no room on the disk of {job.out} ({error.strerror}): {whole} of {job.shards} shards are complete and"
-            " stay; make room, and the same command continues",
+            f"no room on the disk of {job.out} ({os.strerror(error.errno or 0)}): {whole} of {job.shards} shards are"
+            " complete and stay; make room, and the same command continues",
         ) from error
 
 
@@ -292,7 +291,7 @@ def _write_manifest(job: Harvest) -> None:
     shards = [asdict(record) for record in records if record is not None]
     assert len(shards) == job.shards
     tokens = sum(shard["count"] for shard in shards)
-    write_json(job.out / MANIFEST, read_json(job.out / CACHE) | {"tokens": tokens, "shards": shards})
+    write_sealed_json(job.out / MANIFEST, read_json(job.out / CACHE) | {"tokens": tokens, "shards": shards})
 
 
 @contextmanager
@@ -309,14 +308,6 @@ def _bar(total: int, completed: int, show: bool) -> Iterator[Advance]:
             bar.update(task, rate=f"{speed:,.0f} tokens/s" if speed else "")
 
         yield advance
-
-
-def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    return [
-        f"{key}: there {found.get(key)!r}, asked {asked.get(key)!r}"
-        for key in sorted(found.keys() | asked.keys())
-        if found.get(key) != asked.get(key)
-    ]
 
 
 def _token_bytes(widths: dict[Site, int], dtype: str) -> int:

@@ -1,13 +1,9 @@
-"""The folder of an activation store: the names in it, who may write there, and one writer at a time."""
+"""The folder of an activation store: the names in it, and who may write there."""
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -37,26 +33,6 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds files that are not of an activation store ({', '.join(foreign[:3])}); choose an empty or"
             " new folder"
         )
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Make the folder, keep other runs out of it, and remove what a killed run left of unfinished files.
-
-    Raises:
-        ValueError: another run is in it, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"another run is writing {folder}; wait for it, or choose another folder") from None
-    except OSError as error:
-        raise ValueError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another folder") from error
-    with lock:
-        for partial in [*folder.glob(".*.partial"), *folder.glob(f"{SHARDS}/.*.partial")]:
-            partial.unlink()
-        yield
 
 
 def read_json(path: Path) -> dict[str, Any]:

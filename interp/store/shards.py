@@ -4,9 +4,7 @@
 The same tensors give the same bytes.
 """
 
-import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.files import atomic_path, sha256_of_file, write_json
+from interp.files import sha256_of_file, write_json
 from interp.store.quantise import SCALE, STORAGE
+from interp.tensor_files import write_tensors
 
 COLUMNS = ("tokens", "documents", "positions")
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8", torch.int32: "I32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +50,9 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the shard, then its note, each atomically. A kill in between leaves a shard that is written again.
-
-    Written here rather than by safetensors so that a full disk is an OSError and nothing is held or read twice.
-    """
-    # As safetensors does: the widest dtype first, so that every tensor is aligned.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header, end = {}, 0
-    for name, tensor in ordered:
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    blocks: list[bytes | memoryview] = [struct.pack("<Q", len(text)), text, *(_bytes_of(t) for _, t in ordered)]
-    digest = hashlib.sha256()
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        for block in blocks:
-            file.write(block)
-            digest.update(block)
-    record = ShardRecord(count=len(tensors[COLUMNS[0]]), bytes=8 + len(text) + end, sha256=digest.hexdigest())
+    """Write the shard, then its note, each atomically. A kill in between leaves a shard that is written again."""
+    digest = write_tensors(path, tensors)
+    record = ShardRecord(count=len(tensors[COLUMNS[0]]), bytes=path.stat().st_size, sha256=digest)
     write_json(path.with_suffix(".json"), asdict(record))
 
 
@@ -112,7 +94,3 @@ def map_shard(path: Path, count: int, widths: Mapping[str, int], dtype: str) -> 
     if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()} != expected:
         raise ValueError(f"{path} does not hold the tensors that the store's manifest promises")
     return found
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().view(torch.uint8).reshape(-1).numpy().data

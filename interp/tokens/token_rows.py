@@ -6,19 +6,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
 from jaxtyping import Int64
 from torch import Tensor
 
-from interp.files import atomic_path, write_json
+from interp.differences import check_same
+from interp.files import atomic_path
+from interp.folder_lock import alone_in
+from interp.seals import is_broken, write_sealed_json
 from interp.tokens.growing_array import GrowingArray
 from interp.tokens.layout import Layout, choose_layout
 from interp.tokens.packing import Losses, pack
@@ -76,7 +77,8 @@ def write_token_rows(
 ) -> TokenRows:
     """Tokenise until ``tokens`` are reached (rounded up to a whole row) or the data ends.
 
-    A folder that these arguments have filled before is opened again; a run that was killed starts over.
+    A folder that these arguments have filled before is opened again, and all its bytes are verified; a run that was
+    killed starts over.
 
     Args:
         source: text or token ids, see :mod:`interp.tokens.sources`.
@@ -139,7 +141,7 @@ def write_token_rows(
     }
     if (folder / _MANIFEST).is_file():
         return _reopen(folder, request)
-    with _locked(folder):
+    with alone_in(folder, wait=True):
         if (folder / _MANIFEST).is_file():  # another process was faster
             return _reopen(folder, request)
         if text:
@@ -249,7 +251,7 @@ def _write(folder: Path, pieces: Iterable[Piece], layout: Layout, request: dict[
         "fingerprint": _fingerprint(digests, ids_file.rows, layout.context),
         "info": request | {"tokens": tokens, "documents": documents} | asdict(losses),
     }
-    write_json(folder / _MANIFEST, manifest)
+    write_sealed_json(folder / _MANIFEST, manifest)
 
 
 def _fingerprint(digests: dict[str, str], rows: int, context: int) -> str:
@@ -258,11 +260,8 @@ def _fingerprint(digests: dict[str, str], rows: int, context: int) -> str:
 
 
 def _reopen(folder: Path, request: dict[str, Any]) -> TokenRows:
-    rows = open_token_rows(folder)
-    changed = [name for name, value in request.items() if rows.info.get(name) != value]
-    if changed:
-        differences = "; ".join(f"{name}: there {rows.info.get(name)!r}, now {request[name]!r}" for name in changed)
-        raise ValueError(f"{folder} holds rows that were made in another way ({differences}); choose another folder")
+    rows = verify_token_rows(folder)  # what is made of them must not depend on a flipped bit
+    check_same({name: rows.info.get(name) for name in request}, request, where=folder)
     return rows
 
 
@@ -280,18 +279,6 @@ def _manifest(folder: Path) -> dict[str, Any]:
     wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
     if wrong:
         raise ValueError(f"{path} is damaged: {', '.join(wrong)}. Delete {folder} and write it again")
+    if is_broken(manifest):
+        raise ValueError(f"{path} was altered: its checksum differs. Delete {folder} and write it again")
     return manifest
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone in ``folder``, which is made; what a killed run left of unfinished files is removed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock").acquire()
-    except OSError as error:
-        raise ValueError(f"cannot write token rows to {str(folder)!r}: {error}; choose another folder") from error
-    with lock:
-        for partial in folder.glob(".*.npy.*.partial"):
-            partial.unlink()
-        yield

@@ -147,9 +147,31 @@ def test_a_damaged_line_is_named(run: Path, tmp_path: Path) -> None:
         sweep(str(run), planted_tokens(), tmp_path / "out")
 
 
+def test_a_flipped_bit_is_named_and_lines_of_earlier_versions_are_read(
+    run: Path, tmp_path: Path, passes: list[str]
+) -> None:
+    """A step, a figure: each would still be good JSON, and would be believed."""
+    sweep(str(run), planted_tokens(), tmp_path / "out", steps="0,1")
+    path = tmp_path / "out" / RESULTS
+    first, second = path.read_bytes().splitlines(keepends=True)
+    figure = second.index(b"values") + 14
+    for place in (figure, second.index(b'"step"') + 8, second.index(b"sha256:") + 9):
+        altered = bytearray(second)
+        altered[place] ^= 1
+        path.write_bytes(first + altered)
+        with pytest.raises(ValueError, match=r"line 2 of .*results\.jsonl is damaged \(.*delete that line"):
+            sweep(str(run), planted_tokens(), tmp_path / "out")
+    line = json.loads(second)
+    assert line.pop("checksum").startswith("sha256:")
+    path.write_bytes(first + json.dumps(line).encode() + b"\n")
+    passes.clear()
+    again = sweep(str(run), planted_tokens(), tmp_path / "out", steps="0,1")
+    assert (again.done, passes) == (Counter({"there already": 2}), [])
+
+
 def test_two_sweeps_do_not_share_a_folder(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(ValueError, match="another sweep is writing to"):
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(ValueError, match="another run is writing"):
         sweep(str(run), planted_tokens(), tmp_path / "out")
 
 

@@ -197,6 +197,16 @@ def test_a_manifest_is_not_trusted(store: Path, change: dict[str, object], messa
         ActivationStore(store)
 
 
+def test_a_flipped_bit_in_the_manifest_is_named(store: Path) -> None:
+    """In the name of the model, say, which every later result would repeat."""
+    path = store / "manifest.json"
+    content = path.read_text()
+    path.write_text(content.replace('"documents"', '"documemts"', 1).replace('"revision": null', '"revision": 1', 1))
+    assert path.read_text() != content
+    with pytest.raises(ValueError, match=r"manifest.json was altered: its checksum differs"):
+        ActivationStore(store)
+
+
 def test_no_store_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no activation store"):
         ActivationStore(tmp_path)

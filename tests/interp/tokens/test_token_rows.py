@@ -273,11 +273,27 @@ def test_finished_rows_are_opened_again(tokenizer: Any, tmp_path: Path) -> None:
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in FILES} == before
     assert again.fingerprint == rows.fingerprint == verify_token_rows(tmp_path).fingerprint
     assert again.info == rows.info
-    with pytest.raises(ValueError, match="made in another way") as caught:
+    with pytest.raises(ValueError, match="holds another run") as caught:
         write_token_rows(TEXT_FOLDER / "train.jsonl", tokenizer, tmp_path, tokens=9000, context=32)
-    assert "context: there 64, now 32" in str(caught.value)
-    assert "data: there 'heldout.jsonl', now 'train.jsonl'" in str(caught.value)
+    assert "context: there 64, asked 32" in str(caught.value)
+    assert "data: there 'heldout.jsonl', asked 'train.jsonl'" in str(caught.value)
     assert "packing" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "old", "new"), [("ids.npy", None, None), ("tokens.json", b'"bos": "', b'"bas": "')])
+def test_rows_that_were_altered_are_not_continued_from(
+    name: str, old: bytes | None, new: bytes | None, tokenizer: Any, tmp_path: Path
+) -> None:
+    """The same size and shape, another token: a cache would be of another text."""
+    write_token_rows(HELDOUT, tokenizer, tmp_path, tokens=9000, context=64)
+    content = bytearray((tmp_path / name).read_bytes())
+    if old is None or new is None:
+        content[-40] ^= 1
+    else:
+        content = content.replace(old, new, 1)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} was altered: its checksum differs. Delete .* and write it again"):
+        write_token_rows(HELDOUT, tokenizer, tmp_path, tokens=9000, context=64)
 
 
 def test_killed_and_run_again(tokenizer: Any, tmp_path: Path) -> None:
@@ -369,9 +385,7 @@ def test_folder_that_cannot_be_written(tokenizer: Any, tmp_path: Path) -> None:
         (tmp_path / "locked").mkdir(mode=0o500)
         folders.append(tmp_path / "locked")
     for folder in folders:
-        with pytest.raises(
-            ValueError, match=rf"cannot write token rows to .{re.escape(str(folder))}.: .*choose another folder"
-        ):
+        with pytest.raises(ValueError, match=rf"cannot write to .{re.escape(str(folder))}.: .*choose another folder"):
             write_token_rows(HELDOUT, tokenizer, folder, tokens=100, context=10)
 
 

@@ -1,0 +1,26 @@
+"""Was the same asked? What a folder says of the run in it, beside what a command asks for now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Every entry that differs, as ``part.key: there 1, asked 2``; those of mappings are compared one by one."""
+    lines = []
+    for key in sorted(found.keys() | asked.keys()):
+        there, now = found.get(key), asked.get(key)
+        if isinstance(there, Mapping) and isinstance(now, Mapping):
+            lines += [f"{key}.{line}" for line in differences(there, now)]
+        elif there != now:
+            lines.append(f"{key}: there {there!r}, asked {now!r}")
+    return lines
+
+
+def check_same(found: Mapping[str, Any], asked: Mapping[str, Any], *, where: object) -> None:
+    """Refuse to continue in ``where`` what was asked otherwise.
+
+    Raises:
+        ValueError: with every difference.
+    """
+    if lines := differences(found, asked):
+        raise ValueError(f"{where} holds another run ({'; '.join(lines)}); choose another folder")
