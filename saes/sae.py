@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp.files import atomic_path, sha256_of_file, write_json
+from interp.files import sha256_of_file
+from interp.seals import SEAL, is_broken, write_sealed_json
+from interp.tensor_files import write_tensors
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
 from saes.distributed.group import ALONE, Group
 from saes.hub import located
@@ -195,10 +196,12 @@ class SAE(nn.Module):
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write a folder of weights (safetensors) and ``cfg.json``; the config, with a checksum, comes last."""
+        """Write a folder of weights (safetensors) and ``cfg.json``, which comes last, with checksums of both.
+
+        Raises OSError where the disk is full; what was there before stays.
+        """
         folder = Path(path)
-        with atomic_path(folder / WEIGHTS) as partial:
-            save_file({name: p.detach().contiguous().cpu() for name, p in self.named_parameters()}, partial)
+        weights_sha256 = write_tensors(folder / WEIGHTS, dict(self.named_parameters()))
         config = {
             "format": FORMAT,
             "d_in": self.d_in,
@@ -212,9 +215,9 @@ class SAE(nn.Module):
             "site": self.site,
             "target_site": self.target_site,
             "provenance": self.provenance,
-            "weights_sha256": sha256_of_file(folder / WEIGHTS),
+            "weights_sha256": weights_sha256,
         }
-        write_json(folder / CONFIG, config)
+        write_sealed_json(folder / CONFIG, config)
 
     @classmethod
     def load(cls, path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> "SAE":
@@ -256,6 +259,10 @@ class SAE(nn.Module):
                     provenance=config["provenance"],
                     dtype=dtypes[config["dtype"]],
                 )
+            if is_broken(config):
+                raise ValueError(
+                    f"{CONFIG} was altered: its checksum differs. If the change was yours, remove its {SEAL}"
+                )
             sae._read_weights(folder / WEIGHTS)
             if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
@@ -284,6 +291,7 @@ class SAE(nn.Module):
 def _is_ours(folder: Path) -> bool:
     """Whether the configuration there says that it is ours (or cannot be read, which ``load`` then tells)."""
     try:
-        return "format" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return "format" in config or "weights_sha256" in config  # both: one of the names may be damaged
     except (OSError, ValueError, TypeError, RecursionError):
         return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()

@@ -8,20 +8,21 @@ had happened.
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from interp.embedded.synthetic import NAMES, SHORT_TEMPLATES, TEMPLATES, WORDS, ioi_prompts
 from interp.embedded.text import documents_of
-from interp.files import atomic_path
+from interp.files import PARTIAL, make_folder, sync_file, sync_folder, told_if_full
+from interp.folder_lock import alone_in
+from interp.tensor_files import read_sealed, write_sealed, write_tensors
 
 VOCAB = 4000
 CONTEXT = 256
@@ -32,6 +33,7 @@ EARLY_IOI_WEIGHT, LATE_SENTENCES_FROM = 0.3, 3328
 """Until that step the sentences are long and weigh less: they would hold up copying, which they build on."""
 PEAK_LR = {"muon": 0.01, "adam": 1.5e-3}
 WARMUP_STEPS, SAVE_EVERY = 100, 256
+_REVISIONS = "model"
 SEED = 20261124
 IGNORED = -100
 """Label of a token that is not predicted."""
@@ -180,12 +182,16 @@ def learning_rate_factor(step: int, last: int) -> float:
 
 def export(model: GPTNeoXForCausalLM, folder: Path) -> None:
     """Write float16 weights and the configuration of one revision, the folder appearing whole."""
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}{PARTIAL}")
     partial.mkdir(exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-    model.config.save_pretrained(partial)
-    partial.rename(folder)
+    with told_if_full(folder):
+        write_tensors(partial / "model.safetensors", weights, {"format": "pt"})
+        model.config.save_pretrained(partial)
+        for file in partial.iterdir():
+            sync_file(file)
+        partial.rename(folder)
+        sync_folder(folder.parent)
 
 
 def optimizers_of(model: GPTNeoXForCausalLM) -> dict[str, torch.optim.Optimizer]:
@@ -216,15 +222,18 @@ def save_state(model: GPTNeoXForCausalLM, optimizers: dict[str, torch.optim.Opti
     for name, optimizer in optimizers.items():
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}/{i}/{k}": v for k, v in state.items()}
-    with atomic_path(file) as partial:
-        save_file(tensors, partial, metadata={"step": str(step)})
+    write_sealed(file, tensors, {"step": str(step)})
 
 
 def load_state(model: GPTNeoXForCausalLM, optimizers: dict[str, torch.optim.Optimizer], file: Path) -> int:
-    """Put a saved state back and return its step."""
+    """Put a saved state back and return its step.
+
+    Raises ValueError, and changes nothing, where the file is damaged.
+    """
     weights: dict[str, torch.Tensor] = {}
     moments: dict[str, dict[int, dict[str, torch.Tensor]]] = {name: {} for name in optimizers}
-    for key, tensor in load_file(file).items():
+    tensors, metadata = read_sealed(file)
+    for key, tensor in tensors.items():
         owner, *rest = key.split("/")
         if owner == "model":
             weights[rest[0]] = tensor
@@ -233,16 +242,20 @@ def load_state(model: GPTNeoXForCausalLM, optimizers: dict[str, torch.optim.Opti
     model.load_state_dict(weights)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict({"state": moments[name], "param_groups": optimizer.state_dict()["param_groups"]})
-    with safe_open(file, framework="pt") as opened:
-        return int(opened.metadata()["step"])
+    return int(metadata["step"])
 
 
 def train(
     books: list[str], out: Path, *, checkpoint_steps: tuple[int, ...] = CHECKPOINT_STEPS, save_every: int = SAVE_EVERY
 ) -> None:
     """Train to the last of ``checkpoint_steps``, exporting a revision at each; continues what ``out`` already holds."""
-    revisions, state_file = out / "model", out / "state.safetensors"
-    revisions.mkdir(parents=True, exist_ok=True)
+    with alone_in(out, below=[_REVISIONS]):
+        _train(books, out, checkpoint_steps=checkpoint_steps, save_every=save_every)
+
+
+def _train(books: list[str], out: Path, *, checkpoint_steps: tuple[int, ...], save_every: int) -> None:
+    revisions, state_file = out / _REVISIONS, out / "state.safetensors"
+    make_folder(revisions)
     if (revisions / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(revisions)
     else:
@@ -253,7 +266,11 @@ def train(
 
     model = new_model()
     optimizers = optimizers_of(model)
-    step = load_state(model, optimizers, state_file) if state_file.exists() else 0
+    try:
+        step = load_state(model, optimizers, state_file) if state_file.exists() else 0
+    except ValueError as error:
+        step = 0
+        print(f"{error}; not used, training starts over", file=sys.stderr)
     wall, cpu = time.monotonic(), time.process_time()
     while True:
         if step in checkpoint_steps and not (revisions / f"step{step}").exists():

@@ -1,5 +1,6 @@
 """dictionary_learning: ``config.json`` and ``ae.pt``, a pickled state dict that is read with ``weights_only=True``."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,10 @@ def write(sae: SAE, folder: Path) -> None:
         weights["b_enc"] = (weights["b_enc"] - shift).to(weights["b_enc"].dtype)
     elif not sae.subtract_b_dec and name not in _PLAIN_INPUT:
         raise ValueError(f"dictionary_learning's {name} subtracts b_dec from its input; this SAE does not")
+    buffer = io.BytesIO()  # torch.save, given a path, does not say that the disk is full
+    torch.save(_renamed(name, weights, sae), buffer)
     with atomic_path(folder / _WEIGHTS) as partial:
-        torch.save(_renamed(name, weights, sae), partial)
+        partial.write_bytes(buffer.getbuffer())
     trainer = {
         "dict_class": name,
         "activation_dim": sae.d_in,

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.files import atomic_path, write_json
+from interp.files import write_json
+from interp.tensor_files import write_tensors
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saes.convert.weights import build, read_json, read_safetensors, state, text, whole_number
 from saes.sae import SAE
@@ -116,8 +116,7 @@ def write(sae: SAE, folder: Path) -> None:
         config |= {"k": sae.activation.k, "rescale_acts_by_decoder_norm": False}  # type: ignore[attr-defined]
     if transcoder:
         config["d_out"] = sae.d_out
-    with atomic_path(folder / _WEIGHTS) as partial:
-        save_file(weights, partial)
+    write_tensors(folder / _WEIGHTS, weights)
     write_json(folder / _CONFIG, config)
 
 

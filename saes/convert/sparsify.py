@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from interp.files import atomic_path, write_json
+from interp.files import write_json
+from interp.tensor_files import write_tensors
 from saes.activations import TopK
 from saes.convert.weights import build, read_json, read_safetensors, state, whole_number
 from saes.sae import SAE
@@ -49,8 +48,7 @@ def write(sae: SAE, folder: Path) -> None:
         raise ValueError("sparsify does not layer-normalise its input; this SAE does")
     weights = state(sae)
     renamed = {"encoder.weight": weights.pop("W_enc").T.contiguous(), "encoder.bias": weights.pop("b_enc"), **weights}
-    with atomic_path(folder / _WEIGHTS) as partial:
-        save_file(renamed, partial)
+    write_tensors(folder / _WEIGHTS, renamed)
     config = {
         "activation": "topk",
         "expansion_factor": max(1, sae.d_sae // sae.d_in),

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.files import write_json
+from interp.folder_lock import alone_in
 from interp.store.activation_store import ActivationStore
 from interp.store.folder import TOKENS
 from interp.tokens.token_rows import TokenRows, open_token_rows
@@ -32,8 +33,22 @@ def run_study(
     """Load, measure, print, and write ``darkmatter.json`` and ``darkmatter.html`` below ``out``.
 
     Raises:
-        ValueError: something of the input is of no use; the message says what.
+        ValueError: something of the input is of no use, or another run is writing to ``out``; the message says what.
     """
+    with alone_in(out):
+        return _run_study(saes, store, out, settings=settings, components=components, model=model, revision=revision)
+
+
+def _run_study(
+    saes: Sequence[Path],
+    store: Path,
+    out: Path,
+    *,
+    settings: Settings,
+    components: Sequence[Path],
+    model: str | None,
+    revision: str | None,
+) -> Study:
     opened = ActivationStore(store)
     rows = open_token_rows(store / TOKENS) if (store / TOKENS).is_dir() else None
     result = study(

@@ -1,25 +1,31 @@
 """The folder of a training run: what was asked, the log, and checkpoints from which it continues.
 
 ``train.json`` says what was asked, ``log.jsonl`` has a line every few steps, ``checkpoints/`` holds single safetensors
-files, each whole or absent, and at the end the SAE itself stands beside them.
+files with a checksum inside, each whole or absent, and at the end the SAE itself stands beside them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.files import atomic_path, write_json
-from saes.sae import SAE
+from interp.differences import check_same
+from interp.files import atomic_path, sync_file, sync_folder, told_if_full, write_json
+from interp.folder_lock import alone_in
+from interp.store.folder import read_json
+from interp.tensor_files import read_sealed, write_sealed
+from saes.sae import CONFIG, SAE
 
 KEEP_CHECKPOINTS = 2
+LOG = "log.jsonl"
+_CHECKPOINTS = "checkpoints"
 
 
 @dataclass
@@ -41,44 +47,61 @@ class TrainState:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def claim(folder: Path, asked: dict[str, dict[str, Any]]) -> None:
-    """Make the run folder, or check that the run in it is the one ``asked`` for.
+@contextmanager
+def claim(folder: Path, asked: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Make the run folder, or check that the run in it is the one ``asked`` for; inside, no other run is in it.
 
-    Raises ValueError with the differences where it is another one.
+    A finished run is only read, so it needs no lock.
+
+    Raises:
+        ValueError: the folder holds another run (with the differences), or an SAE from elsewhere; or another process
+            is writing there.
     """
     path = folder / "train.json"
     asked = json.loads(json.dumps(asked))  # as it will be read again: a tuple is a list there
-    if not path.is_file():
-        write_json(path, asked)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differences = [
-        f"{part}.{key}: there {found.get(part, {}).get(key)!r}, asked {wanted.get(key)!r}"
-        for part, wanted in asked.items()
-        for key in sorted(found.get(part, {}).keys() | wanted.keys())
-        if found.get(part, {}).get(key) != wanted.get(key)
-    ]
-    if differences:
-        raise ValueError(f"{folder} holds another run ({'; '.join(differences)}); choose another --out")
+    with nullcontext() if is_finished(folder) else alone_in(folder, below=[_CHECKPOINTS]):
+        if path.is_file():
+            check_same(read_json(path), asked, where=folder)
+        elif is_finished(folder):
+            raise ValueError(
+                f"{folder} holds an SAE that no run there has made (no {path.name}); choose another folder"
+            )
+        else:
+            write_json(path, asked)
+        yield
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the SAE is written, and nothing is left to do."""
+    return (folder / CONFIG).is_file()
 
 
 def save_checkpoint(state: TrainState, folder: Path) -> None:
     """One file with weights, Adam's moments and counters; older ones are removed afterwards.
 
+    The log's lines up to here reach the disk first: a run that continues from the checkpoint does not write them again.
     Of several processes, which all call this, the leader writes; the file does not tell how many there were.
     """
     group, tensors = state.sae.group, {}
     for key, name, part in _parts(state):
         whole = group.whole(name, part)
         if group.leads:
-            tensors[key] = whole.contiguous()
+            tensors[key] = whole
     if not group.leads:
         return
     header = {"step": state.step, "scale": state.scale, "target_scale": state.target_scale}
-    checkpoints = folder / "checkpoints"
-    with atomic_path(checkpoints / f"step{state.step:09d}.safetensors") as partial:
-        save_file(tensors, partial, metadata={"state": json.dumps(header)})
-    for old in sorted(checkpoints.glob("step*.safetensors"))[:-KEEP_CHECKPOINTS]:
+    sync_log(folder)
+    path = folder / _CHECKPOINTS / f"step{state.step:09d}.safetensors"
+    write_sealed(path, tensors, {"state": json.dumps(header)})
+    _prune(folder)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / _CHECKPOINTS).glob("step*.safetensors"))
+
+
+def _prune(folder: Path) -> None:
+    for old in _checkpoints(folder)[:-KEEP_CHECKPOINTS]:
         old.unlink()
 
 
@@ -92,32 +115,70 @@ def _parts(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def resume(state: TrainState, folder: Path) -> None:
-    """Put the newest checkpoint, if there is one, into ``state``."""
-    found = sorted((folder / "checkpoints").glob("step*.safetensors"))
-    if not found:
-        return
-    with safe_open(found[-1], framework="pt") as file, torch.no_grad():
-        header = json.loads(file.metadata()["state"])
-        state.step = int(header["step"])
-        state.scale, state.target_scale = float(header["scale"]), float(header["target_scale"])
-        state.silent.copy_(file.get_tensor("silent"))
-        for name, parameter in state.sae.named_parameters():
-            parameter.copy_(file.get_tensor(f"weight.{name}"))
-            for key, moment in state.optimizer.state.get(parameter, {}).items():
-                moment.copy_(file.get_tensor(f"adam.{name}.{key}"))
+    """Put the newest checkpoint that is whole, if there is one, into ``state``, and the log to where it was then.
 
-
-def truncate_log(path: Path, step: int) -> None:
-    """Drop log lines after ``step`` (those steps run again), and a last line that a kill cut short."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    Of a damaged one it is said on stderr, and the one before is taken: the run ends with the same bits either way.
+    """
+    faults = []
+    for path in reversed(_checkpoints(folder)):
         try:
-            entry: Mapping[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
+            _restore(state, path)
             break
-        if entry["step"] <= step:
-            kept.append(line + "\n")
+        except ValueError as error:
+            faults.append(f"{error}; not used")
+    for fault in faults:
+        print(f"{fault}: continuing from step {state.step}", file=sys.stderr)
+    _prune(folder)
+    _truncate_log(folder, state.step)
+
+
+@torch.no_grad()
+def _restore(state: TrainState, path: Path) -> None:
+    """Raises ValueError, and changes nothing, where the file is damaged or holds something else."""
+    tensors, metadata = read_sealed(path)
+    wanted = {key: part for key, _, part in _parts(state)}
+    if {key: tensor.shape for key, tensor in tensors.items()} != {key: part.shape for key, part in wanted.items()}:
+        raise ValueError(f"{path} does not hold the weights and moments of this run")
+    try:
+        header = json.loads(metadata["state"])
+        step, scale, target_scale = int(header["step"]), float(header["scale"]), float(header["target_scale"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not say which step it is of") from error
+    for key, part in wanted.items():
+        part.copy_(tensors[key])
+    state.step, state.scale, state.target_scale = step, scale, target_scale
+
+
+def sync_log(folder: Path) -> None:
+    """Wait until the log is on the disk, by its name too."""
+    path = folder / LOG
+    if path.is_file():
+        with told_if_full(path):
+            sync_file(path)
+            sync_folder(folder)
+
+
+@contextmanager
+def appended_log(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields what writes one line of figures into the folder's log."""
+    path = folder / LOG
+    with told_if_full(path), path.open("a", encoding="utf-8") as log:
+
+        def write(figures: dict[str, Any]) -> None:
+            log.write(json.dumps(figures) + "\n")
+            log.flush()
+
+        yield write
+
+
+def _truncate_log(folder: Path, step: int) -> None:
+    """Drop log lines after ``step`` (those steps run again) and those that a kill or the disk has damaged."""
+    path, kept = folder / LOG, []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError):
+            continue
     with atomic_path(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_bytes(b"".join(kept))

@@ -6,7 +6,6 @@ continues to the same bits.
 """
 
 import copy
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +26,17 @@ from interp.tokens.batches import measured
 from interp.tokens.token_rows import TokenRows
 from saes import losses
 from saes.losses import TERMS
-from saes.sae import CONFIG, SAE
+from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
-from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
+from saes.training.checkpoints import (
+    TrainState,
+    appended_log,
+    claim,
+    is_finished,
+    resume,
+    save_checkpoint,
+    sync_log,
+)
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.loop import fresh_state, set_learning_rate, update
 
@@ -48,32 +55,36 @@ def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, p
     site = _check(sae, rows, config)
     check_same_model(sae, name_of(model))
     asked = {"finetune": config.to_json(), "sae": sae.provenance, "data": {"fingerprint": rows.fingerprint}}
-    claim(config.out, asked)
-    if (config.out / CONFIG).is_file():
-        return SAE.load(config.out)
-    state = _initial_state(sae, model, rows, site, config)
-    resume(state, config.out)
-    log_path = config.out / "log.jsonl"
-    truncate_log(log_path, state.step)
+    with claim(config.out, asked):
+        if is_finished(config.out):
+            return SAE.load(config.out)
+        state = _initial_state(sae, model, rows, site, config)
+        resume(state, config.out)
+        _loop(state, model, rows, site, config, progress=progress)
+        state.sae.eval().fold_scales(state.scale)
+        sync_log(config.out)
+        state.sae.save(config.out)
+    return state.sae
+
+
+def _loop(
+    state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, *, progress: bool
+) -> None:
     steps = _steps(rows, config)
     with (
         _frozen(model),
-        log_path.open("a", encoding="utf-8") as log,
+        appended_log(config.out) as log,
         Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress) as bar,
     ):
         task = bar.add_task("finetune", total=steps, completed=state.step, figures="")
         while state.step < steps:
             _step(state, model, rows, site, config, steps)
             if state.step % config.log_every == 0 or state.step == steps:
-                log.write(json.dumps({"step": state.step, **state.metrics}) + "\n")
-                log.flush()
+                log({"step": state.step, **state.metrics})
                 shown = "  ".join(f"{name} {state.metrics[name]:.3f}" for name in (config.loss, "fvu", "l0"))
                 bar.update(task, completed=state.step, figures=shown)
             if state.step % config.checkpoint_every == 0:
                 save_checkpoint(state, config.out)
-    state.sae.eval().fold_scales(state.scale)
-    state.sae.save(config.out)
-    return state.sae
 
 
 def _check(sae: SAE, rows: TokenRows, config: FinetuneConfig) -> Site:

@@ -5,9 +5,7 @@ was killed at any step ends, when started again, with the same bits. Several SAE
 takes the steps that it would take alone.
 """
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,11 +24,11 @@ from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents
 from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
-from saes.sae import CONFIG, SAE
+from saes.sae import SAE
 from saes.same_model import check_same_model, said_model
 from saes.site_statistics import SiteStatistics
 from saes.training.adam import adam_step, make_moments, remove_parallel
-from saes.training.checkpoints import TrainState, claim, resume, save_checkpoint, truncate_log
+from saes.training.checkpoints import TrainState, appended_log, claim, is_finished, resume, save_checkpoint, sync_log
 from saes.training.config import TrainConfig, check
 from saes.training.memory import keep_freed_memory
 from saes.training.sinks import OpenSinks
@@ -77,37 +75,39 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     """
     _check_together(configs, store)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
-    known: dict[tuple[str, bool], SiteStatistics] = {}
-    states = [initial_state(config, store, known) for config in configs]
-    if progress and groups[0].leads:
-        print(*known.values(), sep="\n")
-    if groups[0].leads:
-        for config in configs:
-            claim(config.out, {"train": config.to_json(), "source": source_of(store)})
+    leads = groups[0].leads
+    with ExitStack() as claims:
+        for config in configs if leads else ():
+            claims.enter_context(claim(config.out, {"train": config.to_json(), "source": source_of(store)}))
+        known: dict[tuple[str, bool], SiteStatistics] = {}
+        states = [initial_state(config, store, known) for config in configs]
+        if progress and leads:
+            print(*known.values(), sep="\n")
         for state, config in zip(states, configs, strict=True):
-            _continue(state, config)
-    for state, group in zip(states, groups, strict=True):
-        spread(state, group)
-    unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
-    if unfinished:
-        _loop(unfinished, store, progress=progress)
-    for state in states:
-        collect(state.sae)
-    for state, config in unfinished:
-        state.sae.fold_scales(state.scale, state.target_scale)
-        state.sae.layer_norm = config.normalise == "layer_norm"
-        if groups[0].leads:
-            state.sae.eval().save(config.out)
+            if leads:
+                _continue(state, config)
+        for state, group in zip(states, groups, strict=True):
+            spread(state, group)
+        unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
+        if unfinished:
+            _loop(unfinished, store, progress=progress)
+        for state in states:
+            collect(state.sae)
+        for state, config in unfinished:
+            state.sae.fold_scales(state.scale, state.target_scale)
+            state.sae.layer_norm = config.normalise == "layer_norm"
+            if leads:
+                sync_log(config.out)
+                state.sae.eval().save(config.out)
     return [state.sae.eval() for state in states]
 
 
 def _continue(state: TrainState, config: TrainConfig) -> None:
     """Take up what the run folder holds: the finished SAE, or the newest checkpoint."""
-    if (config.out / CONFIG).is_file():
+    if is_finished(config.out):
         state.sae, state.step, state.finished = SAE.load(config.out), config.steps, True
     else:
         resume(state, config.out)
-        truncate_log(config.out / "log.jsonl", state.step)
 
 
 def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
@@ -120,8 +120,7 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
         )
         names = ", ".join(config.activation for _, config in runs)
         task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
-        paths = [c.out / "log.jsonl" if leads else Path(os.devnull) for _, c in runs]
-        logs = [stack.enter_context(path.open("a", encoding="utf-8")) for path in paths]
+        logs = [stack.enter_context(appended_log(c.out)) if leads else _write_nothing for _, c in runs]
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
         for step, batch in enumerate(_batches(store, first, sites, done), done):
             for (state, config), log, sinks in zip(runs, logs, told, strict=True):
@@ -131,12 +130,15 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                 if state.metrics:
                     rate = (step + 1 - done) * config.batch_size / (time.monotonic() - began)
                     figures = {**state.metrics, "tokens_per_second": rate}
-                    log.write(json.dumps({"step": state.step, **figures}) + "\n")
-                    log.flush()
+                    log({"step": state.step, **figures})
                     sinks.write(state.step, figures)
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
+
+
+def _write_nothing(_figures: dict[str, Any]) -> None:
+    """The log of processes that do not lead."""
 
 
 def _figures(state: TrainState, rate: float) -> str:

@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +192,31 @@ def test_wrong_weights_are_named(change: dict[str, Tensor | None], message: str,
     save_file({name: value for name, value in found.items() if value is not None}, path)
     with pytest.raises(ValueError, match=message):
         SAE.load(tmp_path)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from saes import SAE, TopK
+from saes.convert import FORMATS, write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+for name in [name for name, form in FORMATS.items() if form.write]:
+    try:
+        write(SAE(32, 64, TopK(4)), name, Path(sys.argv[1], name))
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_told_in_words(tmp_path: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    lines = ran.stdout.splitlines()
+    written = [name for name, form in FORMATS.items() if form.write]
+    assert len(lines) == len(written) == 3
+    for name, line in zip(written, lines, strict=True):
+        assert f"no room on the disk for {tmp_path / name}/" in line
+        assert not list((tmp_path / name).iterdir())
 
 
 def header(**tensors: object) -> bytes:

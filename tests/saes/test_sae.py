@@ -18,8 +18,11 @@ def saved(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **values: object) -> None:
+    """As someone would who writes such a file: without a checksum over the whole."""
     path = folder / "cfg.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    config = json.loads(path.read_text()) | values
+    config.pop("checksum")
+    path.write_text(json.dumps(config))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,33 @@ def test_altered_config(saved: Path, values: dict[str, object], message: str) ->
     change(saved, **values)
     with pytest.raises(ValueError, match=message):
         SAE.load(saved)
+
+
+def test_a_flipped_bit_in_the_config_is_refused_or_changes_nothing(saved: Path) -> None:
+    """k = 2 becomes 3 or 6, say: the weights fit and their checksum too, and every activation would be another."""
+    path, x = saved / "cfg.json", torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    SAE(4, 8, TopK(2), site="blocks.1.hook_resid_post").initialise(seed=0, mean=torch.zeros(4)).save(saved)
+    expected, content = SAE.load(saved)(x), path.read_bytes()
+    refused = 0
+    bits = range(0, 8 * len(content), 5)  # one or two of every byte
+    for bit in bits:
+        altered = bytearray(content)
+        altered[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(altered)
+        try:
+            loaded = SAE.load(saved)
+        except ValueError:
+            refused += 1
+            continue
+        assert torch.equal(loaded(x), expected), content[max(0, bit // 8 - 20) : bit // 8 + 20]
+        assert loaded.site == "blocks.1.hook_resid_post"
+    assert refused > 0.9 * len(bits)  # the rest are in white space and in the checksum's own name
+    path.write_bytes(content.replace(b'"k": 2', b'"k": 3'))
+    with pytest.raises(ValueError, match=r"cfg.json was altered: its checksum differs. If the change was yours"):
+        SAE.load(saved)
+    path.write_bytes(content)
+    change(saved)
+    assert torch.equal(SAE.load(saved)(x), expected)  # a file of an earlier version
 
 
 def test_altered_weights(saved: Path) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors.numpy import load_file, save_file
 
-from interp.files import atomic_path
+from interp.tensor_files import read_sealed, write_sealed
 from interp.vla.policy.experts import act
 from interp.vla.policy.words import DIRECTIONS, REACH, SPEEDS, TASKS
 from interp.vla.simulator import Camera, Reach
@@ -45,24 +45,35 @@ def demonstrate(
     episodes: int = EPISODES,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Demonstrations:
-    """Let the experts act, keep it in ``folder``, and read it; shards that are there are not made again.
+    """Let the experts act, keep it in ``folder``, and read it; shards that are there and whole are not made again.
 
     ``camera`` is the width of a square picture a step, in pixels, or None for none. With a camera every episode has a
     goal of its own, since 50 pictures of goals could be remembered.
     """
     files = [folder / f"{first:04d}.safetensors" for first in range(0, episodes, SHARD)]
-    if missing := [file for file in files if not file.exists()]:
+    shards = {file: shard for file in files if (shard := _whole(file, progress)) is not None}
+    if missing := [file for file in files if file not in shards]:
         environment = Reach(seed=seed, own_goals=camera is not None)
         with nullcontext() if camera is None else Camera(environment, size=camera) as eye:
             for file in missing:
                 first = int(file.stem)
                 last = min(first + SHARD, episodes)
                 steps = [step for i in range(first, last) for step in _episode(environment, eye, i, seed=seed)]
-                with atomic_path(file) as partial:
-                    save_file({name: np.stack([step[name] for step in steps]) for name in steps[0]}, partial)
+                shard = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
+                write_sealed(file, {name: torch.from_numpy(values) for name, values in shard.items()}, {})
+                shards[file] = shard
                 progress(f"demonstrations: {last} of {episodes} episodes")
-    shards = [load_file(file) for file in files]
-    return Demonstrations(**{name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]})
+    return Demonstrations(**{name: np.concatenate([shards[file][name] for file in files]) for name in shards[files[0]]})
+
+
+def _whole(file: Path, progress: Callable[[str], None]) -> dict[str, np.ndarray] | None:
+    if not file.exists():
+        return None
+    try:
+        return {name: values.numpy() for name, values in read_sealed(file)[0].items()}
+    except ValueError as error:
+        progress(f"{error}; making it again")
+        return None
 
 
 def _episode(environment: Reach, eye: Camera | None, episode: int, *, seed: int) -> Iterator[dict[str, np.ndarray]]:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from interp.files import atomic_path, write_json
+from interp.files import write_json
+from interp.tensor_files import write_tensors
 from interp.vla.policy.tokenizer import ACTIONS, BOS, EOS, PAD, VOCAB, load_tokenizer
 from interp.vla.policy.vision import Keypoints
 
@@ -153,8 +154,7 @@ class VLAPolicy(nn.Module):
 
     def save(self, folder: Path, *, notes: dict[str, Any]) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` (sizes, and ``notes`` on the training), each atomically."""
-        with atomic_path(folder / "policy.safetensors") as partial:
-            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, partial)
+        write_tensors(folder / "policy.safetensors", self.state_dict())
         write_json(folder / "policy.json", {"sizes": asdict(self.policy_config), **notes})
 
 

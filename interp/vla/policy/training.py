@@ -4,7 +4,6 @@ The batch at a step depends on the seed and the step alone, and the optimiser is
 continues from its last save as if nothing had happened.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.files import atomic_path
+from interp.differences import check_same
+from interp.files import write_json
+from interp.folder_lock import alone_in
+from interp.store.folder import read_json
+from interp.tensor_files import read_sealed, write_sealed
 from interp.vla.policy import words
 from interp.vla.policy.demonstrations import EPISODES, Demonstrations, demonstrate
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy
 from interp.vla.policy.tokenizer import ACTIONS, PAD, encode
 
+_DEMONSTRATIONS = "demonstrations"
 _IGNORED = -100
 """Label of a token that is not predicted."""
 _BETAS, _WEIGHT_DECAY, _WARMUP, _CLIP = (0.9, 0.95), 0.01, 50, 1.0
@@ -69,9 +71,14 @@ def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callabl
         ValueError: a recipe that cannot be; ``out`` holds a run of another.
     """
     recipe.check()
-    _claim(out, recipe)
+    with alone_in(out, below=[_DEMONSTRATIONS]):
+        _claim(out, recipe)
+        return _train(recipe, out, save_every=save_every, progress=progress)
+
+
+def _train(recipe: Recipe, out: Path, *, save_every: int, progress: Callable[[str], None]) -> VLAPolicy:
     demonstrations = demonstrate(
-        out / "demonstrations", seed=recipe.seed, camera=recipe.camera, episodes=recipe.episodes, progress=progress
+        out / _DEMONSTRATIONS, seed=recipe.seed, camera=recipe.camera, episodes=recipe.episodes, progress=progress
     )
     torch.manual_seed(recipe.seed)
     policy = VLAPolicy(PolicyConfig(camera=recipe.camera))
@@ -79,7 +86,11 @@ def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callabl
         policy.parameters(), lr=recipe.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY
     )
     state_file = out / "state.safetensors"
-    first = _load_state(policy, optimizer, state_file) if state_file.exists() else 0
+    try:
+        first = _load_state(policy, optimizer, state_file) if state_file.exists() else 0
+    except ValueError as error:
+        first = 0
+        progress(f"{error}; not used, training starts over")
     began = time.monotonic()
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
@@ -102,12 +113,11 @@ def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callabl
 
 def _claim(out: Path, recipe: Recipe) -> None:
     """Note the recipe in ``out``, or check that it is the one noted there."""
-    file, mine = out / "recipe.json", json.dumps(asdict(recipe), indent=2)
-    if not file.exists():
-        with atomic_path(file) as partial:
-            partial.write_text(mine, encoding="utf-8")
-    elif file.read_text(encoding="utf-8") != mine:
-        raise ValueError(f"{out} holds a run of another recipe (see {file}); give another folder, or remove this one")
+    file = out / "recipe.json"
+    if file.exists():
+        check_same(read_json(file), asdict(recipe), where=out)
+    else:
+        write_json(file, asdict(recipe))
 
 
 def _losses(policy: VLAPolicy, demonstrations: Demonstrations, recipe: Recipe, step: int) -> dict[str, Tensor]:
@@ -178,15 +188,18 @@ def _save_state(policy: VLAPolicy, optimizer: torch.optim.Optimizer, step: int, 
     tensors = {f"model/{name}": tensor for name, tensor in policy.state_dict().items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{name}": tensor for name, tensor in state.items()}
-    with atomic_path(file) as partial:
-        save_file(tensors, partial, metadata={"step": str(step)})
+    write_sealed(file, tensors, {"step": str(step)})
 
 
 def _load_state(policy: VLAPolicy, optimizer: torch.optim.Optimizer, file: Path) -> int:
-    """Put a saved state back and return its step."""
+    """Put a saved state back and return its step.
+
+    Raises ValueError, and changes nothing, where the file is damaged.
+    """
     weights: dict[str, Tensor] = {}
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load_file(file).items():
+    tensors, metadata = read_sealed(file)
+    for key, tensor in tensors.items():
         owner, name = key.split("/", 1)
         if owner == "model":
             weights[name] = tensor
@@ -195,5 +208,4 @@ def _load_state(policy: VLAPolicy, optimizer: torch.optim.Optimizer, file: Path)
             moments.setdefault(int(index), {})[name] = tensor
     policy.load_state_dict(weights)
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    with safe_open(file, framework="pt") as opened:
-        return int(opened.metadata()["step"])
+    return int(metadata["step"])

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.files import write_json
+from interp.differences import check_same
 from interp.models.feed_forward import Neuron, stack_of
 from interp.models.fingerprint import weights_fingerprint
+from interp.seals import is_broken, write_sealed_json
 from interp.steering.edits import steer
+from interp.store.folder import read_json
 from interp.vla.policy.policy import VLAPolicy
 from interp.vla.policy.tokenizer import encode
 from interp.vla.policy.words import action_prompt
@@ -103,9 +105,10 @@ class Bench:
         self.setting = {"policy": weights_fingerprint(policy), "episodes": arena.episodes, "seed": arena.seed}
         self._known: dict[str, dict[str, Any]] = {}
         if file is not None and file.exists():
-            held = json.loads(file.read_text(encoding="utf-8"))
-            if held["setting"] != self.setting:
-                raise ValueError(f"{file} holds measurements of another policy or other episodes; give another folder")
+            held = read_json(file)
+            if is_broken(held):
+                raise ValueError(f"{file} was altered: its checksum differs. Delete it: what it held is measured again")
+            check_same(held["setting"], self.setting, where=file)
             self._known = held["measured"]
 
     def measure(self, condition: Condition) -> Measured:
@@ -114,7 +117,7 @@ class Bench:
         if key not in self._known:
             self._known[key] = asdict(Measured.of(self.roll(condition)))
             if self._file is not None:
-                write_json(self._file, {"setting": self.setting, "measured": self._known})
+                write_sealed_json(self._file, {"setting": self.setting, "measured": self._known})
         return Measured(**{name: tuple(values) for name, values in self._known[key].items()})
 
     def roll(self, condition: Condition) -> Rollout:

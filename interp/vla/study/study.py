@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from interp.files import write_json
+from interp.folder_lock import alone_in
 from interp.metrics import Estimate
 from interp.models.feed_forward import Neuron
 from interp.steering.positions import SCOPES
@@ -110,6 +111,13 @@ def study(
     Raises:
         ValueError: an unknown concept or word; too few neurons for the random sets.
     """
+    with alone_in(out):
+        return _study(policy, arena, options, name=name, out=out, progress=progress)
+
+
+def _study(
+    policy: VLAPolicy, arena: Arena, options: Options, *, name: str, out: Path, progress: Callable[[str], None]
+) -> Study:
     if options.concept not in TARGETS:
         raise ValueError(f"{options.concept!r} is no concept of this policy; choose one of {', '.join(TARGETS)}")
     if len(arena.episodes) < 2:

@@ -35,7 +35,9 @@ def test_without_the_extra_every_command_says_how_to_install_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> None:
+def test_evaluate_writes_a_report_and_measures_nothing_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
     figure = tmp_path / "dose.svg"
     run("evaluate", "--out", str(tmp_path), "--figure", str(figure), *SMALL)
@@ -56,6 +58,10 @@ def test_evaluate_writes_a_report_and_measures_nothing_twice(tmp_path: Path) -> 
     assert measured.stat().st_mtime_ns == before
     again = json.loads((tmp_path / "study.json").read_text())
     assert again | {"date": found["date"]} == found
+
+    measured.write_text(measured.read_text().replace("0.", "1.", 1))
+    told = failure(capsys, "evaluate", "--out", str(tmp_path), *SMALL)
+    assert f"{measured} was altered: its checksum differs. Delete it" in told
 
 
 def test_render_films_side_by_side(tmp_path: Path) -> None:

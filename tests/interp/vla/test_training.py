@@ -1,10 +1,12 @@
 """Training continues as if nothing had happened, and says what it will not do."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 pytest.importorskip("interp.vla.simulator", reason="needs pip install 'deepfield[vla]'", exc_type=ImportError)
 
@@ -47,8 +49,28 @@ def test_a_killed_run_gives_the_same_weights(whole: Path, tmp_path: Path, monkey
     train(Recipe(camera=32, **RECIPE), tmp_path, save_every=2, progress=quiet)
     for name in ("policy.safetensors", "policy.json", "demonstrations/0000.safetensors"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
-    with pytest.raises(ValueError, match="holds a run of another recipe"):
+    with pytest.raises(ValueError, match=r"holds another run \(camera: there 32, asked None; seed: there 0, asked 1\)"):
         train(Recipe(seed=1, **RECIPE), tmp_path, progress=quiet)
+
+
+def test_damaged_files_are_made_again(whole: Path, tmp_path: Path) -> None:
+    """A flipped bit in a demonstration would be learned, one in the saved state would be continued from."""
+    out, told = tmp_path / "run", []
+    shutil.copytree(whole, out)
+    for name in ("demonstrations/0000.safetensors", "state.safetensors"):
+        content = bytearray((out / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (out / name).write_bytes(content)
+    train(Recipe(camera=32, **RECIPE), out, save_every=2, progress=told.append)
+    assert f"{out / 'demonstrations/0000.safetensors'} was altered: its checksum differs; making it again" in told
+    assert f"{out / 'state.safetensors'} was altered: its checksum differs; not used, training starts over" in told
+    for name in ("policy.safetensors", "state.safetensors", "demonstrations/0000.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_two_processes_do_not_train_in_one_folder(whole: Path) -> None:
+    with FileLock(whole / ".lock"), pytest.raises(ValueError, match="another run is writing"):
+        train(Recipe(camera=32, **RECIPE), whole, progress=quiet)
 
 
 def test_every_part_learns(whole: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from interp.cli import main
 from interp.store.caching import cache_activations
@@ -37,6 +38,14 @@ def run(made: Path, out: Path, *more: str, saes: tuple[str, ...] = ("w40", "w80"
     except SystemExit as stopped:
         if stopped.code:
             raise
+
+
+def test_two_processes_do_not_study_into_one_folder(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(SystemExit):
+        run(made, tmp_path)
+    assert f"another run is writing {tmp_path}; wait for it" in capsys.readouterr().err
 
 
 def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

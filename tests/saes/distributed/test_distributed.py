@@ -136,7 +136,8 @@ def test_one_process_continues_where_two_were_killed(alone: Path, tmp_path: Path
 def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_path: Path) -> None:
     """Without torchrun, which would end it itself: the message reaches the process that waits in a sum."""
     if failing == 0:
-        claim(tmp_path, {"train": config(tmp_path, "topk", k=5).to_json(), "source": {}})
+        with claim(tmp_path, {"train": config(tmp_path, "topk", k=5).to_json(), "source": {}}):
+            pass
     command = [*RUNS, str(tmp_path), "topk", "1", "fails"]
     statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT)
     assert statuses == [1, 1]

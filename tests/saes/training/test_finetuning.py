@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -138,6 +139,14 @@ def test_a_stopped_run_continues_to_the_same_bits(
     for name, parameter in straight.named_parameters():
         assert torch.equal(again.get_parameter(name), parameter), name
     assert (config.out / "log.jsonl").read_text() == (tmp_path / "straight" / "log.jsonl").read_text()
+
+
+def test_two_processes_do_not_fine_tune_in_one_folder(
+    embedded: TransformerBridge, rows: TokenRows, sae: SAE, config: FinetuneConfig
+) -> None:
+    config.out.mkdir()
+    with FileLock(config.out / ".lock"), pytest.raises(ValueError, match="another run is writing"):
+        run(sae, embedded, rows, config)
 
 
 def test_sparsity_terms_stay(embedded: TransformerBridge, rows: TokenRows, config: FinetuneConfig) -> None:
