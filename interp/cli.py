@@ -4,13 +4,39 @@ Every package of the distribution registers its own commands there, so this modu
 """
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 
 from cyclopts import App
 
 from interp import __version__
 from interp.name_clash import warn_of_name_clash
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception: what is half-written or temporary is removed on the way out."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Inside, the first SIGTERM raises ``Terminated``; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+
+    def raising(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated("ended by SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, raising)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_app() -> App:
@@ -33,13 +59,17 @@ def main(argv: list[str] | None = None) -> None:
     """Run a command line. What a user can mend ends in one line on stderr and exit status 2, not in a traceback."""
     warn_of_name_clash()
     try:
-        build_app()(argv)
+        with _sigterm_raises():
+            build_app()(argv)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         print("(DEEPFIELD_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         sys.exit(2)
+    except Terminated:
+        print("ended by SIGTERM; the same command continues where this one stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("interrupted; the same command continues where this one stopped", file=sys.stderr)
         sys.exit(130)

@@ -84,10 +84,9 @@ def cache(
     from interp.store.folder import check_folder
 
     check_folder(out)  # at once, rather than when the model has been loaded
-    from tempfile import TemporaryDirectory
-
     from interp import processes
     from interp.models.loading import load_model
+    from interp.scratch import scratch_folder
     from interp.sites.site import expand_sites
     from interp.store.caching import plan, prepare, run
     from interp.store.masks import Masks
@@ -96,10 +95,10 @@ def cache(
 
     group = processes.current()
     masks = Masks(drop_special=drop_special, drop_first=drop_first, drop_norm_above=drop_norm_above)
-    with group.telling_others(), TemporaryDirectory() as scratch:
+    with group.telling_others(), scratch_folder() as scratch:
         loaded = load_model(model, revision=revision, dtype=model_dtype, device=device or processes.default_device())
         expand_sites(loaded, sites)  # before anything is written
-        folder = (Path(scratch) if dry_run else out) / "tokens"
+        folder = (scratch if dry_run else out) / "tokens"
         if group.leads or dry_run:
             how = {"column": column, "split": split, "packing": packing, "bos": bos}
             rows_for(loaded, data, folder, tokens=tokens, context=context, **how)

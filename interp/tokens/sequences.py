@@ -1,7 +1,6 @@
 """Text to the equal rows of tokens that everything here measures, as Sun et al. cut them: contiguous, without BOS."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from jaxtyping import Bool, Int
@@ -10,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from interp.checkpoints.sources import Source
 from interp.models.loading import context_length
+from interp.scratch import scratch_folder
 from interp.tokens.token_rows import write_token_rows
 
 Rows = tuple[Int[Tensor, "sequences position"], Bool[Tensor, "sequences position"]]
@@ -51,7 +51,7 @@ def _rows(
     if sequences < 1:
         raise ValueError(f"sequences is {sequences}; it must be 1 or more")
     context = min(2048, longest) if context is None else context
-    with TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         rows = write_token_rows(
             str(data),
             tokenizer,

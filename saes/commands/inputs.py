@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from interp.models.loading import load_model
+from interp.scratch import scratch_folder
 from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
 from saes.commands.options import TextOptions
@@ -39,11 +39,11 @@ def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions =
     if revision is None and name == source.get("model"):
         revision = source.get("revision")
     language_model = load_model(name, revision=revision)
-    with TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         rows = rows_for(
             language_model,
             data,
-            Path(scratch) / "tokens",
+            scratch / "tokens",
             tokens=tokens,
             context=options.context or source.get("context"),
             packing=options.packing or source.get("packing") or "packed",

@@ -46,7 +46,7 @@ def weights() -> bytes:
 
 
 def left_in_cache() -> list[str]:
-    return sorted(path.name for path in smollm2.gguf_path().parent.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in smollm2.gguf_path().parent.iterdir() if path.name != ".lock")
 
 
 @pytest.mark.smollm2
