@@ -60,7 +60,7 @@ def one_for_all() -> Iterator[None]:
     """Inside, an error on one process ends all: the others raise it too, where they wait for that process.
 
     Raises:
-        ValueError: another process failed; the message is its own.
+        ValueError: another process failed, and the message is its own, or it ended without one.
     """
     job = processes.current()
     try:
@@ -71,8 +71,11 @@ def one_for_all() -> Iterator[None]:
         reason = job.failed_elsewhere()
         _leave()  # so that the others' sums fail at once
         job.linger()
-        if reason and isinstance(error, RuntimeError):  # gloo and nccl only say that another process has gone
-            raise ValueError(reason) from error
+        if isinstance(error, RuntimeError) and job.size > 1:  # gloo and nccl only say that another process has gone
+            if reason:
+                raise ValueError(reason) from error
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise ValueError(job.lost("another process")) from error
         raise
 
 

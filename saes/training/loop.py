@@ -86,6 +86,7 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
         for state, config in zip(states, configs, strict=True):
             if leads:
                 _continue(state, config)
+        processes.current().wait_for_all()  # bad news does not reach a process that comes late to a sum
         for state, group in zip(states, groups, strict=True):
             spread(state, group)
         unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]

@@ -78,12 +78,13 @@ def main(folder: Path) -> None:
 
 
 def ending(folder: Path, case: str, shards: int, how: str) -> None:
-    """End at a step."""
+    """End at a step: the last process, by an error or by SIGKILL, or the "first" by SIGKILL."""
     step = training.train_step
 
     def last_step(state, *arguments, **options):  # type: ignore[no-untyped-def]
-        if state.step == 11 and processes.current().rank == processes.current().size - 1:
-            if how == "killed":
+        job = processes.current()
+        if state.step == 11 and job.rank == (0 if how == "first" else job.size - 1):
+            if how in ("killed", "first"):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("no more")
         step(state, *arguments, **options)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -143,6 +144,20 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
     assert statuses == [1, 1]
     assert re.search(message, errors[1 - failing])
     assert not re.search(message, errors[failing])
+
+
+@pytest.mark.parametrize(("how", "killed"), [("first", 0), ("killed", 1)])
+def test_a_killed_process_is_missed_in_words(how: str, killed: int, tmp_path: Path) -> None:
+    """Started by hand: what gloo says of a closed connection is no news to anyone."""
+    command = [*RUNS, str(tmp_path), "topk", "1", how]
+    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT, timeout=300)
+    assert statuses[killed] == -signal.SIGKILL
+    assert statuses[1 - killed] == 1
+    message = errors[1 - killed].strip().splitlines()[-1]
+    assert re.search(
+        rf"ValueError: process {1 - killed} of 2 lost .*, which ended without a word .*start the same command again",
+        message,
+    )
 
 
 @pytest.mark.parametrize(
