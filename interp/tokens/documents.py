@@ -3,8 +3,6 @@
 import codecs
 import gzip
 import io
-import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from interp.outside import parse_json_text, reading
+from interp.zstd_frames import check_zstd_frames
+
 Document = str | Iterator[str] | np.ndarray
 """Text, long text in pieces, or token ids [tokens]."""
 Read = Callable[[], Iterator[Document]]
 
 _BLOCK = 1 << 20
+_NOT_WHOLE = "is damaged or not whole"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,17 @@ def _decoded(path: Path) -> Iterator[str]:
 def _unpacked(path: Path) -> Iterator[io.BufferedIOBase]:
     with path.open("rb") as packed:
         if path.suffix.lower() == ".gz":
+            with reading(path.name, _NOT_WHOLE):
+                if not path.stat().st_size:
+                    raise ValueError("it is empty, and even no data packed has a header")
             yield gzip.GzipFile(fileobj=packed)
         elif path.suffix.lower() == ".zst":
             try:
                 import zstandard
             except ImportError:
                 raise ValueError(f"{path.name} needs `pip install zstandard`; or unpack it first") from None
+            with reading(path.name, _NOT_WHOLE):
+                check_zstd_frames(path)
             unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
             yield io.BufferedReader(unpacker.stream_reader(packed, read_across_frames=True))
         else:
@@ -88,10 +95,7 @@ def json_lines(path: Path, column: str) -> Iterator[Document]:
             if not line.strip():
                 continue
             where = f"line {number} of {path.name}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{where} is not JSON: {error}; one object a line is wanted") from None
+            row = parse_json_text(line, where, "is not JSON", fix="One object a line is wanted")
             if not isinstance(row, dict):
                 raise ValueError(f"{where} holds a {type(row).__name__}; one JSON object a line is wanted")
             if column not in row:
@@ -100,10 +104,12 @@ def json_lines(path: Path, column: str) -> Iterator[Document]:
 
 
 def _whole_lines(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
-    try:
-        yield from file
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{name} is damaged or not whole: {error}") from error
+    while True:
+        with reading(name, _NOT_WHOLE):
+            line = file.readline()
+        if not line:
+            return
+        yield line
 
 
 def _checked(value: Any, column: str, where: str) -> Document:
@@ -132,14 +138,17 @@ def parquet(path: Path, column: str) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
 
-    try:
+    with reading(path.name, "is not a parquet file that can be read"):
         file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path.name} is not a parquet file that can be read: {error}") from error
     with file:
         if column not in file.schema_arrow.names:
             raise ValueError(missing_column(column, path.name, file.schema_arrow.names))
-        for batch in file.iter_batches(batch_size=256, columns=[column]):
+        batches = file.iter_batches(batch_size=256, columns=[column])
+        while True:
+            with reading(path.name, "is damaged"):
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield from arrow_documents(batch.column(0), column, path.name)
 
 
@@ -148,16 +157,21 @@ def arrow_documents(array: Any, column: str, where: str) -> Iterator[Document]:
     import pyarrow
     from pyarrow import types
 
-    if types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    with reading(where, "is damaged"):
+        array.validate(full=True)  # Arrow trusts offsets, and reads outside its memory where a file's are wrong
+        if types.is_dictionary(array.type):
+            array = array.dictionary_decode()
     kind = array.type
     if types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind):
-        yield from (value or "" for value in array.to_pylist())
+        with reading(where, "is damaged"):
+            texts = array.to_pylist()
+        yield from (text or "" for text in texts)
     elif isinstance(kind, pyarrow.ListType | pyarrow.LargeListType | pyarrow.FixedSizeListType) and (
         types.is_integer(kind.value_type) or types.is_null(kind.value_type)
     ):
         for index in range(len(array)):
-            values = array[index].values
+            with reading(where, "is damaged"):
+                values = array[index].values
             if values is None:
                 yield np.empty(0, np.int64)
             elif values.null_count and not types.is_null(kind.value_type):
@@ -170,10 +184,8 @@ def arrow_documents(array: Any, column: str, where: str) -> Iterator[Document]:
 
 def npy_file(path: Path) -> Iterator[Document]:
     """Parts of a flat stream of ids."""
-    try:
+    with reading(path.name, "is not an array of token ids in NumPy's .npy format"):
         array = np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not an array of token ids in NumPy's .npy format: {error}") from error
     return flat_ids(array, path.name)
 
 

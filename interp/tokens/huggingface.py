@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from interp.outside import reading
 from interp.tokens.documents import Document, Source, arrow_documents, missing_column
 
 _QUESTION_SECONDS = 5.0
@@ -69,7 +70,8 @@ def load_from_disk(path: Path, split: str | None) -> Any:
     """A data set that ``datasets`` saved in a folder, or one split of several."""
     import datasets
 
-    data = datasets.load_from_disk(str(path))
+    with reading(path.name, "cannot be read as a data set that save_to_disk wrote"):
+        data = datasets.load_from_disk(str(path))
     if not isinstance(data, datasets.DatasetDict):
         if split is not None:
             raise ValueError(f"{path.name} holds one data set without splits; leave split={split!r} out")
