@@ -4,7 +4,6 @@ Whatever the name, the files are first found on this disk (``locate``) and then 
 every source passes the same checks: no code of the model's own, no pickle beyond plain tensors, no missing weights.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +15,15 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from interp.claimed_size import check_claimed_size
+from interp.gguf_header import check_gguf
 from interp.models.locate import ModelFiles, locate
 from interp.models.source import ModelSource as ModelSource
 from interp.models.source import context_length as context_length
 from interp.models.source import puts_bos, record_source
 from interp.models.source import require_raw_weights as require_raw_weights
 from interp.models.source import source_of as source_of
+from interp.outside import read_json, reading, typed
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
@@ -87,6 +89,10 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype, *, loader: Any = AutoMo
     if files.gguf and hasattr(transformers, "GgufConfig"):  # versions without it always unpack
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
+        if files.gguf:
+            check_gguf(files.folder / files.gguf)
+        else:
+            check_claimed_size(files.folder, loader)
         with _no_progress_bar():
             hf_model, report = loader.from_pretrained(
                 files.folder,
@@ -115,10 +121,14 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype, *, loader: Any = AutoMo
 def _own_class(files: ModelFiles) -> Any:
     """The class that the configuration names; the one for causal language models where it names none."""
     config = files.folder / "config.json"
-    named = json.loads(config.read_text(encoding="utf-8")).get("architectures") if files.gguf is None else None
+    if files.gguf is not None:
+        return AutoModelForCausalLM
+    with reading(files.name, "could not be loaded"):
+        named = typed(read_json(config).get("architectures") or [], tuple[str, ...], "architectures")
     if not named:
         return AutoModelForCausalLM
-    if not issubclass(found := getattr(transformers, named[0], type(None)), PreTrainedModel):
+    found = getattr(transformers, named[0], None)
+    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
         raise ValueError(
             f"{files.name} could not be loaded: its configuration names the class {named[0]}, which transformers"
             f" {transformers.__version__} does not have"
@@ -147,7 +157,8 @@ def _reason(error: Exception) -> str:
         )
     if "trust_remote_code" in str(error):
         return "it needs program code from its own files, which deepfield never runs"
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
 
 
 def _load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,67 @@ def test_a_gguf_file_has_no_revisions(tmp_path: Path) -> None:
         load_model(tmp_path / "tiny.gguf", revision="step1")
     with pytest.raises(ValueError, match=r"tiny\.gguf could not be loaded"):
         load_model(tmp_path / "tiny.gguf")
+
+
+def damaged_gguf(path: Path, damage: Callable[[bytearray], object]) -> str:
+    """What is said of a small file of which some bytes were changed."""
+    write_gguf(path, tiny_model("llama"))
+    content = bytearray(path.read_bytes())
+    damage(content)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{path.name} could not be loaded") as caught:
+        load_model(path)
+    return str(caught.value)
+
+
+def test_the_header_of_a_gguf_file_is_checked_before_memory_is_taken(tmp_path: Path) -> None:
+    """A file of a few hundred bytes without block_count was a model of 7 billion random numbers for the loader."""
+    tiny = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(tiny, "llama")
+    writer.add_embedding_length(8)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert tiny.stat().st_size < 400
+    with pytest.raises(ValueError, match=r"tiny\.gguf could not be loaded: it lacks llama\.block_count"):
+        load_model(tiny)
+
+    def rename(old: bytes, new: bytes) -> Callable[[bytearray], object]:
+        return lambda content: content.__setitem__(slice(None), content.replace(old, new, 1))
+
+    def number(name: bytes, value: int) -> Callable[[bytearray], object]:
+        def write(content: bytearray) -> None:
+            at = content.index(name) + len(name) + 4
+            content[at : at + 4] = value.to_bytes(4, "little")
+
+        return write
+
+    def counts(tensors: int, keys: int) -> Callable[[bytearray], object]:
+        return lambda content: content.__setitem__(
+            slice(8, 24), tensors.to_bytes(8, "little") + keys.to_bytes(8, "little")
+        )
+
+    for damage, said in (
+        (rename(b"general.architecture", b"general.Architecture"), "it lacks general.architecture"),
+        (rename(b"llama.embedding_length", b"llama.Embedding_length"), "it lacks llama.embedding_length"),
+        (number(b"llama.block_count", 4_000_000), "it says 4000000 blocks, and holds tensors of 3"),
+        (
+            number(b"llama.embedding_length", 1 << 30),
+            "vectors of 1073741824 entries, and token_embd.weight is (32, 64)",
+        ),
+        (
+            number(b"llama.feed_forward_length", 1 << 30),
+            "llama.feed_forward_length is 1073741824, and the tensors hold",
+        ),
+        (counts(30, 1 << 60), "it is cut off or damaged at byte"),
+        (counts(1 << 60, 1), "could not be loaded"),
+        (lambda content: content.__delitem__(slice(-100, None)), "it is cut off at byte"),
+        (lambda content: content.__delitem__(slice(300, None)), "it is cut off or damaged at byte"),
+        (lambda content: content.__setitem__(4, 9), "it is GGUF of version 9"),
+    ):
+        assert said in damaged_gguf(tmp_path / "damaged.gguf", damage)
 
 
 @pytest.mark.smollm2
@@ -261,6 +323,17 @@ def test_missing_and_misshapen_weights_are_refused(llama: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"do not fit its configuration: 1 parameters are missing or of another shape"):
         load_model(llama)
+
+
+def test_a_configuration_larger_than_the_weights_is_refused_before_memory_is_taken(llama: Path) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    for change, said in (
+        ({"hidden_size": 1 << 20}, r"its configuration is of [\d,]{13,} parameters, and its weights are [\d,]+ bytes"),
+        ({"num_hidden_layers": 1 << 40}, r"has 1099511627776 layers, and its weights are at most 30 tensors"),
+    ):
+        (llama / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=rf"{llama} could not be loaded: .*{said}"):
+            load_model(llama)
 
 
 def test_damaged_files_are_named(llama: Path) -> None:
