@@ -1,6 +1,5 @@
 """A circuit: the nodes and edges that are said to do a task, with their scores; cut to size, saved, drawn, exported."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import networkx
 
 from circuits.scores.edges import EdgeScores
 from interp.files import write_json
+from interp.outside import read_json, reading, typed
 
 FORMAT = "deepfield-circuit-1"
 EMBED, LOGITS = "embed", "logits"
@@ -119,21 +119,22 @@ class Circuit:
         Raises:
             ValueError: another format, or a file that does not hold together.
         """
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(Path(path), "is not a circuit")
+        with reading(path, "is not a circuit"):
             if found["format"] != FORMAT:
                 raise ValueError(f"its format is {found['format']!r}, this version reads {FORMAT!r}")
             circuit = cls(
-                nodes={str(name): float(score) for name, score in found["nodes"].items()},
-                edges={(str(u), str(v)): float(score) for u, v, score in found["edges"]},
-                groups={str(v): tuple(map(str, nodes)) for v, nodes in found["groups"].items()},
+                nodes=typed(found["nodes"], dict[str, float], "nodes"),
+                edges={
+                    typed([u, v], tuple[str, ...], "edge"): typed(score, float, f"edge {u} -> {v}")
+                    for u, v, score in found["edges"]
+                },
+                groups=typed(found["groups"], dict[str, tuple[str, ...]], "groups"),
                 about=dict(found["about"]),
             )
             for u, v in circuit.edges:
                 if u not in circuit.nodes or not set(circuit.groups[v]) & set(circuit.nodes):
                     raise ValueError(f"edge {u} -> {v} has an end that is not among its nodes")
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} is not a circuit: {error!r}") from error
         return circuit
 
 

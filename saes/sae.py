@@ -5,18 +5,18 @@ same with another output than input: it does not subtract b_dec from the input, 
 ``layer_norm`` x and x_hat are each activation minus its mean, over its standard deviation.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from interp.files import sha256_of_file
+from interp.outside import read_json, reading
 from interp.seals import SEAL, is_broken, write_sealed_json
 from interp.tensor_files import write_tensors
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
@@ -235,8 +235,8 @@ class SAE(nn.Module):
             from saes.convert import read  # it imports this module
 
             return read(folder).to(device)
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        with reading(f"cannot load an SAE from {folder}", ""):
+            config = read_json(folder / CONFIG)
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, this version reads {FORMAT!r}")
             config.setdefault("layer_norm", False)  # which the first files do not have
@@ -266,9 +266,6 @@ class SAE(nn.Module):
             sae._read_weights(folder / WEIGHTS)
             if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-            reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError | TypeError) else error
-            raise ValueError(f"cannot load an SAE from {folder}: {reason}") from error
         return sae.to(device)
 
     @torch.no_grad()
@@ -291,7 +288,7 @@ class SAE(nn.Module):
 def _is_ours(folder: Path) -> bool:
     """Whether the configuration there says that it is ours (or cannot be read, which ``load`` then tells)."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG)
         return "format" in config or "weights_sha256" in config  # both: one of the names may be damaged
-    except (OSError, ValueError, TypeError, RecursionError):
+    except ValueError:
         return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()

@@ -1,6 +1,5 @@
 """A task: pairs of prompts that differ where the answer is decided, the answers, and what is measured."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from circuits.tasks.metrics import METRICS, CustomMetric
+from interp.outside import parse_json, reading
 
 DIRECTIONS = ("denoise", "noise")
 PADDING = -1
@@ -156,25 +156,25 @@ class Task:
             ValueError: a line that is not of this form, by its number; and as :meth:`from_text`.
         """
         columns: dict[str, list[Any]] = {"clean": [], "corrupt": [], "correct": [], "wrong": []}
-        with Path(path).open(encoding="utf-8") as lines:
+        with Path(path).open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     for name, value in _pair(line, f"{path}, line {number}").items():
                         columns[name].append(value)
         if not columns["clean"]:
             raise ValueError(f"{path} holds no prompts; a line is {_FORM}")
-        return cls.from_text(tokenizer, **{"name": Path(path).stem} | options | columns)
+        with reading(path, "makes no task"):
+            return cls.from_text(tokenizer, **{"name": Path(path).stem} | options | columns)
 
 
 _FORM = '{"clean": "text", "corrupt": "text", "correct": " word" or [" words"], "wrong": the same}'
+_A_LINE = f"A line is {_FORM}"
 
 
-def _pair(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
+def _pair(line: bytes, where: str) -> dict[str, Any]:
+    found = parse_json(line, where, fix=_A_LINE)
+    with reading(where, "is not a pair of prompts", fix=_A_LINE):
         pair = {name: found[name] for name in ("clean", "corrupt", "correct", "wrong")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: {error!r}; a line is {_FORM}") from None
     for name, value in pair.items():
         words = value if isinstance(value, list) and name in ("correct", "wrong") else [value]
         if not words or not all(isinstance(word, str) and word for word in words):

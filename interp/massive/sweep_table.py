@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from interp.files import sync_folder, told_if_full
 from interp.massive.stats import LayerStats
+from interp.outside import parse_json, reading, record, typed
 from interp.seals import SEAL, is_broken, sealed
 from interp.trajectory.fitting import Trajectory, fit_all
 
@@ -47,6 +48,13 @@ class Measured:
     sink_rate: float
     """Gu et al.'s metric at the first position."""
     stats: LayerStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Missing:
+    model: str
+    step: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +155,8 @@ class Results:
         self.measured: list[Measured] = []
         self._missing: dict[tuple[str, int], str] = {}
         for number, line in enumerate(self._whole_lines(), start=1):
-            try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"line {number} of {path} is damaged ({error}); delete that line") from error
+            with reading(f"line {number} of {path}", "is damaged", fix="Delete that line"):
+                self._take(parse_json(line, "it"))
 
     def add(self, measured: Measured) -> None:
         """Append a checkpoint."""
@@ -208,10 +214,11 @@ class Results:
         fields = {name: value for name, value in line.items() if name != SEAL}
         kind = fields.pop("kind")
         if kind == "missing":
-            self._missing[fields["model"], fields["step"]] = fields["reason"]
+            missing = record(_Missing, fields)
+            self._missing[missing.model, missing.step] = missing.reason
         elif kind == "measured":
-            fields |= {"stats": _stats(fields["stats"]), "blocks": tuple(fields["blocks"])}
-            self.measured.append(Measured(**fields))
+            stats = _stats(fields.pop("stats"))
+            self.measured.append(record(Measured, fields, stats=stats))
         else:
             raise ValueError(f"kind {kind!r}")
 
@@ -228,8 +235,14 @@ def _plain(stats: LayerStats) -> dict[str, Any]:
 
 
 def _stats(plain: dict[str, Any]) -> LayerStats:
-    tensors = {
-        name: torch.tensor(plain[name], dtype=torch.float32 if name in ("values", "medians") else torch.int64)
-        for name in ("values", "positions", "dims", "tokens", "medians")
-    }
-    return LayerStats(sites=tuple(plain["sites"]), **tensors)
+    tensors = {}
+    for name in ("values", "positions", "dims", "tokens", "medians"):
+        tensors[name] = torch.tensor(plain[name])
+        if tensors[name].dtype != (torch.float32 if name in ("values", "medians") else torch.int64):
+            raise ValueError(f"{name} holds other entries than it should")
+    stats = LayerStats(sites=typed(plain["sites"], tuple[str, ...], "sites"), **tensors)
+    shape = stats.values.shape
+    same = all(tensors[name].shape == shape for name in ("positions", "dims", "tokens"))
+    if not same or len(shape) != 3 or stats.medians.shape != shape[:2] or len(stats.sites) != shape[0]:
+        raise ValueError("its statistics are of different shapes")
+    return stats

@@ -4,7 +4,6 @@ Left to itself the hub's client retries every file for half a minute before it s
 first (a model that is in it needs no network), then the hub with one short question, and only then files move.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
+
+from interp.outside import read_json, reading
 
 _QUESTION_SECONDS = 5.0
 # Of several formats of the same weights only one is fetched; safetensors before pickles.
@@ -49,7 +50,7 @@ def cached_models() -> dict[str, list[str]]:
     for repo in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
         names: dict[str, list[str]] = {}
         for ref in sorted(path for path in (repo / "refs").rglob("*") if path.is_file()):
-            names.setdefault(ref.read_text(encoding="utf-8").strip(), []).append(
+            names.setdefault(ref.read_text(encoding="utf-8", errors="replace").strip(), []).append(
                 ref.relative_to(repo / "refs").as_posix()
             )
         whole = [config.parent for config in (repo / "snapshots").glob("*/config.json") if _has_weights(config.parent)]
@@ -65,10 +66,11 @@ def _has_weights(folder: Path) -> bool:
             return True
         if index.is_file():
             try:
-                shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, AttributeError):
+                with reading(index):
+                    shards = set(read_json(index)["weight_map"].values())
+                    return all((folder / shard).is_file() for shard in shards)
+            except ValueError:
                 return False  # damaged: to be fetched again
-            return all((folder / shard).is_file() for shard in shards)
     return False
 
 

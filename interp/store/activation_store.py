@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
+from interp.outside import read_json
 from interp.seals import SEAL, is_broken
 from interp.sites.site import Site
-from interp.store.folder import CACHE, FORMAT, MANIFEST, read_json
+from interp.store.folder import CACHE, FORMAT, MANIFEST
 from interp.store.quantise import SCALE, STORAGE, decode, row_bytes
 from interp.store.shards import COLUMNS, ShardRecord, map_shard, read_record, shard_fault, shard_path
 from interp.store.shuffle import Permutation
@@ -230,7 +231,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         counts = [ShardRecord.from_json(record).count for record in manifest["shards"]] if not wrong else []
     except ValueError:
         wrong.append("shards")
-    if not wrong and (sum(counts) != manifest["tokens"] or manifest["tokens"] < 1):
+    if not wrong and (sum(counts) != manifest["tokens"] or not 0 < manifest["tokens"] < 1 << 63):
         wrong.append("tokens")
     if not wrong and (manifest["dtype"] not in STORAGE or not _are_widths(manifest["sites"])):
         wrong.append("sites and dtype")

@@ -25,11 +25,12 @@ from interp import processes
 from interp.differences import check_same
 from interp.files import DiskFull, write_json
 from interp.folder_lock import alone_in
+from interp.outside import read_json
 from interp.processes import Processes
 from interp.seals import write_sealed_json
 from interp.sites.site import Site, expand_sites
 from interp.store.activation_store import ActivationStore
-from interp.store.folder import CACHE, FORMAT, MANIFEST, SHARDS, check_folder, read_json
+from interp.store.folder import CACHE, FORMAT, MANIFEST, SHARDS, check_folder
 from interp.store.masks import Masks
 from interp.store.plan import Plan, free_bytes, peak_memory, seconds_of
 from interp.store.quantise import check_storage, encode, row_bytes

@@ -1,9 +1,7 @@
 """The folder of an activation store: the names in it, and who may write there."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -33,18 +31,3 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds files that are not of an activation store ({', '.join(foreign[:3])}); choose an empty or"
             " new folder"
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of a store.
-
-    Raises:
-        ValueError: it holds none.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no object")
-    return value

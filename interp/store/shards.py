@@ -4,17 +4,17 @@
 The same tensors give the same bytes.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from interp.files import sha256_of_file, write_json
+from interp.outside import read_json, reading
 from interp.store.quantise import SCALE, STORAGE
 from interp.tensor_files import write_tensors
 
@@ -59,8 +59,8 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_record(path: Path) -> ShardRecord | None:
     """The note beside a shard; None where there is none that can be read."""
     try:
-        return ShardRecord.from_json(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+        return ShardRecord.from_json(read_json(path.with_suffix(".json")))
+    except ValueError:
         return None
 
 
@@ -86,11 +86,8 @@ def map_shard(path: Path, count: int, widths: Mapping[str, int], dtype: str) -> 
         expected[name] = (STORAGE[dtype], (count, width))
         if dtype == "int8":
             expected[name + SCALE] = (torch.float32, (count,))
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    with reading(path, "is not a safetensors file"), safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()} != expected:
         raise ValueError(f"{path} does not hold the tensors that the store's manifest promises")
     return found

@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.differences import check_same
 from interp.files import atomic_path
 from interp.folder_lock import alone_in
+from interp.outside import read_json, reading
 from interp.seals import is_broken, write_sealed_json
 from interp.tokens.growing_array import GrowingArray
 from interp.tokens.layout import Layout, choose_layout
@@ -163,10 +164,8 @@ def open_token_rows(folder: str | Path) -> TokenRows:
     shape = (manifest["rows"], manifest["context"])
     arrays = []
     for name in _ARRAYS:
-        try:
+        with reading(folder / name, fix=f"Delete {folder} and write it again"):
             array = np.lib.format.open_memmap(folder / name, mode="r")  # refuses pickled objects
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{folder / name} cannot be read: {error}. Delete {folder} and write it again") from error
         size = (folder / name).stat().st_size
         whole = array.flags.c_contiguous and size == array.offset + array.nbytes
         if array.dtype != _DTYPE or array.shape != shape or not whole:
@@ -267,13 +266,10 @@ def _reopen(folder: Path, request: dict[str, Any]) -> TokenRows:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / _MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"no finished token rows in {str(folder)!r} (no {_MANIFEST}); run write_token_rows") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}. Delete {folder} and write it again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+    if not path.exists():
+        raise ValueError(f"no finished token rows in {str(folder)!r} (no {_MANIFEST}); run write_token_rows")
+    manifest = read_json(path, fix=f"Delete {folder} and write it again")
+    if manifest.get("format") != _FORMAT:
         raise ValueError(f"{path} is not of format {_FORMAT}, which this version reads; write the rows again")
     kinds = {"rows": int, "context": int, "sha256": dict, "fingerprint": str, "info": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]

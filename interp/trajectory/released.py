@@ -4,7 +4,6 @@
 of the magnitudes), in plain or scientific notation. ``params/layer_fit_params_<quantity>.json`` lists a fit a layer.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from interp.outside import parse_json, reading
 from interp.trajectory.emergence_curve import EmergenceCurve
 from interp.trajectory.fitting import Trajectory, fit_all
 
@@ -94,15 +94,14 @@ def read_stats(path: str | Path) -> Float[np.ndarray, "sequences 4 layers"]:
     whose magnitudes are not in order.
     """
     path = Path(path)
-    text = _AROUND.sub("", path.read_text(encoding="utf-8"))
+    with reading(path):
+        text = _AROUND.sub("", path.read_text(encoding="utf-8"))
     rest = _TOKEN.sub("", text).replace(",", "").strip()
     if rest:
         what = "abridged by NumPy (...)" if "..." in rest else f"not numbers in brackets ({rest.split()[0][:20]!r})"
         raise ValueError(f"{path} is {what}")
-    try:
+    with reading(path, "is ragged or its brackets do not match"):
         array = np.array(_nested(_TOKEN.findall(text)), dtype=np.float64)
-    except (ValueError, IndexError):
-        raise ValueError(f"{path} is ragged or its brackets do not match") from None
     if array.ndim != 3 or array.shape[1] != 4 or not array.size:
         raise ValueError(f"{path} has shape {array.shape}; [sequences, 4, layers] was expected")
     if not (np.isfinite(array).all() and (array >= 0).all() and (np.diff(array, axis=1) <= 0).all()):
@@ -116,23 +115,20 @@ def read_fits(path: str | Path) -> list[ReleasedFit]:
     Raises ValueError, naming file and layer, for anything else.
     """
     path = Path(path)
-    try:
-        layers = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+    with reading(path):
+        content = path.read_bytes()
+    layers = parse_json(content, path)
     if not isinstance(layers, list):
         raise ValueError(f"{path} is not a list of layers")
     found = []
     for number, layer in enumerate(layers):
-        try:
+        with reading(f"layer {number} of {path}", "is not a fit of the release"):
             fit = layer["original"]
             if fit["param_names"] != _NAMES:
                 raise ValueError(f"parameters {fit['param_names']}, not {_NAMES}")
             a, lam, gamma, t0, k = map(float, fit["popt"])
             curve = EmergenceCurve(A=a, lam=lam, gamma=gamma, t0=t0, K=k)
             found.append(ReleasedFit(curve=curve, r2=float(fit["r2"]), aic=float(fit["aic"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"layer {number} of {path} is not a fit of the release ({error})") from None
     return found
 
 

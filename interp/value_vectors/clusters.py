@@ -1,6 +1,5 @@
 """Clusters of neurons that stand for a concept, kept with what justifies them, and random sets to compare them with."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from interp.files import write_json
 from interp.models.feed_forward import Neuron, checked_neurons, stack_of, value_vectors
 from interp.models.fingerprint import weights_fingerprint
+from interp.outside import read_json, reading, record
 
 FORMAT = "deepfield.neuron-cluster.1"
 
@@ -79,21 +79,15 @@ def load_cluster(path: str | Path, model: Any) -> Cluster:
     Raises:
         ValueError: not such a file, or another model.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    complaint = f"is not a cluster of neurons ({FORMAT})"
+    content = read_json(Path(path), complaint)
+    with reading(path, complaint):
         if content.pop("format") != FORMAT:
-            raise ValueError("another format")
-        members = tuple(
-            Member(**{**member, "tokens": tuple(Token(**token) for token in member["tokens"])})
-            for member in content.pop("members")
-        )
-        cluster = Cluster(
-            **{**content, "words": tuple(content["words"]), "antonyms": tuple(content["antonyms"]), "members": members}
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a cluster of neurons ({FORMAT}): {error}") from error
-    cluster.check(model)
-    checked_neurons(stack_of(model, cluster.stack), cluster.neurons)
+            raise ValueError("it is of another format")
+        cluster = record(Cluster, content)
+    with reading(path, "does not fit the model"):
+        cluster.check(model)
+        checked_neurons(stack_of(model, cluster.stack), cluster.neurons)
     return cluster
 
 

@@ -1,5 +1,6 @@
 """``interp train``: sparse autoencoders from an activation store, or live from a model."""
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,6 +9,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 from interp.counts import Count
+from interp.outside import reading
 from saes.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ def _options_file(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
             path = Path(argument.tokens[0].value)
             if not path.is_file():
                 raise ValueError(f"--config {path}: there is no such file")
+            with reading(f"--config {path}", "is not a TOML file of options"):
+                tomllib.loads(path.read_bytes().decode())
             Toml(path, use_commands_as_keys=False)(app, commands, arguments)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from interp.outside import reading
 from saes.convert import dictionary_learning, gemma_scope, openai, saelens, sparsify
 from saes.sae import SAE
 
@@ -42,10 +43,8 @@ def read(folder: str | Path) -> SAE:
     place = Path(folder)
     for name, form in FORMATS.items():
         if form.recognises(place):
-            try:
+            with reading(place, f"holds a {name} SAE that cannot be read"):
                 return form.read(place)
-            except (KeyError, TypeError, AttributeError, OSError) as error:
-                raise ValueError(f"cannot read the {name} SAE in {place}: {type(error).__name__} {error}") from error
     raise ValueError(f"{place} holds no SAE of a known format: deepfield, {', '.join(FORMATS)}")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.outside import reading
 from saes.activations import JumpReLU
 from saes.convert.weights import build, read_safetensors
 from saes.sae import SAE
@@ -33,8 +34,6 @@ def read(folder: Path) -> SAE:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except Exception as error:  # zip and numpy fail in many ways
-        raise ValueError(f"{path} is damaged or holds more than arrays, and was not executed: {error}") from error
+    complaint = "is damaged or holds more than arrays, and was not executed"
+    with reading(path, complaint), np.load(path, allow_pickle=False) as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}

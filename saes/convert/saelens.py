@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from interp.files import write_json
+from interp.outside import read_json
 from interp.tensor_files import write_tensors
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saes.convert.weights import build, read_json, read_safetensors, state, text, whole_number
+from saes.convert.weights import build, read_safetensors, state, text, whole_number
 from saes.sae import SAE
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from interp.files import write_json
+from interp.outside import read_json
 from interp.tensor_files import write_tensors
 from saes.activations import TopK
-from saes.convert.weights import build, read_json, read_safetensors, state, whole_number
+from saes.convert.weights import build, read_safetensors, state, whole_number
 from saes.sae import SAE
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"

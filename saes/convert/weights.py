@@ -1,56 +1,52 @@
 """What the formats share: weights from files that are not trusted, checked before they are used."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from interp.outside import reading
 from saes.activations import Activation
 from saes.sae import SAE
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no object")
-    return value
-
-
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file."""
-    try:
+    with reading(path):
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def read_pickled_tensors(path: Path) -> dict[str, Any]:
     """A state dict; a pickle with anything but tensors and plain containers is refused, not executed."""
-    try:
+    with reading(path, "is damaged or holds more than tensors, and was not executed"):
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler fails in many ways
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is damaged or holds more than tensors, and was not executed: {first}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not a dictionary of tensors")
-    for name, tensor in value.items():
-        # A view may claim any shape over one stored number, and take that much memory once it is copied.
-        if isinstance(tensor, Tensor) and (
-            tensor.layout is not torch.strided or tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes
-        ):
-            raise ValueError(f"{path}: {name} claims the shape {tuple(tensor.shape)}, but does not store its values")
+    with reading(path, "holds a tensor of a kind that no SAE has"):
+        for name, tensor in _tensors_in(value):
+            if tensor.is_nested or tensor.is_quantized or tensor.layout is not torch.strided:
+                raise ValueError(f"{name} is nested, sparse or quantised")
+            # A view may claim any shape over one stored number, and take that much memory once it is copied.
+            if tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes:
+                raise ValueError(f"{name} claims the shape {tuple(tensor.shape)}, but does not store its values")
     return value
+
+
+def _tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a state dict, by the names that lead to them."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _tensors_in(entry, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple | set):
+        for entry in value:
+            yield from _tensors_in(entry, name)
 
 
 def whole_number(value: Any, *, name: str, where: Path) -> int:

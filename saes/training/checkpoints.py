@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.differences import check_same
 from interp.files import atomic_path, sync_file, sync_folder, told_if_full, write_json
 from interp.folder_lock import alone_in
-from interp.store.folder import read_json
+from interp.outside import read_json
 from interp.tensor_files import read_sealed, write_sealed
 from saes.sae import CONFIG, SAE
 

@@ -127,11 +127,17 @@ def test_files_come_back(whole: Circuit, tmp_path) -> None:
     assert graph.number_of_edges() == small.to_networkx().number_of_edges()
     scores = sorted(data["score"] for *_, data in graph.edges(data=True))
     assert scores == pytest.approx(sorted(data["score"] for *_, data in small.to_networkx().edges(data=True)))
+    good = json.loads((tmp_path / "circuit.json").read_text())
     for wrong, message in (
-        ("{}", "KeyError"),
+        ("{}", "it lacks 'format'"),
         ('{"format": "x"}', "'x'"),
         ("[]", "not a circuit"),
         ("no", "not a circuit"),
+        (json.dumps(good | {"nodes": {"embed": "1"}}), "nodes.embed is '1'; it must be a finite number"),
+        (json.dumps(good | {"edges": [["embed", "logits", None]]}), "edge embed -> logits is 'None'"),
+        (json.dumps(good | {"edges": [["embed", "logits"]]}), "not a circuit"),
+        (json.dumps(good | {"edges": [["embed", 3, 1.0]]}), "not a circuit"),
+        (json.dumps(good | {"groups": {"logits": "logits"}}), "groups.logits is 'logits'"),
     ):
         (tmp_path / "wrong.json").write_text(wrong)
         with pytest.raises(ValueError, match=message):

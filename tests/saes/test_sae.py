@@ -30,7 +30,7 @@ def change(folder: Path, **values: object) -> None:
     [
         ({"d_sae": 16}, r"W_enc is F32 \(4, 8\), cfg.json says torch.float32 \(4, 16\)"),
         ({"dtype": "float16"}, "cfg.json says torch.float16"),
-        ({"dtype": "object"}, "KeyError 'object'"),
+        ({"dtype": "object"}, "it lacks 'object'"),
         ({"d_in": "4"}, "d_in is '4'; it must be a whole number"),
         ({"skip": 1}, "skip is 1; it must be true or false"),
         ({"format": "other"}, "its format is 'other'"),

@@ -4,7 +4,6 @@ Order of a sequence: beginning-of-sequence, soft tokens (of the camera image, of
 tokens (x, y, z). The Llama lies under ``language_model``, so value vectors and steering find it as in OpenVLA.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from interp.files import write_json
+from interp.outside import read_json, reading, record
 from interp.tensor_files import write_tensors
 from interp.vla.policy.tokenizer import ACTIONS, BOS, EOS, PAD, VOCAB, load_tokenizer
 from interp.vla.policy.vision import Keypoints
@@ -40,6 +39,14 @@ class PolicyConfig:
     layers: int = 4
     heads: int = 4
     intermediate: int = 256
+
+    def check(self) -> None:
+        """Refuse sizes that no model has (ValueError)."""
+        for name, least in (("hidden", 2), ("layers", 1), ("heads", 1), ("intermediate", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden {self.hidden} cannot be shared among {self.heads} heads of even width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,15 +172,20 @@ def load_policy(name: str | Path = "state") -> VLAPolicy:
         ValueError: there is no such policy, or its files are not those of a policy.
     """
     folder = RELEASED / name if (RELEASED / name).is_dir() else Path(name)
-    try:
-        sizes = json.loads((folder / "policy.json").read_text(encoding="utf-8"))["sizes"]
-        policy = VLAPolicy(PolicyConfig(**sizes))
-        policy.load_state_dict(load_file(folder / "policy.safetensors"))
-    except FileNotFoundError:
+    if not all((folder / file).is_file() for file in ("policy.json", "policy.safetensors")):
         released = ", ".join(sorted(path.name for path in RELEASED.iterdir()))
-        raise ValueError(
-            f"no policy in {folder}; give a folder that `interp vla train` wrote, or one of: {released}"
-        ) from None
-    except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder} does not hold a policy of this version; train it again ({error})") from None
+        raise ValueError(f"no policy in {folder}; give a folder that `interp vla train` wrote, or one of: {released}")
+    with reading(folder, "does not hold a policy of this version", fix="Train it again"):
+        weights = load_file(folder / "policy.safetensors")
+        config = record(PolicyConfig, read_json(folder / "policy.json")["sizes"], name="sizes")
+        config.check()
+        if config.layers > len(weights):
+            raise ValueError(f"it has {config.layers} layers, but {len(weights)} weights")
+        with torch.device("meta"):  # memory only once the file is known to hold these shapes
+            shapes = {name: tensor.shape for name, tensor in VLAPolicy(config).state_dict().items()}
+        if (found := {name: tensor.shape for name, tensor in weights.items()}) != shapes:
+            odd = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+            raise ValueError(f"the weights {', '.join(odd[:3])} are not those of its sizes")
+        policy = VLAPolicy(config)
+        policy.load_state_dict(weights)
     return policy.eval()

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.differences import check_same
 from interp.files import write_json
 from interp.folder_lock import alone_in
-from interp.store.folder import read_json
+from interp.outside import read_json
 from interp.tensor_files import read_sealed, write_sealed
 from interp.vla.policy import words
 from interp.vla.policy.demonstrations import EPISODES, Demonstrations, demonstrate

@@ -13,9 +13,9 @@ import torch
 from interp.differences import check_same
 from interp.models.feed_forward import Neuron, stack_of
 from interp.models.fingerprint import weights_fingerprint
+from interp.outside import read_json
 from interp.seals import is_broken, write_sealed_json
 from interp.steering.edits import steer
-from interp.store.folder import read_json
 from interp.vla.policy.policy import VLAPolicy
 from interp.vla.policy.tokenizer import encode
 from interp.vla.policy.words import action_prompt

@@ -116,7 +116,7 @@ def test_jsonl(embedded, tmp_path) -> None:
     task = Task.from_jsonl(path, embedded.tokenizer, direction="noise")
     assert (len(task), task.correct.shape, task.name, task.direction) == (2, (2, 2), "names", "noise")
     path.write_text(json.dumps(line) + "\n" + json.dumps({"clean": "x"}))
-    with pytest.raises(ValueError, match=r"line 2: KeyError\('corrupt'\); a line is"):
+    with pytest.raises(ValueError, match=r"line 2 is not a pair of prompts: it lacks 'corrupt'\. A line is"):
         Task.from_jsonl(path, embedded.tokenizer)
     path.write_text("")
     with pytest.raises(ValueError, match="holds no prompts"):

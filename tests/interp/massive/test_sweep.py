@@ -143,8 +143,25 @@ def test_a_damaged_line_is_named(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "out" / RESULTS
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:50], ""]))
-    with pytest.raises(ValueError, match=r"line 2 of .*results\.jsonl is damaged .*delete that line"):
+    with pytest.raises(ValueError, match=r"line 2 of .*results\.jsonl is damaged.*Delete that line"):
         sweep(str(run), planted_tokens(), tmp_path / "out")
+    whole = json.loads(lines[1])
+    for change in (
+        {"step": "1"},
+        {"step": None},
+        {"sink_rate": "high"},
+        {"blocks": "abc"},
+        {"blocks": [1]},
+        {"more": 1},
+        {"stats": whole["stats"] | {"values": whole["stats"]["values"][1:]}},
+        {"stats": whole["stats"] | {"dims": whole["stats"]["values"]}},
+        {"stats": whole["stats"] | {"sites": "blocks.0"}},
+        {"stats": None},
+        {"kind": "missing"},
+    ):
+        path.write_text("\n".join([lines[0], json.dumps(whole | change), ""]))
+        with pytest.raises(ValueError, match=r"line 2 of .*results\.jsonl is damaged: .*Delete that line"):
+            Results(path)
 
 
 def test_a_flipped_bit_is_named_and_lines_of_earlier_versions_are_read(

@@ -418,7 +418,7 @@ def test_damaged_rows(tokenizer: Any, tmp_path: Path) -> None:
     assert "tokens.json is damaged: rows" in said(
         rewrite("tokens.json", manifest.replace('"rows": 20', '"rows": "20"').encode())
     )
-    assert "is not of format 1" in said(rewrite("tokens.json", b"[]"))
+    assert "tokens.json is damaged: it holds a list" in said(rewrite("tokens.json", b"[]"))
     flipped = data[:-1] + bytes([data[-1] ^ 1])
     assert "ids.npy was altered" in said(rewrite("ids.npy", flipped), verify_token_rows)
     other = manifest.replace(rows.fingerprint, "sha256:0").encode()

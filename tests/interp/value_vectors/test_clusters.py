@@ -36,7 +36,19 @@ def test_a_saved_cluster_is_for_its_own_model(model: Any, tmp_path: Path) -> Non
         with pytest.raises(ValueError, match=r"neurons of OpenVLA with weights sha256:\w+….*is another neuron there"):
             load_cluster(path, other)
 
-    for change in ({"format": "other"}, {"members": 3}, {"surprise": 1}):
+    first = kept["members"][0]
+    for change in (
+        {"format": "other"},
+        {"members": 3},
+        {"surprise": 1},
+        {"words": "up"},
+        {"words": [0.5]},
+        {"method": None},
+        {"members": [first | {"layer": "0"}]},
+        {"members": [first | {"index": 1.5}]},
+        {"members": [first | {"score": "high"}]},
+        {"members": [first | {"tokens": [{"id": "1", "text": "up", "logit": 0.5}]}]},
+    ):
         path.write_text(json.dumps(kept | change))
         with pytest.raises(ValueError, match=r"up\.json is not a cluster of neurons \(deepfield\.neuron-cluster\.1\)"):
             load_cluster(path, model)

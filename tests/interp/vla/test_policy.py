@@ -127,6 +127,19 @@ def test_what_is_no_policy_is_refused(policy: VLAPolicy, tmp_path: Path) -> None
     ):
         load_policy(tmp_path / "nothing")
     policy.save(tmp_path, notes={})
-    (tmp_path / "policy.json").write_text('{"sizes": {"hidden": 64}}')
-    with pytest.raises(ValueError, match="does not hold a policy of this version"):
+    sizes = json.loads((tmp_path / "policy.json").read_text())["sizes"]
+    for change, said in (
+        ({"hidden": 64}, "the weights .* are not those of its sizes"),
+        ({"hidden": None}, "sizes.hidden is 'None'; it must be a whole number"),
+        ({"layers": None}, "sizes.layers is 'None'"),
+        ({"layers": 10**9}, r"it has 1000000000 layers, but \d+ weights"),
+        ({"heads": 0}, "heads is 0; it must be 1 or more"),
+        ({"heads": 5}, "hidden 96 cannot be shared among 5 heads"),
+        ({"camera": "64"}, "sizes.camera is '64'"),
+    ):
+        (tmp_path / "policy.json").write_text(json.dumps({"sizes": sizes | change}))
+        with pytest.raises(ValueError, match=f"does not hold a policy of this version: {said}.*Train it again"):
+            load_policy(tmp_path)
+    (tmp_path / "policy.json").write_text('{"notes": 1}')
+    with pytest.raises(ValueError, match=r"does not hold a policy of this version: it lacks 'sizes'\. Train it again"):
         load_policy(tmp_path)

@@ -1,0 +1,279 @@
+"""Files of every kind that is read, as whole as their tools write them, and seeded ways to damage them."""
+
+import gzip
+import json
+import random
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+import zstandard
+from safetensors.torch import save_file
+
+from circuits import Task
+from circuits.circuit import Circuit
+from interp import ActivationStore, load_model
+from interp.massive.stats import layer_stats
+from interp.massive.sweep_table import Measured, Results
+from interp.models.feed_forward import stack_of
+from interp.models.fingerprint import weights_fingerprint
+from interp.store.caching import cache_activations
+from interp.tokens.sources import open_source
+from interp.tokens.token_rows import verify_token_rows
+from interp.trajectory.released import read_release
+from interp.value_vectors.clusters import Cluster, Member, Token, load_cluster
+from interp.vla.policy.policy import PolicyConfig, VLAPolicy, load_policy
+from saes import SAE
+from saes.convert import write
+from tests.interp.models.test_loading import write_gguf
+from tests.interp.store.stores import random_rows, tiny_bridge
+from tests.saes.variants import VARIANTS, random_sae
+from tests.tiny_models import tiny_model
+
+TEXTS = ["Call me Ishmael.", "naïve café ☕", "", "z" * 300, "\U0001f600 end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Files, and what reads all of them."""
+
+    make: Callable[[Path], object]
+    """Writes whole files into an empty folder."""
+    load: Callable[[Path], object]
+    """Reads that folder, to the last byte."""
+
+
+def documents(folder: Path, name: str, **options: Any) -> list[Any]:
+    """All documents of a file."""
+    return ["".join(d) if not isinstance(d, np.ndarray) else d for d in open_source(folder / name, **options).read()]
+
+
+def _lines() -> bytes:
+    return "".join(json.dumps({"text": text, "n": [1, 2]}) + "\n" for text in TEXTS).encode()
+
+
+def _text(name: str, content: Callable[[], bytes], **options: Any) -> Kind:
+    return Kind(
+        make=lambda folder: (folder / name).write_bytes(content()),
+        load=lambda folder: documents(folder, name, **options),
+    )
+
+
+def _saved(make: Callable[[Path], object], load: Callable[[Path], object]) -> Kind:
+    return Kind(make=lambda folder: make(folder / "subject"), load=lambda folder: load(folder / "subject"))
+
+
+def _converted(form: str, variant: str) -> Kind:
+    sae = random_sae(VARIANTS[variant], dtype=torch.float32)
+    return _saved(lambda folder: write(sae, form, folder), SAE.load)
+
+
+def _gemma_scope(folder: Path) -> None:
+    sae = random_sae(VARIANTS["jumprelu"], dtype=torch.float32)
+    np.savez(folder / "params.npz", **{name: value.detach().numpy() for name, value in sae.named_parameters()})
+
+
+def _openai(folder: Path) -> None:
+    state = {
+        "encoder.weight": torch.randn(24, 8),
+        "decoder.weight": torch.randn(8, 24),
+        "latent_bias": torch.zeros(24),
+        "pre_bias": torch.zeros(8),
+        "activation": "TopK",
+        "activation_state_dict": {"k": 4, "postact_fn": "ReLU"},
+    }
+    torch.save(state, folder / "sae.pt")
+
+
+def _task_lines() -> bytes:
+    pair = {"clean": "So Mary", "corrupt": "So John", "correct": " a", "wrong": [" b", " c"]}
+    return (json.dumps(pair) + "\n\n" + json.dumps(pair | {"wrong": " d"}) + "\n").encode()
+
+
+def _circuit(folder: Path) -> None:
+    Circuit(
+        nodes={"embed": 1.0, "a0.h0": 0.5, "logits": 0.0},
+        edges={("embed", "a0.h0.q"): 0.25, ("a0.h0", "logits"): -1.0},
+        groups={"a0.h0.q": ("a0.h0",), "logits": ("logits",)},
+        about={"method": "eap", "rules": None},
+    ).save(folder / "circuit.json")
+
+
+def _release(folder: Path) -> None:
+    place = folder / "pythia_14m"
+    (place / "stats").mkdir(parents=True)
+    (place / "params").mkdir()
+    for step in (0, 512):
+        array = np.sort(np.random.default_rng(step).random((2, 4, 3)), axis=1)[:, ::-1] + 0.5
+        (place / "stats" / f"exp2_pythia_14m_step{step}").write_text(str(array))
+    names = ["A", "λ", "γ", "t0", "K"]  # noqa: RUF001  # as the files spell them
+    fit = {"original": {"param_names": names, "popt": [1.0, 2.0, 3.0, 4.0, 5.0], "r2": 0.9, "aic": -3.0}}
+    (place / "params" / "layer_fit_params_ratio.json").write_text(json.dumps([fit] * 3))
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """Every loader of files from outside, by name; ``folder`` is for what they share."""
+    model = tiny_bridge(folder / "model")
+    rows = random_rows(folder / "rows", rows=4)
+    tokenizer = load_model("embedded").tokenizer
+
+    def cluster(place: Path) -> None:
+        neurons = [Member(layer=i, index=i, score=0.5, tokens=(Token(id=1, text="fast", logit=2.0),)) for i in (0, 1)]
+        Cluster(
+            model="tiny",
+            fingerprint=weights_fingerprint(model),
+            stack=stack_of(model).path,
+            words=("fast", 3),
+            antonyms=(),
+            method="logit",
+            norm="raw",
+            members=tuple(neurons),
+        ).save(place / "cluster.json")
+
+    def sweep(place: Path) -> None:
+        results, stats = Results(place / "results.jsonl"), layer_stats(model, torch.arange(16).reshape(2, 8))
+        shared = {"model": "m", "revision": "r", "identity": "i", "weights": "w", "data": "d", "dtype": "f", "code": 1}
+        results.add(Measured(step=1, blocks=("a", "b", "c"), sink_rate=0.5, stats=stats, **shared))
+        results.add_missing("m", 2, "gone")
+
+    def sweep_table(place: Path) -> None:
+        table = Results(place / "results.jsonl").table(steps=[1, 2], model="m", data="d", dtype="f", code=1)
+        assert [row.step for row in table.rows] in ([], [1])
+
+    def store(place: Path) -> None:
+        cache_activations(model, rows, ["blocks.0.hook_resid_post"], place, dtype="int8")
+
+    def read_store(place: Path) -> None:
+        found = ActivationStore(place)
+        for site in found.sites:
+            list(found.batches(site, 50))
+        found.tokens()
+
+    def parquet(place: Path) -> None:
+        pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS * 20}), place / "a.parquet", compression="zstd")
+
+    def saved_dataset(place: Path) -> None:
+        datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(place / "saved")
+
+    def ids(place: Path) -> None:
+        np.save(place / "a.npy", np.arange(50).reshape(10, 5))
+
+    def gemma_2(place: Path) -> None:
+        sae = random_sae(VARIANTS["jumprelu"], dtype=torch.float32)
+        save_file(
+            {name.lower(): p.detach().contiguous() for name, p in sae.named_parameters()}, place / "params.safetensors"
+        )
+
+    def policy(place: Path) -> None:
+        VLAPolicy(PolicyConfig(camera=32, hidden=8, layers=1, heads=2, intermediate=8)).save(place, notes={"n": 1})
+
+    return {
+        "txt": _text("a.txt", lambda: "".join(TEXTS).encode()),
+        "jsonl": _text("a.jsonl", _lines),
+        "jsonl of ids": _text("a.jsonl", _lines, column="n"),
+        "jsonl.gz": _text("a.jsonl.gz", lambda: gzip.compress(_lines())),
+        "jsonl.zst": _text("a.jsonl.zst", lambda: zstandard.compress(_lines())),
+        "parquet": Kind(make=parquet, load=lambda place: documents(place, "a.parquet")),
+        "saved data set": Kind(make=saved_dataset, load=lambda place: documents(place, "saved")),
+        "npy": Kind(make=ids, load=lambda place: documents(place, "a.npy")),
+        "bin": _text("a.bin", lambda: np.arange(50, dtype="<u2").tobytes()),
+        "token rows": _saved(lambda place: random_rows(place, rows=4), verify_token_rows),
+        "store": _saved(store, read_store),
+        "sae": _saved(random_sae(VARIANTS["matryoshka"], dtype=torch.float32).save, SAE.load),
+        "saelens": _converted("saelens", "topk"),
+        "sparsify": _converted("sparsify", "topk"),
+        "dictionary_learning": _converted("dictionary_learning", "matryoshka"),
+        "gemma scope": Kind(make=_gemma_scope, load=SAE.load),
+        "gemma scope 2": Kind(make=gemma_2, load=SAE.load),
+        "openai": Kind(make=_openai, load=SAE.load),
+        "task": Kind(
+            make=lambda place: (place / "task.jsonl").write_bytes(_task_lines()),
+            load=lambda place: Task.from_jsonl(place / "task.jsonl", tokenizer),
+        ),
+        "cluster": Kind(make=cluster, load=lambda place: load_cluster(place / "cluster.json", model)),
+        "circuit": Kind(make=_circuit, load=lambda place: Circuit.load(place / "circuit.json")),
+        "sweep": Kind(make=sweep, load=sweep_table),
+        "release": Kind(make=_release, load=lambda place: read_release(place / "pythia_14m")),
+        "policy": Kind(make=policy, load=load_policy),
+        "gguf": Kind(
+            make=lambda place: write_gguf(place / "tiny.gguf", tiny_model("llama")),
+            load=lambda place: load_model(place / "tiny.gguf"),
+        ),
+        "model": Kind(make=lambda place: tiny_model("llama").save_pretrained(place), load=load_model),
+    }
+
+
+_VALUES: tuple[Any, ...] = (None, True, -1, 0, 1, 2**31, 10**30, 1.5, -0.0, 1e308, "", "x", "..", "\ud83d", [], {})
+_VALUES += ([[]], {"a": 1}, [1, "a"], "y" * 5000, float("nan"), float("inf"), "format", ["\x00"], {"": None})
+
+
+def damaged(content: bytes, name: str, rng: random.Random) -> bytes:
+    """A file's content changed: inside its packing or its header where it has one, or as bytes."""
+    if name.endswith((".gz", ".zst")) and rng.random() < 0.5:
+        gz = name.endswith(".gz")
+        inside = damaged(gzip.decompress(content) if gz else zstandard.decompress(content), "a.jsonl", rng)
+        return gzip.compress(inside) if gz else zstandard.compress(inside)
+    if name.endswith((".json", ".jsonl")) and rng.random() < 0.7:
+        lines = content.split(b"\n") if name.endswith(".jsonl") else [content]
+        index = rng.randrange(len(lines))
+        if lines[index].strip():
+            lines[index] = _other_json(lines[index], rng)
+        return b"\n".join(lines)
+    if name.endswith(".safetensors") and rng.random() < 0.5:
+        (length,) = struct.unpack("<Q", content[:8])
+        header = _other_json(content[8 : 8 + length], rng)
+        return struct.pack("<Q", len(header)) + header + content[8 + length :]
+    return _other_bytes(content, rng)
+
+
+def _other_json(text: bytes, rng: random.Random) -> bytes:
+    if rng.random() < 0.05:
+        return b"[" * 100_000
+    value = json.loads(text)
+    places = list(_places(value))
+    if not places:
+        return json.dumps(rng.choice(_VALUES)).encode()
+    holder, key = rng.choice(places)
+    change = rng.random()
+    if change < 0.2:
+        del holder[key]
+    elif change < 0.3 and isinstance(holder, dict):
+        holder[rng.choice(["new", "", "\ud83d", "format"])] = holder.pop(key)
+    else:
+        holder[key] = rng.choice(_VALUES)
+    return json.dumps(value).encode()
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [(value, key) for key, _ in entries] + [place for _, entry in entries for place in _places(entry)]
+
+
+def _other_bytes(content: bytes, rng: random.Random) -> bytes:
+    data, at = bytearray(content), rng.randrange(len(content) + 1)
+    if rng.random() < 0.4:  # the beginning is where formats say what follows
+        at = min(at, rng.randrange(256))
+    change = rng.randrange(6)
+    if change == 0:
+        del data[at:]
+    elif change == 1:
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif change == 2:
+        data[at : at + rng.choice([1, 4, 8, 64])] = rng.randbytes(rng.choice([1, 4, 8, 64]))
+    elif change == 3:
+        del data[at : at + rng.choice([1, 4, 8, 64, 1024])]
+    elif change == 4:
+        data[at:at] = data[at : at + rng.choice([1, 8, 64])]
+    else:
+        data[at : at + 8] = rng.choice(
+            [b"\xff" * 8, b"\x00" * 8, b"\x00" * 7 + b"\x7f", b"\x00\x00\x00\x00\x01\x00\x00\x00"]
+        )
+    return bytes(data)
