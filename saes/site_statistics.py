@@ -1,6 +1,5 @@
 """What the first activations of a site say before training on them: mean, norm, and whether a few tokens are all."""
 
-import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -25,11 +24,11 @@ class SiteStatistics:
 
     @classmethod
     def of(cls, data: Float[Tensor, "n d"], *, site: str) -> "SiteStatistics":
-        """Raises ValueError where all rows are zero, or one is not finite."""
+        """Raises ValueError where all of the rows, which must be finite, are zero."""
         norms = data.norm(dim=-1)
         norm = float(norms.mean())
-        if not 0 < norm < math.inf:
-            raise ValueError(f"activations at {site} are all zero or not finite; there is nothing to train on")
+        if not norm:
+            raise ValueError(f"the first {len(data)} activations at {site} are all zero; there is nothing to train on")
         mean = data.mean(0)
         distances = (data - mean).norm(dim=-1).double().square()  # of float32's largest numbers too
         massive = norms > MASSIVE_TIMES * norms.median()

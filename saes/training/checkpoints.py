@@ -44,7 +44,7 @@ class TrainState:
     """Steps done."""
     finished: bool = False
     """The SAE is written, and nothing is left to do."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from interp import processes
 from interp.sites.site import Site
+from interp.store.activation_store import ActivationStore
 from saes import losses
-from saes.distributed.launch import arrange, one_for_all
+from saes.distributed.launch import Group, arrange, one_for_all
 from saes.latents import Latents
 from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
@@ -144,7 +145,8 @@ def _write_nothing(_figures: dict[str, Any]) -> None:
 
 def _figures(state: TrainState, rate: float) -> str:
     m = state.metrics
-    return f"{rate:,.0f} tokens/s  FVU {m['fvu']:.3f}  L0 {m['l0']:.1f}  dead {m['dead']:.0f}"
+    fvu = "none" if m["fvu"] is None else f"{m['fvu']:.3f}"
+    return f"{rate:,.0f} tokens/s  FVU {fvu}  L0 {m['l0']:.1f}  dead {m['dead']:.0f}"
 
 
 def train_step(
@@ -172,8 +174,11 @@ def train_step(
     def stopped(reason: str) -> FloatingPointError:
         shown = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values.tolist(), strict=True))
         start = state.step * config.batch_size
+        bad = (~batch.isfinite().all(-1)).nonzero().flatten().tolist()
+        which = f" ({len(bad)} of them not finite, the first is number {start + bad[0]})" if bad else ""
         return FloatingPointError(
-            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + len(batch)} of the run; the"
+            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + len(batch)} of the run"
+            f"{which}; the"
             f" last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}), or check the"
             " store"
         )
@@ -247,18 +252,25 @@ def loss_terms(forward: Pass, config: TrainConfig, *, step: int) -> dict[str, Fl
     return terms
 
 
-def _metrics(forward: Pass, terms: dict[str, Tensor], gradient: Tensor, state: TrainState) -> dict[str, float]:
-    target, group = forward.target, forward.sae.group
-    variance = group.mean((target - group.mean(target)).square()).mean()
+def _metrics(forward: Pass, terms: dict[str, Tensor], gradient: Tensor, state: TrainState) -> dict[str, float | None]:
+    group = forward.sae.group
     return {
         "loss": float(sum(terms.values())),
         **{name: term.item() for name, term in terms.items()},
-        "fvu": float(group.mean((target - forward.x_hat).square()).mean() / variance),
+        "fvu": _fvu(forward.target, forward.x_hat, group),
         "l0": float(group.mean(group.over_latents(forward.latents.l0.float()))),
         "dead": float(forward.n_dead),
         "gradient_norm": float(gradient),
         "lr": state.optimizer.param_groups[0]["lr"],
     }
+
+
+def _fvu(target: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], group: Group) -> float | None:
+    """Fraction of variance unexplained; None where the rows do not differ by more than the rounding of their mean."""
+    power, error = (group.mean(t.square()).mean() for t in (target, target - x_hat))
+    variance = group.mean((target - group.mean(target)).square()).mean()
+    rounding = (8 * torch.finfo(target.dtype).eps) ** 2 * power
+    return float(error / variance) if variance > rounding else None
 
 
 def initial_state(
@@ -349,8 +361,34 @@ def _statistics(
             rows.append(batch[place])
             if sum(map(len, rows)) >= wanted:
                 break
-        known[key] = SiteStatistics.of(_without_row_scale(torch.cat(rows), config), site=site)
+        raw = torch.cat(rows)
+        data = _without_row_scale(raw, config)
+        _check_finite(raw, data, site, config, store)
+        known[key] = SiteStatistics.of(data, site=site)
     return known[key]
+
+
+def _check_finite(
+    raw: Float[Tensor, "n d"], data: Float[Tensor, "n d"], site: str, config: TrainConfig, store: Source
+) -> None:
+    if (whole := data.norm(dim=-1).isfinite()).all():
+        return
+    bad = (~whole).nonzero().flatten().tolist()
+    reason = "too large for float32" if raw[bad[0]].isfinite().all() else "not finite"
+    raise ValueError(
+        f"{len(bad)} of the first {len(raw)} activations at {site} are {reason}; the first is number {bad[0]} of the"
+        f" run{_token_of(store, config, bad[0])}. Cache in float32 or bfloat16, or leave such tokens out"
+    )
+
+
+def _token_of(store: Source, config: TrainConfig, number: int) -> str:
+    """Which token of the text stands at a place of the run's first epoch, in words; nothing where that is not known."""
+    if not isinstance(store, ActivationStore):
+        return ""
+    batch, place = divmod(number, config.batch_size)
+    token = int(next(store.indices(config.batch_size, config.data_seed, batch))[place])
+    found = store.tokens(slice(token, token + 1))
+    return f": token {token} of the store, position {int(found.positions)} of document {int(found.documents)}"
 
 
 def _without_row_scale(x: Float[Tensor, "n d"], config: TrainConfig) -> Float[Tensor, "n d"]:

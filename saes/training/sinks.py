@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 PROJECT = "deepfield"
 Figures = Mapping[str, float]
+"""Of one step."""
 
 
 class Sink(NamedTuple):
@@ -70,10 +71,11 @@ class OpenSinks(AbstractContextManager["OpenSinks"]):
             if opened is not None:
                 self._open[name] = opened
 
-    def write(self, step: int, figures: Figures) -> None:
-        """One line of figures."""
+    def write(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """One line of figures; what is None is left out."""
+        known = {name: value for name, value in figures.items() if value is not None}
         for name, sink in list(self._open.items()):
-            if _tried(name, _write, sink, step, figures) is None:
+            if _tried(name, _write, sink, step, known) is None:
                 del self._open[name]
 
     def __exit__(self, *_: object) -> None:

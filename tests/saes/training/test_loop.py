@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp import Site
+from interp import ActivationStore, Site
+from interp.store.caching import cache_activations
 from saes import SAE, TrainConfig, train, train_many
 from saes.activations import ACTIVATIONS
 from saes.losses import Pass
 from saes.training.loop import initial_state, train_step
+from tests.interp.store.stores import random_rows, tiny_bridge
 from tests.patience import PATIENCE
 from tests.saes.sources import MemorySource, planted
 
@@ -174,10 +177,65 @@ def test_impossible_settings(config: TrainConfig, changes: dict[str, object], me
         train(replace(config, **changes), MemorySource(planted(100, d=32)[0]))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("rows", "message"), [(0, "store is empty"), (300, "all zero or not finite")])
+@pytest.mark.parametrize(
+    ("rows", "message"), [(0, "store is empty"), (300, "the first 300 activations at s are all zero")]
+)
 def test_nothing_to_learn(config: TrainConfig, rows: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(config, MemorySource(torch.zeros(rows, 32)))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(torch.inf, "not finite"), (torch.nan, "not finite"), (1e30, "too large for float32")]
+)
+def test_one_bad_row_is_named_before_the_first_step(config: TrainConfig, value: float, reason: str) -> None:
+    data = planted(1000, d=32)[0]
+    data[321, 5] = value
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(config.data_seed))
+    place = int((order == 321).nonzero())
+    with pytest.raises(ValueError, match=rf"1 of the first 1000 activations at s are {reason}; .* number {place} of"):
+        train(config, MemorySource(data))
+
+
+def test_a_bad_row_of_a_store_is_named_by_its_token(config: TrainConfig, tmp_path: Path) -> None:
+    """A flipped bit of an exponent leaves a finite number that no norm can hold."""
+    site = "blocks.0.hook_resid_post"
+    model, rows = tiny_bridge(tmp_path / "model"), random_rows(tmp_path / "rows", rows=30)
+    cache_activations(model, rows, [site], tmp_path / "store")
+    (shard,) = (tmp_path / "store" / "shards").glob("*.safetensors")
+    whole = load_file(shard)
+    whole[site][777, 3] = 3e38
+    save_file(whole, shard)
+    token = "token 777 of the store, position 9 of document"
+    with pytest.raises(ValueError, match=rf"are too large for float32; .*{token} {int(whole['documents'][777])}\."):
+        train(replace(config, site=site, d_sae=64), ActivationStore(tmp_path / "store"))
+
+
+def test_a_bad_row_that_comes_late_is_named(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saes.training.loop.STATISTICS_ROWS", 128)
+    data = planted(1000, d=32)[0]
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(config.data_seed))
+    data[order[700]] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"\(1 of them not finite, the first is number 700\)"):
+        train(replace(config, tokens=1000), MemorySource(data))
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_batch_without_variance_has_no_fvu_and_the_log_is_json(
+    config: TrainConfig, tmp_path: Path, rows: int
+) -> None:
+    """Of one row, or of equal ones whose mean is rounded: Infinity, or a huge number of no meaning, would be logged."""
+    row = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    source = MemorySource(row.expand(rows * 6, -1).clone())
+    train(replace(config, batch_size=rows, tokens=rows * 6, log_every=1, log_to=("tensorboard",)), source)
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    found = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [line["fvu"] for line in found] == [None] * 6
+    assert all(line["loss"] > 0 for line in found)
 
 
 def test_training_runs_in_units_of_the_data(config: TrainConfig) -> None:
