@@ -92,6 +92,7 @@ class Page:
     def __init__(self, title: str, *, subtitle: str = "") -> None:
         self.title = title
         self._parts = [f"<h1>{escape(title)}</h1>", f'<p class="soft">{escape(subtitle)}</p>' if subtitle else ""]
+        self._figures = 0
 
     def heading(self, text: str) -> "Page":
         """Start a section."""
@@ -147,7 +148,9 @@ class Page:
         )
         styled.update_xaxes(automargin=True).update_yaxes(automargin=True)
         options = {"displayModeBar": False, "responsive": True}
-        chart = to_html(styled, include_plotlyjs=False, full_html=False, config=options)
+        self._figures += 1
+        name = f"figure-{self._figures}"  # plotly's own is random, and the same numbers would be other bytes every time
+        chart = to_html(styled, include_plotlyjs=False, full_html=False, config=options, div_id=name)
         return f"<figure>{chart}<figcaption>{escape(caption)}</figcaption></figure>"
 
     def gif(self, data: bytes, caption: str) -> "Page":

@@ -28,6 +28,17 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_the_same_numbers_are_the_same_bytes(tmp_path: Path) -> None:
+    def page(path: Path) -> bytes:
+        figures = [(go.Figure(go.Scatter(x=[1, 2], y=[height, 1])), "a caption") for height in (3, 4)]
+        return Page("t").figures(*figures).figures(*figures).write(path).read_bytes()
+
+    first = page(tmp_path / "a.html")
+    assert first == page(tmp_path / "b.html")
+    places = re.findall(r'<div id="([^"]*)" class="plotly-graph-div"', first.decode())
+    assert places == ["figure-1", "figure-2", "figure-3", "figure-4"], "each figure has a place of its own"
+
+
 def test_numbers_are_right_aligned(tmp_path: Path) -> None:
     page = Page("t").table(["name", "loss (nats)"], [["clean", 3.14159265], ["zero", 12]])
     html = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
