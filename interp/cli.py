@@ -3,6 +3,7 @@
 Every package of the distribution registers its own commands there, so this module imports none of them by name.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ def build_app() -> App:
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command line. What a user can mend ends in one line on stderr and exit status 2, not in a traceback."""
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # a file that is cut while it is mapped ends the process: say where
     warn_of_name_clash()
     try:
         with _sigterm_raises():

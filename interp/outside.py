@@ -92,6 +92,20 @@ def read_json(path: Path, complaint: str = "is damaged", *, fix: str = "") -> di
     return value
 
 
+def check_still_whole(path: Path, size: int, *, fix: str) -> None:
+    """Refuse a file that is mapped into memory and has become shorter since: reading it would end the process (SIGBUS).
+
+    Raises:
+        ValueError: it has fewer than ``size`` bytes now.
+    """
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return  # what is mapped stays until it is let go
+    if found < size:
+        raise ValueError(f"{path} was truncated while it was read: {found} bytes instead of {size}. {fix}")
+
+
 def record(kind: type[T], found: Any, *, name: str = "it", **given: Any) -> T:
     """A dataclass from the object of a JSON file: every field of its type, none missing, none besides.
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from interp.outside import read_json
+from interp.outside import check_still_whole, read_json
 from interp.seals import SEAL, is_broken
 from interp.sites.site import Site
 from interp.store.folder import CACHE, FORMAT, MANIFEST
@@ -28,6 +28,7 @@ _NOT_PROVENANCE = {SEAL, "format", "data_info", "rows_per_shard", "batch_rows", 
 # Every shard costs a few microseconds a call, so with many of them several batches are gathered at once.
 _ROWS_A_CALL = 48
 _WINDOW_BYTES = 1 << 28
+_AGAIN = "Delete what is damaged and run the same interp cache command again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,8 @@ class TokenColumns:
 class ActivationStore:
     """Activations that ``interp cache`` or :func:`interp.store.caching.cache_activations` wrote.
 
-    Opening checks the manifest and the size of every shard; :func:`verify` reads every byte.
+    Opening checks the manifest and the size of every shard, and reading looks at the size again; :func:`verify` reads
+    every byte.
 
     Attributes:
         path: The folder.
@@ -60,12 +62,13 @@ class ActivationStore:
         manifest = read_manifest(self.path)
         self._records = [ShardRecord.from_json(record) for record in manifest["shards"]]
         if faults := _faults(self.path, self._records, checksum=False):
-            raise ValueError(f"{'; '.join(faults)}. Delete what is damaged and run the same interp cache command again")
+            raise ValueError(f"{'; '.join(faults)}. {_AGAIN}")
         self._widths = {Site.parse(name): int(width) for name, width in manifest["sites"].items()}
         self.sites: tuple[Site, ...] = tuple(self._widths)
         self.dtype = str(manifest["dtype"])
         self.provenance = {name: value for name, value in manifest.items() if name not in _NOT_PROVENANCE}
         self._ends = np.cumsum([0] + [record.count for record in self._records], dtype=np.int64)
+        self._paths = [shard_path(self.path, index) for index in range(len(self._records))]
         self._mapped: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -113,7 +116,8 @@ class ActivationStore:
         """One epoch of float32 activations, from batch number ``start`` on; the last batch may be short.
 
         Batch ``k`` depends on ``seed``, ``batch_size`` and ``k`` alone. It is the caller's own: later batches do not
-        overwrite it. With ``seed=None`` the order is that of the text.
+        overwrite it. With ``seed=None`` the order is that of the text. Inside a ``DataLoader`` leave ``num_workers`` at
+        0: every worker would yield every batch.
 
         Raises:
             ValueError: a site that is not in the store, ``batch_size`` below 1, ``seed`` or ``start`` below 0.
@@ -177,8 +181,8 @@ class ActivationStore:
     def _shard(self, index: int) -> dict[str, Tensor]:
         if index not in self._mapped:
             widths = {str(site): width for site, width in self._widths.items()}
-            path = shard_path(self.path, index)
-            self._mapped[index] = map_shard(path, self._records[index].count, widths, self.dtype)
+            self._mapped[index] = map_shard(self._paths[index], self._records[index].count, widths, self.dtype)
+        check_still_whole(self._paths[index], self._records[index].bytes, fix=_AGAIN)
         return self._mapped[index]
 
     def _parts(self, window: slice) -> list[tuple[dict[str, Tensor], slice]]:

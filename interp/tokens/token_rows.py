@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.differences import check_same
 from interp.files import atomic_path
 from interp.folder_lock import alone_in
-from interp.outside import read_json, reading
+from interp.outside import check_still_whole, read_json, reading
 from interp.seals import is_broken, write_sealed_json
 from interp.tokens.growing_array import GrowingArray
 from interp.tokens.layout import Layout, choose_layout
@@ -56,7 +56,11 @@ class TokenRows:
         self, column: Literal["ids", "documents"], window: slice | np.ndarray = slice(None)
     ) -> Int64[Tensor, "rows context"]:
         """A copy of some rows, a slice or their numbers, as int64, which is what models take."""
-        return torch.from_numpy(getattr(self, column)[window].astype(np.int64))
+        array = getattr(self, column)
+        if isinstance(array, np.memmap):
+            fix = f"Delete {self.folder} and write it again"
+            check_still_whole(self.folder / f"{column}.npy", array.offset + array.nbytes, fix=fix)
+        return torch.from_numpy(array[window].astype(np.int64))
 
 
 def write_token_rows(

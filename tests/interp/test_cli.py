@@ -31,6 +31,19 @@ def wait(seconds: float):
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="no such signal on this platform")
+def test_a_bus_error_says_where_it_came_from() -> None:
+    """As when a mapped file is cut: otherwise the process ends without a word."""
+    code = (
+        "import os, signal\nfrom interp.cli import main\ntry:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
+    )
+    code += "def reads_the_shard():\n    os.kill(os.getpid(), signal.SIGBUS)\nreads_the_shard()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGBUS
+    assert "Bus error" in ended.stderr
+    assert "in reads_the_shard" in ended.stderr
+
+
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Another distribution that registers one good command and one whose module is missing."""

@@ -1,6 +1,10 @@
 """What was cached is what comes back, in every dtype, in order and shuffled; damage is named."""
 
 import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +216,53 @@ def test_no_store_there(tmp_path: Path) -> None:
         ActivationStore(tmp_path)
     with pytest.raises(ValueError, match="holds no activation store"):
         verify(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file cannot be truncated there")
+def test_a_shard_that_is_truncated_while_it_is_read_is_told_in_words(
+    made: tuple[Path, dict[str, Tensor], Tensor], tmp_path: Path
+) -> None:
+    """Reading the lost part of a mapped file ends the process by SIGBUS."""
+    shutil.copytree(made[0] / "float32", tmp_path / "store")
+    store = ActivationStore(tmp_path / "store")
+    expected, batches = store.read(SITES[0]), store.batches(SITES[0], 4, seed=None)
+    next(batches)
+    cut = tmp_path / "store" / "shards" / "000000.safetensors"
+    whole = cut.read_bytes()
+    os.truncate(cut, len(whole) // 2)
+    for read in (
+        lambda: next(batches),
+        lambda: next(store.batches(SITES[0], 100, seed=1)),
+        lambda: store.read(SITES[1], slice(0, 3)),
+        lambda: store.tokens(slice(0, 3)),
+        lambda: store.shards(SITES[2]),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"000000\.safetensors was truncated while it was read: {len(whole) // 2} b"
+        ):
+            read()
+    os.truncate(cut, len(whole))
+    with cut.open("rb+") as file:
+        file.write(whole)
+    assert torch.equal(store.read(SITES[0]), expected)
+    cut.unlink()
+    assert torch.equal(store.read(SITES[0]), expected), "what is mapped stays"
+
+
+class WholeStore(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return ActivationStore(self.path).batches(SITES[0], 100, seed=0)
+
+
+def test_two_workers_of_a_data_loader_yield_every_batch_twice(made: tuple[Path, dict[str, Tensor], Tensor]) -> None:
+    """As the documentation warns."""
+    path = made[0] / "float32"
+    once = list(ActivationStore(path).batches(SITES[0], 100, seed=0))
+    alone = list(torch.utils.data.DataLoader(WholeStore(path), batch_size=None, num_workers=0))
+    twice = list(torch.utils.data.DataLoader(WholeStore(path), batch_size=None, num_workers=2))
+    assert (len(alone), len(twice)) == (len(once), 2 * len(once))
+    for batch in once:
+        assert sum(torch.equal(batch, other) for other in twice) == 2

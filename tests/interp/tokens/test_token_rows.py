@@ -423,3 +423,15 @@ def test_damaged_rows(tokenizer: Any, tmp_path: Path) -> None:
     assert "ids.npy was altered" in said(rewrite("ids.npy", flipped), verify_token_rows)
     other = manifest.replace(rows.fingerprint, "sha256:0").encode()
     assert "tokens.json was altered" in said(rewrite("tokens.json", other), verify_token_rows)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file cannot be truncated there")
+@pytest.mark.parametrize("column", ["ids", "documents"])
+def test_rows_that_are_truncated_while_they_are_read_are_told_in_words(tmp_path: Path, column: str) -> None:
+    """Reading the lost part of a mapped file ends the process by SIGBUS."""
+    ids = np.arange(1, 6401) % 60
+    rows = write_token_rows(ids, None, tmp_path / "rows", tokens=6400, context=32, separator=0, vocab_size=64)
+    assert rows.tensor_of("ids", slice(150, 160)).flatten().tolist() == ids[4800:5120].tolist()
+    os.truncate(tmp_path / "rows" / f"{column}.npy", 1000)
+    with pytest.raises(ValueError, match=rf"{column}\.npy was truncated while it was read: 1000 bytes instead of \d+"):
+        rows.tensor_of(column, slice(150, 160))
