@@ -1,7 +1,7 @@
 """Files from outside are read through here: whatever a parser raises becomes a ``ValueError`` that names the file.
 
 A file may be cut, flipped, of another tool, or made to do harm, and every parser fails in its own way (``KeyError``,
-``RecursionError``, ``struct.error``, a Rust panic …). So nothing that a parser, or the checks after it, can raise is
+``RecursionError``, ``struct.error`` …). So nothing that a parser, or the checks after it, can raise is
 listed: :func:`reading` stands around both.
 """
 
