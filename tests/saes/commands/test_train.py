@@ -47,3 +47,17 @@ def test_where_activations_come_from_is_said_once(
     assert run("train", *given, *SIZE, "--out", str(tmp_path / "out")) == 2
     assert "activations come from --store, or from --model together with --data" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b'site = "x\n', "Illegal character"), (b"\xff", "can't decode"), (b"a = " + b"[" * 100_000, "nested too deeply")],
+)
+def test_a_damaged_file_of_options_is_named(
+    content: bytes, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_bytes(content)
+    assert run(*LIVE, *SIZE, "--config", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out")) != 0
+    said = "".join(capsys.readouterr())
+    assert "run.toml is not a TOML file of options" in " ".join(said.split())
+    assert reason in said
