@@ -30,7 +30,7 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 
 def fit_seconds(series: int) -> float:
-    """CPU seconds of a fit with its default bootstrap, over planted curves with 3 % noise at 37 steps."""
+    """CPU seconds of a fit with its rivals and intervals, over planted curves with 3 % noise at 37 steps."""
     steps, rng = np.array(choose_steps("paper", PYTHIA_STEPS), dtype=np.float64), np.random.default_rng(0)
     rows = []
     for _ in range(series + 1):

@@ -135,8 +135,9 @@ def add_fits(page: Page, table: SweepTable, fits: Sequence[Trajectory]) -> Page:
         ],
     )
     return page.text(
-        "Where a fit is not identifiable, very different parameters draw the same curve: only the curve itself, R² and"
-        " the class mean something. A lower AIC of a rival says that the simpler form does as well."
+        "Where a fit is not identifiable, very different parameters draw the same curve: only the curve itself, its"
+        " value at the last step, R² and the class mean something. A lower AIC of a rival says that the simpler form"
+        " does as well."
     )
 
 

@@ -5,7 +5,8 @@ valleys of a grid, then least squares in the original five with the analytic Jac
 points weigh the same, so R² depends on which steps were measured.
 
 Where the peak lies outside the measured steps, the five parameters are not identifiable: very different ones draw the
-same curve. Then ``identifiable`` is False, and only the curve, R² and the class mean something.
+same curve. Then ``identifiable`` is False, and only the curve, its value at the last step, R² and the class mean
+something. Intervals are those of :mod:`interp.curve_intervals`.
 """
 
 from collections.abc import Sequence
@@ -16,15 +17,17 @@ import numpy as np
 from jaxtyping import Float
 from joblib import Parallel, delayed
 from scipy.optimize import leastsq
+from scipy.stats import t as student
 
+from interp.curve_intervals import PARAMETERS, POSITIVE, curve_intervals, leverage, linearised
 from interp.trajectory.emergence_curve import EmergenceCurve
 from interp.trajectory.rival_curves import RIVALS
 from interp.trajectory.variable_projection import Problem, Separable, Solution, problem
 
 LayerClass = Literal["early_peak", "log_increase", "decay", "other"]
-PARAMETERS = ("A", "lam", "gamma", "t0", "K")
 
 _MAX_CONDITION = 1e3  # early peaks have 50 to 100, logarithmic rises 1e5 and more
+_MAX_FACTOR = 10.0  # wider than that, a first-order interval is no interval
 _STARTS = 5
 
 
@@ -50,7 +53,7 @@ class RivalFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """One series with its fitted curve; ``n`` points, and 95 % bootstrap intervals where asked for."""
+    """One series with its fitted curve; ``n`` points, and 95 % intervals of what they determine."""
 
     n: int
     last_step: float
@@ -61,18 +64,21 @@ class Trajectory:
     condition: float
     """Of the Jacobian with normalised columns: how far the data are from telling the parameters apart."""
     identifiable: bool
-    """The peak is within the measured steps and ``condition`` is below 1,000."""
+    """The peak and its interval are within the measured steps, ``condition`` is below 1,000, and the intervals of A, λ,
+    gamma and t0 are within a factor of ten of their values."""
     layer_class: LayerClass
     """``early_peak``: rises, is largest within the steps, falls. ``log_increase``: still rises at the last step.
     ``decay``: falls from the start. ``other``: the curve does not describe the series (R² too low)."""
     empirical_peak_step: float
     """The step whose value is largest."""
     class_agrees: bool
-    """Whether the largest value lies where the class says: first, last, or between."""
+    """Whether the largest value lies where the class says (first, last, or between), or elsewhere by no more than the
+    noise there: what the curve lacks at that step of its highest is within 99 % of Student's t."""
     final_value: float
     """The curve at the last step."""
     intervals: dict[str, tuple[float, float]]
-    """Of the parameters, ``peak_step``, ``peak_height`` and ``final_value``; empty without a bootstrap."""
+    """Of the parameters, ``peak_step``, ``peak_height`` and ``final_value`` where ``identifiable``; else of
+    ``final_value`` alone, and of nothing where the class is ``other``."""
     rivals: dict[str, RivalFit]
 
     @property
@@ -96,18 +102,14 @@ def fit(
     steps: Sequence[float | int] | np.ndarray,
     values: Sequence[float | int] | np.ndarray,
     *,
-    bootstrap: int = 100,
     min_r2: float = 0.9,
-    seed: int = 0,
 ) -> Trajectory:
     """Fit the emergence curve with A > 0, and its rivals, to values measured at training steps.
 
     Args:
         steps: optimiser steps, each once, in any order, 0 included.
         values: one a step.
-        bootstrap: residual resamples behind the intervals, each refitted from the optimum; 0 for none.
         min_r2: below it the class is ``other``.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than six points, other than finite numbers, negative or repeated steps.
@@ -134,19 +136,20 @@ def fit(
     condition = _condition(curve, u)
     scaled = units.restore(curve)
     layer_class = _classify(scaled, units.last, own["r2"], min_r2)
-    peak = float(t[y.argmax()])
+    intervals = {} if layer_class == "other" else curve_intervals(scaled, t, y)
+    identifiable = layer_class == "early_peak" and condition < _MAX_CONDITION and _narrow(intervals, scaled, units.last)
     return Trajectory(
         n=len(t),
         last_step=units.last,
         curve=scaled,
         **own,
         condition=condition,
-        identifiable=layer_class == "early_peak" and condition < _MAX_CONDITION,
+        identifiable=identifiable,
         layer_class=layer_class,
-        empirical_peak_step=peak,
-        class_agrees=_agrees(layer_class, peak, t),
+        empirical_peak_step=float(t[y.argmax()]),
+        class_agrees=_agrees(layer_class, scaled, t, y),
         final_value=float(scaled(t[-1:])[0]),
-        intervals=_intervals(curve, u, z, units, bootstrap, seed) if bootstrap else {},
+        intervals={name: each for name, each in intervals.items() if identifiable or name == "final_value"},
         rivals=rivals,
     )
 
@@ -279,30 +282,29 @@ def _classify(curve: EmergenceCurve, last: float, r2: float, min_r2: float) -> L
     return "early_peak" if curve.peak_step < last else "log_increase"
 
 
-def _agrees(found: LayerClass, peak: float, t: np.ndarray) -> bool:
-    where = "decay" if peak == t[0] else "log_increase" if peak == t[-1] else "early_peak"
-    return found in ("other", where)
+def _narrow(intervals: dict[str, tuple[float, float]], curve: EmergenceCurve, last: float) -> bool:
+    """Whether the peak is known to lie within the steps, and each positive figure to within ``_MAX_FACTOR``."""
+    return (
+        bool(intervals)
+        and intervals["peak_step"][1] < last
+        and all(intervals[name][1] <= _MAX_FACTOR * getattr(curve, name) for name in POSITIVE)
+    )
 
 
-def _intervals(
-    curve: EmergenceCurve, u: np.ndarray, z: np.ndarray, units: _Units, count: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Residual bootstrap: residuals, inflated for the five parameters spent, are dealt again and the curve refitted."""
-    rng = np.random.default_rng(seed)
-    fitted = curve(u)
-    residuals = (z - fitted) - (z - fitted).mean()
-    residuals = residuals * np.sqrt(len(u) / (len(u) - len(PARAMETERS)))
-    start, grid = np.array(curve.reparametrised()[:2]), problem(_EMERGENCE, u)
-    rows = []
-    for _ in range(count):
-        resampled = fitted + rng.choice(residuals, len(u))
-        found = grid.polish(resampled, start, tolerance=1e-4, evaluations=30)
-        if _is_emergence(found.linear):
-            again = units.restore(_curve(found))
-            figures = [getattr(again, name) for name in PARAMETERS]
-            rows.append([*figures, again.peak_step, again.peak_height, float(again(np.array([units.last]))[0])])
-    if not rows:
-        return {}
-    low, high = np.percentile(np.array(rows), [2.5, 97.5], axis=0, method="nearest")
-    names = (*PARAMETERS, "peak_step", "peak_height", "final_value")
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+def _agrees(found: LayerClass, curve: EmergenceCurve, t: np.ndarray, y: np.ndarray) -> bool:
+    largest = int(y.argmax())
+    where = "decay" if largest == 0 else "log_increase" if largest == len(t) - 1 else "early_peak"
+    if found in ("other", where):
+        return True
+    fitted = curve(t)
+    drop = fitted.max() - fitted[largest]
+    # Noise grows with size, so it is that of the other points in the upper half of the curve.
+    high = fitted >= (fitted.max() + fitted.min()) / 2
+    high[largest] = False
+    points = int(high.sum())
+    if not points:
+        return False
+    free = np.maximum(1 - np.diag(leverage(linearised(curve, t))), 1e-9)
+    noise = np.sqrt(((y - fitted) ** 2 / free)[high].mean())
+    # Of the largest of so many points, hence Bonferroni's share of 1 %.
+    return bool(drop <= student.ppf(1 - 0.005 / points, points) * np.sqrt(2) * noise)

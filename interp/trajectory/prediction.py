@@ -198,11 +198,7 @@ def predict_released(releases: Sequence[ReleasedModel], *, quantity: str = "rati
         raise ValueError(f"quantity {quantity!r}; choose {', '.join(QUANTITIES)}")
     if unknown := [each.size for each in releases if each.size not in PYTHIA]:
         raise ValueError(f"the architecture of {', '.join(unknown)} is not known; sizes: {', '.join(PYTHIA)}")
-    fits = [
-        (each.size, layer, targets(fit))
-        for each in releases
-        for layer, fit in enumerate(each.refit(quantity, bootstrap=0))
-    ]
+    fits = [(each.size, layer, targets(fit)) for each in releases for layer, fit in enumerate(each.refit(quantity))]
     table = np.stack([features(PYTHIA[size], layer) for size, layer, _ in fits])
     models = np.array([size for size, _, _ in fits])
     found = []

@@ -56,7 +56,7 @@ def test_heat_map_shows_every_checkpoint_and_stars_suspects() -> None:
 def test_fits_show_points_and_curves() -> None:
     run = table()
     steps, values = run.series()
-    fits = fit_all(steps, values, bootstrap=5)
+    fits = fit_all(steps, values)
     figure, caption = figures.fits_figure(run, fits)
     points, curve = figure.data[2], figure.data[3]
     assert list(points.x) == [0.5, 1, 2, 8, 64, 512, 32_768]
@@ -78,7 +78,7 @@ def test_surface_keeps_the_largest_dimensions() -> None:
 
 def test_a_training_page(tmp_path: Path) -> None:
     run = table()
-    fits = fit_all(*run.series(), bootstrap=5)
+    fits = fit_all(*run.series())
     html = training_page(run, fits).write(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>run</b>" not in html
     assert "8 checkpoints, 1 of them suspect, 1 missing" in html

@@ -37,12 +37,12 @@ def test_features_by_hand() -> None:
 def test_targets_that_the_data_determine() -> None:
     steps = np.linspace(0, 1000, 40)
     early = EmergenceCurve(A=10.0, lam=0.3, gamma=0.02, t0=1.0, K=2.0)
-    found = targets(fit(steps, early(steps), bootstrap=0))
+    found = targets(fit(steps, early(steps)))
     assert found["peak_step"] == pytest.approx(early.peak_step)
     assert found["peak_height"] == pytest.approx(early.peak_height)
     assert found["A"] == pytest.approx(10)
     rising = np.log(steps + 1)
-    found = targets(fit(steps, rising, bootstrap=0))
+    found = targets(fit(steps, rising))
     assert found["peak_step"] == 1000
     assert found["peak_height"] == found["final_value"] == pytest.approx(rising[-1], abs=0.05)
 

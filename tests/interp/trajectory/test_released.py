@@ -64,7 +64,7 @@ def test_a_release_is_read_and_fitted(tmp_path: Path) -> None:
     assert found.series("median") == pytest.approx(0.1755127)
     assert found.fits["ratio"][2].curve == CURVES[2]
     assert found.fits["ratio"][0].r2 == 0.99
-    again = found.refit(bootstrap=0)
+    again = found.refit()
     assert [fit.curve.peak_step for fit in again] == pytest.approx([c.peak_step for c in CURVES], rel=0.01)
 
 
