@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -23,6 +23,8 @@ def measure(
     device: str | None = None,
     absolute: float = 100.0,
     relative: float = 1000.0,
+    mad: float | None = None,
+    persistence: float | None = None,
     top: int = 3,
     report: Path | None = None,
 ) -> None:
@@ -44,6 +46,10 @@ def measure(
         A massive activation's magnitude is above this ...
     relative
         ... and at least this many times the median.
+    mad
+        ... and, where given, at least this many median absolute deviations above the median ...
+    persistence
+        ... and all that after at least this share of the blocks, such as 0.5.
     top
         Largest magnitudes kept of each layer and sequence.
     report
@@ -60,7 +66,7 @@ def measure(
     tokens, mask = text_rows(loaded, data, **vars(rows))
     console = Console(highlight=False)
     stats = layer_stats(loaded, tokens, mask=mask, top=top)
-    found = detect(stats, absolute=absolute, relative=relative)
+    found = detect(stats, absolute=absolute, relative=relative, mad=mad, persistence=persistence)
     sinks = attention_sinks(loaded, tokens)
     print_stats(console, stats, found, sinks, attention_sinks(loaded, tokens[:2], window=None))
     weights = find_super_weights(loaded, tokens[:1])
@@ -83,6 +89,7 @@ def intervene(
     layer: int | None = None,
     position: int | None = None,
     dim: int | None = None,
+    all_layers: bool = False,
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
     revision: str | None = None,
     device: str | None = None,
@@ -105,6 +112,8 @@ def intervene(
         Of that entry.
     dim
         Of that entry.
+    all_layers
+        Overwrite the massive activations of all blocks at once, not only where they emerge.
     revision
         Training checkpoint, such as step1000.
     device
@@ -121,6 +130,10 @@ def intervene(
     given = {name: value for name, value in place.items() if value is not None}
     if len(given) not in (0, 3):
         raise ValueError("one entry is named by --layer, --position and --dim together; without them, all massive ones")
+    if given and all_layers:
+        raise ValueError(
+            "--all-layers is for massive activations, not for the one entry of --layer, --position and --dim"
+        )
     try:
         target = to if to in ("zero", "mean") else float(to)
     except ValueError:
@@ -133,7 +146,9 @@ def intervene(
         skip = rows.sequences if heldout is None else 0
         others, mask = text_rows(loaded, heldout or data, **vars(replace(rows, context=tokens.shape[1])), skip=skip)
         others = others[mask.all(1)]
-    entries = [massive.Entry(**given)] if given else None
+    entries: Any = [massive.Entry(**given)] if given else None
+    if all_layers:
+        entries = massive.detect(massive.layer_stats(loaded, tokens)) or None  # none at all is refused there
     found = massive.intervene(loaded, tokens, entries=entries, to=target, heldout=others)  # type: ignore[arg-type]
     print_intervention(Console(highlight=False), found)
 

@@ -87,19 +87,44 @@ class Detection(Sequence[MassiveActivation]):
         return tuple(sorted(set.intersection(*by_sequence.values()))) if by_sequence else ()
 
 
-def detect(stats: LayerStats, *, absolute: float = 100.0, relative: float = 1000.0) -> Detection:
-    """Entries with a magnitude above ``absolute`` and at least ``relative`` times their layer's median.
+def detect(
+    stats: LayerStats,
+    *,
+    absolute: float = 100.0,
+    relative: float = 1000.0,
+    mad: float | None = None,
+    persistence: float | None = None,
+) -> Detection:
+    """Entries that meet every criterion; the defaults are Sun et al.'s, who call them "a loose but broad definition".
 
-    The defaults are Sun et al.'s, who call them "a loose but broad definition". Only the largest entries that ``stats``
-    kept can be found. Raises ValueError for thresholds that are not positive.
+    Only the largest entries that ``stats`` kept can be found.
+
+    Args:
+        stats: of a model.
+        absolute: a magnitude above it,
+        relative: and at least that many times the median magnitude of the layer and sequence;
+        mad: where given, at least that many median absolute deviations above that median too, which does not ask that
+            the median be near 0. With Gaussian activations the largest of a million entries has 10;
+        persistence: where given, an entry (sequence, position and dimension) that all this holds for after at least
+            that share of the blocks. Massive activations stay from where they emerge to the last few blocks.
+
+    Raises:
+        ValueError: criteria that are not positive, or a share above 1; ``mad`` for stats that were stored without.
     """
-    if not (absolute > 0 and relative > 0):
+    criteria = {"absolute": absolute, "relative": relative, "mad": mad, "persistence": persistence}
+    given = {name: value for name, value in criteria.items() if value is not None}
+    if not all(value > 0 for value in given.values()) or given.get("persistence", 1) > 1:
+        listed = ", ".join(f"{name}={value}" for name, value in given.items())
         raise ValueError(
-            f"thresholds must be positive, not absolute={absolute}, relative={relative}; Sun et al. took 100 and 1000"
+            f"criteria must be positive and persistence at most 1, not {listed}; Sun et al. took 100 and 1000"
         )
     magnitudes = stats.values.abs()
     ratios = magnitudes / stats.medians[..., None]
     massive = (magnitudes > absolute) & (ratios >= relative)
+    if mad is not None:
+        if stats.mads is None:
+            raise ValueError("these stats were stored without median absolute deviations; measure again for mad=…")
+        massive &= magnitudes - stats.medians[..., None] >= mad * stats.mads[..., None]
     found = tuple(
         MassiveActivation(
             layer=layer,
@@ -112,4 +137,8 @@ def detect(stats: LayerStats, *, absolute: float = 100.0, relative: float = 1000
         )
         for layer, sequence, rank in massive.nonzero().tolist()
     )
+    if persistence is not None:
+        layers = Counter((each.sequence, each.position, each.dim) for each in found)
+        least = persistence * len(stats.sites)
+        found = tuple(each for each in found if layers[each.sequence, each.position, each.dim] >= least)
     return Detection(found, truncated=bool(massive.all(2).any()))

@@ -1,12 +1,12 @@
 """Overwrite massive activations and see what the model loses (Sun et al. 2024, arXiv 2402.17762, section 3).
 
-An entry of the residual stream after a block is set to zero, to its mean on held-out text, or to a value; later blocks
-compute with it. Two controls do the same to other entries. Some models do not mind (GPT-2, OPT): a change of nothing is
-a result.
+Entries of the residual stream after one block or several are set to zero, to their mean on held-out text, or to a
+value; later blocks compute with them. Two controls do the same to other entries. Some models do not mind (GPT-2, OPT):
+a change of nothing is a result.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,7 +55,8 @@ class Effect:
 class Intervention:
     """Effects of one intervention and of its controls."""
 
-    layer: int
+    layers: tuple[int, ...]
+    """Blocks after which entries were overwritten."""
     to: str
     loss_before: Estimate
     effect: Effect
@@ -88,7 +89,9 @@ def intervene(
     Args:
         model: from ``load_model``.
         tokens: rows of one length.
-        entries: all of one layer. By default the massive activations of ``tokens`` in the layer where they emerge.
+        entries: of one layer or of several, which are all overwritten in the same pass. By default the massive
+            activations of ``tokens`` in the layer where they emerge; those of all layers, which keeps later blocks from
+            writing them again, are ``massive.detect(massive.layer_stats(model, tokens))``.
         to: ``zero``; ``mean``, the signed mean of that dimension over tokens of the same class in ``heldout``; or a
             number. Classes are the first position, each token id that is massive elsewhere, and all other tokens.
         heldout: rows of other text, for ``mean``.
@@ -96,18 +99,18 @@ def intervene(
         batch: sequences a forward pass.
 
     Raises:
-        ValueError: weights were processed; no entry, entries of several layers, or one outside the hidden state;
-            ``mean`` without ``heldout``.
+        ValueError: weights were processed; no entry, or one outside the hidden states; ``mean`` without ``heldout``.
     """
     require_raw_weights(model, purpose="intervene on massive activations")
     chosen = _massive_at_first_layer(model, tokens) if entries is None else tuple(entries)
-    layer, places = _places(model, tokens, chosen)
-    values = _Values(model, layer, to, heldout)
+    places = _places(model, tokens, chosen)
+    layers = tuple(sorted({layer for layer, *_ in places}))
+    values = _Values(model, layers, to, heldout)
     generator = torch.Generator().manual_seed(seed)
     others = _other_dims(places, model.cfg.d_model, generator), _other_positions(places, tokens, generator)
-    effects = _run(model, tokens, layer, [places, *others], values, batch)
+    effects = _run(model, tokens, [places, *others], values, batch)
     return Intervention(
-        layer=layer,
+        layers=layers,
         to=str(to),
         loss_before=effects[0],
         effect=effects[1],
@@ -116,8 +119,8 @@ def intervene(
     )
 
 
-Place = tuple[int, int, int]
-"""Sequence, position, dimension."""
+Place = tuple[int, int, int, int]
+"""Layer, sequence, position, dimension."""
 
 
 def _massive_at_first_layer(model: Any, tokens: Tensor) -> tuple[MassiveActivation, ...]:
@@ -129,12 +132,11 @@ def _massive_at_first_layer(model: Any, tokens: Tensor) -> tuple[MassiveActivati
     return tuple(each for each in found if each.layer == found.first_layer)
 
 
-def _places(model: Any, tokens: Tensor, entries: Sequence[Entry | MassiveActivation]) -> tuple[int, list[Place]]:
-    layers = {entry.layer for entry in entries}
-    if len(layers) != 1:
-        raise ValueError(f"entries must be of one layer, not of {sorted(layers) or 'none'}; give at least one entry")
-    layer = layers.pop()
-    check_site(model, Site("resid_post", layer))
+def _places(model: Any, tokens: Tensor, entries: Sequence[Entry | MassiveActivation]) -> list[Place]:
+    if not entries:
+        raise ValueError("there is no entry to overwrite; give at least one")
+    for layer in {entry.layer for entry in entries}:
+        check_site(model, Site("resid_post", layer))
     sequences, positions = tokens.shape
     places: dict[Place, None] = {}
     for entry in entries:
@@ -144,42 +146,45 @@ def _places(model: Any, tokens: Tensor, entries: Sequence[Entry | MassiveActivat
                 raise ValueError(
                     f"{entry} is outside {sequences} sequences of {positions} tokens in {model.cfg.d_model} dimensions"
                 )
-            places[place] = None
-    return layer, list(places)
+            places[entry.layer, *place] = None
+    return list(places)
 
 
 class _Values:
     """What an entry is set to."""
 
-    def __init__(self, model: Any, layer: int, to: str | float, heldout: Tensor | None) -> None:
+    def __init__(self, model: Any, layers: Sequence[int], to: str | float, heldout: Tensor | None) -> None:
         if isinstance(to, str) and to not in ("zero", "mean"):
             raise ValueError(f"to={to!r} is neither 'zero', 'mean' nor a number")
         self._constant = None if to == "mean" else 0.0 if to == "zero" else float(to)
         if self._constant is None:
             if heldout is None:
                 raise ValueError("to='mean' needs heldout=..., rows of text that the effect is not measured on")
-            self._measure(model, layer, heldout)
+            self._measure(model, layers, heldout)
 
-    def _measure(self, model: Any, layer: int, heldout: Tensor) -> None:
-        site = Site("resid_post", layer)
-        hidden = torch.cat([capture(model, rows, [site])[site].cpu().double() for rows in heldout.split(1)])
-        stats = layer_stats(model, heldout)
-        self._start = hidden[:, 0].mean(0)
-        self._rest = hidden[:, 1:].mean((0, 1))
-        self._massive: dict[tuple[int, int], list[float]] = {}
-        for each in detect(stats):
-            if each.layer == layer and each.position:
-                self._massive.setdefault((each.token, each.dim), []).append(each.value)
+    def _measure(self, model: Any, layers: Sequence[int], heldout: Tensor) -> None:
+        sites = {layer: Site("resid_post", layer) for layer in layers}
+        self._start, self._rest = (dict.fromkeys(layers, torch.zeros(())) for _ in range(2))
+        for rows in heldout.split(1):
+            cache = capture(model, rows, list(sites.values()))
+            for layer, site in sites.items():
+                hidden = cache[site][0].cpu().double() / len(heldout)
+                self._start[layer] = self._start[layer] + hidden[0]
+                self._rest[layer] = self._rest[layer] + hidden[1:].mean(0)
+        self._massive: dict[tuple[int, int, int], list[float]] = {}
+        for each in detect(layer_stats(model, heldout)):
+            if each.layer in sites and each.position:
+                self._massive.setdefault((each.layer, each.token, each.dim), []).append(each.value)
 
     def of(self, place: Place, tokens: Tensor) -> float:
         """For one entry."""
         if self._constant is not None:
             return self._constant
-        row, position, dim = place
+        layer, row, position, dim = place
         if position == 0:
-            return float(self._start[dim])
-        massive = self._massive.get((int(tokens[row, position]), dim))
-        return sum(massive) / len(massive) if massive else float(self._rest[dim])
+            return float(self._start[layer][dim])
+        massive = self._massive.get((layer, int(tokens[row, position]), dim))
+        return sum(massive) / len(massive) if massive else float(self._rest[layer][dim])
 
 
 def _other_dims(places: list[Place], width: int, generator: torch.Generator) -> list[Place]:
@@ -187,23 +192,23 @@ def _other_dims(places: list[Place], width: int, generator: torch.Generator) -> 
     free = torch.tensor([dim for dim in range(width) if dim not in taken])
     drawn = free[torch.randperm(len(free), generator=generator)].tolist()
     twin = dict(zip(sorted(taken), drawn, strict=False))
-    return [(row, position, twin[dim]) for row, position, dim in places]
+    return [(layer, row, position, twin[dim]) for layer, row, position, dim in places]
 
 
 def _other_positions(places: list[Place], tokens: Tensor, generator: torch.Generator) -> list[Place]:
     taken: dict[int, set[int]] = {}
-    for row, position, _ in places:
+    for _, row, position, _ in places:
         taken.setdefault(row, set()).add(position)
     twins: dict[tuple[int, int], int] = {}
     for row, positions in taken.items():
         free = torch.tensor([i for i in range(tokens.shape[1]) if i not in positions])
         drawn = free[torch.randperm(len(free), generator=generator)].tolist()
         twins |= {(row, position): other for position, other in zip(sorted(positions), drawn, strict=False)}
-    return [(row, twins[row, position], dim) for row, position, dim in places if (row, position) in twins]
+    return [(layer, row, twins[row, position], dim) for layer, row, position, dim in places if (row, position) in twins]
 
 
 def _run(
-    model: Any, tokens: Tensor, layer: int, variants: list[list[Place]], values: _Values, batch: int
+    model: Any, tokens: Tensor, variants: list[list[Place]], values: _Values, batch: int
 ) -> tuple[Estimate, Effect, Effect, Effect]:
     """The clean loss, and the effect of each variant; every batch meets all of them before the next."""
     before: list[Tensor] = []
@@ -214,9 +219,12 @@ def _run(
         clean = model(rows)
         before.append(metrics.cross_entropy(clean, rows).mean(1))
         for number, places in enumerate(variants):
-            inside = [(row - begin, position, dim) for row, position, dim in places if 0 <= row - begin < len(rows)]
-            new = [values.of(place, rows) for place in inside]
-            logits = _overwritten(model, rows, layer, inside, new)
+            inside = [
+                (layer, row - begin, position, dim)
+                for layer, row, position, dim in places
+                if 0 <= row - begin < len(rows)
+            ]
+            logits = _overwritten(model, rows, {place: values.of(place, rows) for place in inside})
             after[number].append(metrics.cross_entropy(logits, rows).mean(1))
             divergence[number].append(metrics.kl(clean, logits).mean(1))
     loss = torch.cat(before)
@@ -232,17 +240,21 @@ def _run(
     return metrics.mean(loss), *effects  # type: ignore[return-value]
 
 
-def _overwritten(
-    model: Any, rows: Tensor, layer: int, places: list[Place], values: list[float]
-) -> Float[Tensor, "batch position vocab"]:
-    index = torch.tensor(places, dtype=torch.long).reshape(-1, 3).T
+def _overwritten(model: Any, rows: Tensor, values: dict[Place, float]) -> Float[Tensor, "batch position vocab"]:
+    def hook_of(layer: int) -> Callable[..., Tensor]:
+        of_layer = {place[1:]: value for place, value in values.items() if place[0] == layer}
+        index = torch.tensor(list(of_layer), dtype=torch.long).T
 
-    def hook(value: Tensor, hook: Any) -> Tensor:
-        changed = value.clone()
-        changed[tuple(index.to(value.device))] = torch.tensor(values, dtype=value.dtype, device=value.device)
-        return changed
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            changed = value.clone()
+            new = torch.tensor(list(of_layer.values()), dtype=value.dtype, device=value.device)
+            changed[tuple(index.to(value.device))] = new
+            return changed
 
-    return model.run_with_hooks(rows, fwd_hooks=[(str(Site("resid_post", layer)), hook)])
+        return hook
+
+    layers = sorted({layer for layer, *_ in values})
+    return model.run_with_hooks(rows, fwd_hooks=[(str(Site("resid_post", layer)), hook_of(layer)) for layer in layers])
 
 
 def _perplexity(loss: Estimate) -> float:

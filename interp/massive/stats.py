@@ -28,6 +28,8 @@ class LayerStats:
     tokens: Int[Tensor, "layers sequences top"]
     """Ids of the tokens at those positions."""
     medians: Float[Tensor, "layers sequences"]
+    mads: Float[Tensor, "layers sequences"] | None = None
+    """Median absolute deviations of the magnitudes from their median; None in what was stored without."""
 
     @property
     def top1(self) -> tuple[Estimate, ...]:
@@ -89,25 +91,37 @@ def layer_stats(
         )
     parts = []
     for rows, kept in zip(tokens.split(batch), counted.split(batch), strict=True):
-        cache = capture(model, rows, sites, reduce=partial(_extremes, kept=kept, top=top))
+        cache = capture(model, rows, sites, reduce=partial(extremes, kept=kept, top=top))
         parts.append(torch.stack([cache[site] for site in sites]))
     found = torch.cat(parts, dim=1).cpu()
     _check_finite(found[..., 0], sites, next(model.parameters()).dtype)
-    positions = found[..., top : 2 * top].long()
+    return stats_of(found, tuple(map(str, sites)), tokens)
+
+
+def stats_of(
+    figures: Float[Tensor, "layers sequences figures"],
+    sites: tuple[str, ...],
+    tokens: Int[Tensor, "sequences position"],
+) -> LayerStats:
+    """What :func:`extremes` found in every layer, by name."""
+    top = (figures.shape[-1] - 2) // 3
+    positions = figures[..., top : 2 * top].long()
     return LayerStats(
-        sites=tuple(map(str, sites)),
-        values=found[..., :top].float(),
+        sites=sites,
+        values=figures[..., :top].float(),
         positions=positions,
-        dims=found[..., 2 * top : 3 * top].long(),
+        dims=figures[..., 2 * top : 3 * top].long(),
         tokens=tokens.cpu().long().expand(len(sites), -1, -1).gather(2, positions),
-        medians=found[..., -1].float(),
+        medians=figures[..., -2].float(),
+        mads=figures[..., -1].float(),
     )
 
 
-def _extremes(
+def extremes(
     hidden: Float[Tensor, "sequences position d"], kept: Bool[Tensor, "sequences position"], top: int
 ) -> Float[Tensor, "sequences figures"]:
-    """Values, positions and dimensions of the largest magnitudes, and the median; float64 holds the indices exactly."""
+    """Values, positions and dimensions of the largest magnitudes, their median, and the median absolute deviation from
+    it; float64 holds the indices exactly."""
     rows = []
     width = hidden.shape[-1]
     for row, positions in zip(hidden, kept, strict=True):
@@ -116,7 +130,8 @@ def _extremes(
         magnitudes = flat.abs()
         indices = magnitudes.topk(top).indices  # an entry that is not finite comes first
         median = magnitudes.median()
-        figures = (flat[indices], where[indices // width], indices % width, median[None])
+        deviation = (magnitudes - median).abs().median()
+        figures = (flat[indices], where[indices // width], indices % width, median[None], deviation[None])
         rows.append(torch.cat([figure.double() for figure in figures]))
     return torch.stack(rows)
 

@@ -229,20 +229,21 @@ def at_other_step(measured: Measured, **fields: Any) -> Measured:
 
 
 def _plain(stats: LayerStats) -> dict[str, Any]:
-    return {
-        name: value.tolist() if isinstance(value, torch.Tensor) else list(value) for name, value in vars(stats).items()
-    }
+    return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in vars(stats).items()}
 
 
 def _stats(plain: dict[str, Any]) -> LayerStats:
     tensors = {}
-    for name in ("values", "positions", "dims", "tokens", "medians"):
+    for name in ("values", "positions", "dims", "tokens", "medians", "mads"):
+        if name == "mads" and plain.get(name) is None:  # sweeps of before had none
+            continue
         tensors[name] = torch.tensor(plain[name])
-        if tensors[name].dtype != (torch.float32 if name in ("values", "medians") else torch.int64):
+        if tensors[name].dtype != (torch.float32 if name in ("values", "medians", "mads") else torch.int64):
             raise ValueError(f"{name} holds other entries than it should")
     stats = LayerStats(sites=typed(plain["sites"], tuple[str, ...], "sites"), **tensors)
     shape = stats.values.shape
     same = all(tensors[name].shape == shape for name in ("positions", "dims", "tokens"))
-    if not same or len(shape) != 3 or stats.medians.shape != shape[:2] or len(stats.sites) != shape[0]:
+    per_row = all(tensors[name].shape == shape[:2] for name in ("medians", "mads") if name in tensors)
+    if not same or len(shape) != 3 or not per_row or len(stats.sites) != shape[0]:
         raise ValueError("its statistics are of different shapes")
     return stats

@@ -55,7 +55,8 @@ def print_super_weights(console: Console, weights: tuple[SuperWeight, ...]) -> N
 
 def print_intervention(console: Console, found: Intervention) -> None:
     """A line for the effect and each control."""
-    console.print(f"Entries after block {found.layer} set to {found.to}. Losses in nats a token, KL a position.")
+    blocks = f"block{'s' * (len(found.layers) > 1)} {_listed(found.layers)}"
+    console.print(f"Entries after {blocks} set to {found.to}. Losses in nats a token, KL a position.")
     console.print(f"Loss before: {found.loss_before}, perplexity {found.perplexity_before:.4g}")
     table = Table("entries", "n", "loss", "change", "perplexity", "KL", show_edge=False)
     rows = {"the chosen ones": found.effect, "random dimensions": found.random_dim, "random tokens": found.random_token}
@@ -102,6 +103,6 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
-def _listed(steps: tuple[int, ...]) -> str:
-    shown = ", ".join(map(str, steps[:6]))
-    return shown + (f" and {len(steps) - 6} more" if len(steps) > 6 else "")
+def _listed(numbers: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, numbers[:6]))
+    return shown + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")

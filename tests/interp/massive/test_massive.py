@@ -1,5 +1,6 @@
 """Massive activations: planted ones are found exactly, figures agree with closed forms and brute force."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from interp import massive
 from interp.cli import main
 from interp.massive.attention import importance
-from interp.massive.stats import _extremes
+from interp.massive.stats import extremes
+from interp.massive.sweep_table import _plain, _stats
 from interp.models.loading import load_model
 from interp.sites.capturing import capture
 from interp.tokens.sequences import text_rows
@@ -138,7 +140,8 @@ def test_the_floor_of_gaussian_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     for shape, expected in (((1, 2048, 128), 7.1), ((1, 2048, 4883), 8.1)):
         noise = torch.randn(shape, generator=generator)
-        value, *_, median = _extremes(noise, torch.ones(shape[:2], dtype=torch.bool), 1)[0].tolist()
+        value, *_, median, deviation = extremes(noise, torch.ones(shape[:2], dtype=torch.bool), 1)[0].tolist()
+        assert deviation == pytest.approx(0.39906, rel=0.01)  # where erf((0.67449 ± it) / √2) differ by a half
         assert median == pytest.approx(0.67449, rel=0.01)
         assert abs(value) / median == pytest.approx(expected, abs=1)
 
@@ -178,8 +181,43 @@ def test_thresholds(planted: Any) -> None:
     largest = max(each.ratio for each in massive.detect(stats))
     assert len(massive.detect(stats, relative=largest)) == 1, "at least"
     assert len(massive.detect(stats, absolute=1e6)) == 0
-    with pytest.raises(ValueError, match=r"thresholds must be positive, not absolute=-1.0, relative=1000.0"):
+    with pytest.raises(ValueError, match=r"criteria must be positive .* not absolute=-1.0, relative=1000.0"):
         massive.detect(stats, absolute=-1.0)
+
+
+def test_median_absolute_deviations(planted: Any, hidden: list[np.ndarray]) -> None:
+    """The criterion by hand, at the very number of deviations that the smallest massive entry has."""
+    stats = massive.layer_stats(planted, planted_tokens())
+    for layer, of_layer in enumerate(hidden):
+        rows = np.abs(of_layer.reshape(3, -1))
+        half = (rows.shape[1] - 1) // 2  # the lower middle, as torch has it
+        middle = np.sort(rows)[:, half, None]
+        assert stats.mads[layer].numpy() == pytest.approx(np.sort(np.abs(rows - middle))[:, half], rel=1e-4)
+    deviations = sorted(
+        float((abs(each.value) - stats.medians[each.layer, each.sequence]) / stats.mads[each.layer, each.sequence])
+        for each in massive.detect(stats)
+    )
+    assert len(massive.detect(stats, mad=deviations[0] * 0.999)) == 12
+    assert len(massive.detect(stats, mad=deviations[3] * 1.001)) == 8
+    stored = _plain(stats)
+    assert torch.equal(_stats(stored).mads, stats.mads)
+    before = _stats({name: value for name, value in stored.items() if name != "mads"})  # a line of an earlier sweep
+    assert len(massive.detect(before)) == 12
+    with pytest.raises(ValueError, match="stored without median absolute deviations"):
+        massive.detect(before, mad=10.0)
+
+
+def test_persistence_is_a_share_of_the_blocks(planted: Any) -> None:
+    """The planted entries are massive after three of the four blocks."""
+    stats = massive.layer_stats(planted, planted_tokens())
+    assert massive.detect(stats, persistence=0.75).found == massive.detect(stats).found
+    assert len(massive.detect(stats, persistence=0.76)) == 0
+    values = stats.values.clone()
+    values[2, 0] = 0  # of the first sequence, in one block less
+    kept = massive.detect(replace(stats, values=values), persistence=0.75)
+    assert {each.sequence for each in kept} == {1, 2}
+    with pytest.raises(ValueError, match=r"persistence at most 1, not .*persistence=2\.0"):
+        massive.detect(stats, persistence=2.0)
 
 
 # Attention

@@ -17,6 +17,7 @@ from interp.steering.effects import side_effects
 from interp.value_vectors.clusters import matched_random_sets
 from interp.value_vectors.projection import find
 from tests import tiny_vla_models as vla
+from tests.interp.massive import planted
 from tests.tiny_models import tiny_model
 
 NEURONS = [(1, 3), (0, 7), (1, 9)]
@@ -328,7 +329,54 @@ def test_residual_vectors(embedded: Any) -> None:
     assert found.n == (2, 2)
     mean = contrast(embedded, [tokens[0].tolist()], [tokens[0, :3].tolist()], layer=1, position="mean")
     assert (mean.vector - before[0].mean(0) + before[0, :3].mean(0)).abs().max() < 1e-4
-    assert mean.standard_error.isinf().all()
+    assert mean.standard_error.isnan().all()
+    assert mean.left_out == (0, 0)
+
+
+PLANTED_PROMPTS = ([[9, planted.TOKEN, 12], [20, 21, planted.TOKEN, 33, 40]], [[9, 11, planted.TOKEN] + [30] * 9])
+
+
+@pytest.mark.parametrize("layer", [0, planted.LAYER, 3])
+@torch.no_grad()
+def test_a_mean_over_positions_leaves_massive_tokens_out(layer: int) -> None:
+    """Else prompts of other lengths differ by the massive activation: against hooks of our own."""
+    model = planted.planted_model()
+    positive, negative = PLANTED_PROMPTS
+
+    def mean(prompt: list[int], keep: bool) -> Tensor:
+        states: list[Tensor] = []
+        handle = model.gpt_neox.layers[layer].register_forward_hook(lambda _m, _a, output: states.append(output))
+        model(torch.tensor([prompt]))
+        handle.remove()
+        return states[0][0, [i for i, token in enumerate(prompt) if keep or token != planted.TOKEN]].mean(0)
+
+    def by_hand(keep: bool) -> Tensor:
+        return torch.stack([mean(each, keep) for each in positive]).mean(0) - mean(negative[0], keep)
+
+    kept = contrast(model, positive, negative, layer=layer, position="mean", drop_massive=False)
+    assert kept.left_out == (0, 0)
+    assert torch.allclose(kept.vector, by_hand(keep=True), rtol=1e-5, atol=1e-5)
+    if layer < planted.LAYER:  # not yet massive
+        found = contrast(model, positive, negative, layer=layer, position="mean")
+        assert torch.equal(found.vector, kept.vector)
+        return
+    with pytest.warns(UserWarning, match=r"3 tokens hold massive .* dimension 37, after block \d\) and are left out"):
+        found = contrast(model, positive, negative, layer=layer, position="mean")
+    assert found.left_out == (2, 1)
+    assert torch.allclose(found.vector, by_hand(keep=False), rtol=1e-5, atol=1e-5)
+    assert kept.vector[planted.DIM] ** 2 > 0.999 * kept.vector.square().sum()
+    assert found.vector[planted.DIM] ** 2 < 0.2 * found.vector.square().sum()
+    strict = contrast(model, positive, negative, layer=layer, position="mean", absolute=1e6)
+    assert torch.equal(strict.vector, kept.vector), "criteria are those of detect"
+
+
+def test_a_prompt_whose_state_is_a_massive_activation_is_refused() -> None:
+    model = planted.planted_model()
+    with pytest.raises(ValueError, match=r"the last token of the prompt \[9, 7\] holds a massive activation"):
+        contrast(model, [[9, 7]], [[9, 8]], layer=2)
+    with pytest.raises(ValueError, match=r"every token of the prompt \[7\] holds .* drop_massive=False"):
+        contrast(model, [[7]], [[9, 8]], layer=2, position="mean")
+    assert contrast(model, [[9, 7]], [[9, 8]], layer=2, drop_massive=False).vector[planted.DIM] > 100
 
 
 @torch.no_grad()
@@ -434,3 +482,16 @@ def test_the_same_call_steers_smollm2(smollm2: Any) -> None:
         steered = smollm2.original_model.generate(tokens, max_new_tokens=8, do_sample=False)
     assert torch.equal(plain[:, : tokens.shape[1] + 1], steered[:, : tokens.shape[1] + 1])
     assert not torch.equal(plain, steered)
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize(("layer", "share"), [(15, 0.9), (28, 0.4)])
+def test_no_contrast_of_smollm2_is_its_massive_activation(smollm2: Any, layer: int, share: float) -> None:
+    """With prompts of different length; near the end the entries are below the rule, and still what a mean is."""
+    sides = ["I love this", "What a wonderful day it has been"], ["I hate all of what has been said here", "No, never"]
+    kept = contrast(smollm2, *sides, layer=layer, position="mean", drop_massive=False)
+    with pytest.warns(UserWarning, match="4 tokens hold massive activations"):
+        found = contrast(smollm2, *sides, layer=layer, position="mean")
+    shares = [each.vector.square().topk(2).values.sum() / each.vector.square().sum() for each in (kept, found)]
+    assert shares[0] > share
+    assert shares[1] < 0.1
