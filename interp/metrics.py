@@ -2,15 +2,20 @@
 
 Every estimate is a ratio of two sums (a mean is a sum over a count), with the standard error of a ratio estimator.
 Tokens of one document are not independent, so pass ``groups`` (a document id a row) wherever it is known: the error
-is then taken over documents.
+is then taken over documents. Fewer than ``MIN_GROUPS`` of them say next to nothing of their spread; then blocks of
+neighbouring rows take their place (Künsch 1989), which says how far the figure would vary within such documents, and
+the estimate says so.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+
+MIN_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -19,31 +24,66 @@ class Estimate:
 
     value: float
     standard_error: float
-    """Of the value; infinite when there is only one unit, since nothing is then known about the spread."""
+    """Of the value; NaN when there is only one unit, since nothing is then known about the spread."""
     n: int
     """Independent units behind the standard error: documents where they were given, rows otherwise."""
+    blocks: bool = False
+    """The units are blocks of neighbouring rows, since there were fewer than ``MIN_GROUPS`` documents."""
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.standard_error:.2g}"
+        return f"{self.value:.4g} {self.error()}"
+
+    def error(self, form: str = ".2g") -> str:
+        """The standard error as it is printed behind the value."""
+        return "(n = 1)" if math.isnan(self.standard_error) else f"± {self.standard_error:{form}}"
+
+    def units(self, name: str) -> str:
+        """What the standard error is over, where ``name`` says what usual units are."""
+        return f"{self.n:,} " + (
+            f"blocks of neighbouring tokens (fewer than {MIN_GROUPS} {name})" if self.blocks else name
+        )
+
+
+def independent_units(groups: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], bool]:
+    """The unit of each row, numbered from 0, and whether units are blocks of rows and not the groups themselves.
+
+    With fewer than ``MIN_GROUPS`` groups they are about √n blocks of √n rows that follow each other, if those are more:
+    long against what neighbours share, and many.
+    """
+    names, index = torch.unique(groups, return_inverse=True)
+    blocks = round(len(index) ** 0.5)
+    if len(names) >= MIN_GROUPS or blocks <= len(names):
+        return index, False
+    units = torch.empty_like(index)
+    units[index.argsort(stable=True)] = torch.arange(len(index), device=index.device) * blocks // len(index)
+    return units, True
 
 
 def ratio(
-    numerator: Float[Tensor, " n"], denominator: Float[Tensor, " n"], *, groups: Int[Tensor, " n"] | None = None
+    numerator: Float[Tensor, " n"],
+    denominator: Float[Tensor, " n"],
+    *,
+    groups: Int[Tensor, " n"] | None = None,
+    blocks: bool = True,
 ) -> Estimate:
     """sum(numerator) / sum(denominator), standard error by the delta method over groups (rows without them).
+
+    ``blocks``: few groups give way to blocks of rows, which stand in the order of their text. False where groups are no
+    documents.
 
     Raises ValueError for empty input and where the denominator adds up to zero.
     """
     a, b = numerator.double(), denominator.double()
+    in_blocks = False
     if groups is not None:
-        names, index = torch.unique(groups, return_inverse=True)
-        a, b = (torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, v) for v in (a, b))
+        index, in_blocks = independent_units(groups) if blocks else (groups.unique(return_inverse=True)[1], False)
+        a, b = (torch.zeros(len(index.unique()), dtype=torch.float64).index_add_(0, index, v) for v in (a, b))
     if len(a) == 0 or b.sum() == 0:
         raise ValueError(f"nothing to divide by: {len(a)} units whose denominator adds up to 0; measure on varied data")
     value = a.sum() / b.sum()
     n = len(a)
-    spread = ((a - value * b).square().sum() * n / (n - 1)).sqrt() / b.sum().abs() if n > 1 else torch.inf
-    return Estimate(float(value), float(spread), n)
+    spread = ((a - value * b).square().sum() * n / (n - 1)).sqrt() / b.sum().abs() if n > 1 else torch.nan
+    return Estimate(float(value), float(spread), n, in_blocks)
 
 
 def mean(values: Float[Tensor, " n"], *, groups: Int[Tensor, " n"] | None = None) -> Estimate:
@@ -58,7 +98,7 @@ def fvu(x: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], *, groups: Int[Ten
 
 def explained_variance(unexplained: Estimate) -> Estimate:
     """1 - FVU, about the mean."""
-    return Estimate(1 - unexplained.value, unexplained.standard_error, unexplained.n)
+    return replace(unexplained, value=1 - unexplained.value)
 
 
 def squared_error(x: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:

@@ -19,7 +19,7 @@ def print_stats(console: Console, stats: LayerStats, found: Detection, sinks: Si
     to_first = received.received()
     for layer in range(len(stats.sites)):
         place = int(stats.positions[layer, 0, 0]), int(stats.dims[layer, 0, 0])
-        error = _short(stats.ratio[layer].standard_error)
+        error = _short(stats.ratio[layer].standard_error) if stats.ratio[layer].n > 1 else "n = 1"
         numbers = (stats.top1, stats.median, stats.ratio, stats.mean_of_ratios, to_first)
         largest, median, ratio, mean_ratio, attention = (_short(each[layer].value) for each in numbers)
         table.add_row(str(layer), largest, median, ratio, error, mean_ratio, "{}, {}".format(*place), attention)

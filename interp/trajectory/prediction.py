@@ -185,8 +185,8 @@ def _held_out_r2(
     by_model = groups if isinstance(split, LeaveOneGroupOut) else None
     guessed = cross_val_predict(model, table, y, groups=by_model, cv=split)
     errors, spread = (y - guessed) ** 2, (y - y.mean()) ** 2
-    unexplained = metrics.ratio(*map(torch.from_numpy, (errors, spread)), groups=torch.from_numpy(groups))
-    return Estimate(1 - unexplained.value, unexplained.standard_error, unexplained.n)
+    unexplained = metrics.ratio(*map(torch.from_numpy, (errors, spread)), groups=torch.from_numpy(groups), blocks=False)
+    return metrics.explained_variance(unexplained)
 
 
 def predict_released(releases: Sequence[ReleasedModel], *, quantity: str = "ratio") -> list[Prediction]:

@@ -25,6 +25,7 @@ DEFINITIONS = {
     "token_scaling": "R^2 of the larger SAE's ||e|| from the smaller one's, and the share of the rest that the norm of"
     " the smaller one's nonlinear error explains",
     "error_saes": "FVU of TopK SAEs trained on each part, about its mean, on held-out documents",
-    "standard_error": "bootstrap over n held-out documents; of losses and norms the ratio estimator over documents; of"
-    " error_saes.over_seeds over seeds",
+    "standard_error": "bootstrap over n held-out documents; of losses and norms the ratio estimator over documents;"
+    " where documents are fewer than 5 both over blocks of neighbouring tokens (blocks: true); of error_saes.over_seeds"
+    " over seeds",
 }

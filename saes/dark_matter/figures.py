@@ -43,7 +43,7 @@ def fvu_stack(study: Study) -> Captioned:
         go.Bar(x=names, y=linear, name="linear in x", marker_color=LINEAR),
     ]
     figure = _figure("Fraction of variance unexplained, split", "", "FVU", traces, barmode="stack")
-    return figure, f"SAEs by width. ± one standard error over {nonlinear[0].n} held-out documents."
+    return figure, f"SAEs by width. ± one standard error over {nonlinear[0].units('held-out documents')}."
 
 
 def horizon_plot(one: Horizon, group: Sequence[SAEStudy]) -> Captioned:
@@ -128,7 +128,7 @@ def loss_bars(study: Study) -> Captioned:
     first = measured[0][1]
     return figure, (
         f"Clean: {first.ce_clean.value:.3f} nats/token. {first.tokens:,} tokens; ± one standard error over"
-        f" {first.ce_clean.n} held-out documents."
+        f" {first.ce_clean.units('held-out documents')}."
     )
 
 

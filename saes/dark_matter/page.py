@@ -81,7 +81,7 @@ def figure_table(study: Study) -> Table:
             ("R² squared error norm", "r2_norm"),
         ):
             lines.append([f"{label} ({kind})", *(_pm(getattr(one.split.figures[i], name)) for one in study.saes)])
-    lines.append(["held-out documents", *(str(one.split.fvu.n) for one in study.saes)])
+    lines.append(["standard error over", *(one.split.fvu.units("held-out documents") for one in study.saes)])
     return ["figure", *(one.name for one in study.saes)], lines
 
 
@@ -93,7 +93,7 @@ def family_table(study: Study) -> Table:
         split = one.split
         figures = (split.fvu, split.fvu_nonlinear, split.r2_vector, split.r2_norm)
         l0 = "-" if split.l0 is None else f"{split.l0.value:.1f}"
-        lines.append([one.name, l0, *(f"{e.value:.3f} ± {e.standard_error:.3f}" for e in figures)])
+        lines.append([one.name, l0, *(f"{e.value:.3f} {e.error('.3f')}" for e in figures)])
     return columns, lines
 
 
@@ -187,8 +187,8 @@ def _error_sae_table(saes: list[SAEStudy]) -> Table:
 
 
 def _card(label: str, estimate: Estimate, note: str) -> tuple[str, str, str]:
-    return label, f"{estimate.value:.3g}", f"± {estimate.standard_error:.1g} · {note}"
+    return label, f"{estimate.value:.3g}", f"{estimate.error('.1g')} · {note}"
 
 
 def _pm(estimate: Estimate) -> str:
-    return f"{estimate.value:.4f} ± {estimate.standard_error:.4f}"
+    return f"{estimate.value:.4f} {estimate.error('.4f')}"

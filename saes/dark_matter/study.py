@@ -258,7 +258,7 @@ def _common_site(saes: Mapping[str, SAE], store: ActivationStore, site: str | No
 
 def _horizon(group: Sequence[SAEStudy]) -> Horizon:
     widths, fvu = [one.d_sae for one in group], [one.split.fvu for one in group]
-    law = fit_power_law(widths, [e.value for e in fvu])
+    law = fit_power_law(widths, [e.value for e in fvu], standard_errors=[e.standard_error for e in fvu])
     return horizon(law, widths, [one.split.fvu_nonlinear.value for one in group])
 
 

@@ -1,6 +1,7 @@
 """The page that the demo writes: key figures, tables and figures, each with its definition and n."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def build_page(demo: "DemoResult") -> Page:
             )
         ],
     )
-    page.text(f"± is one standard error over the {first.documents} documents (for the dead fraction, over latents).")
+    page.text(f"± is one standard error over {first.fvu.units('documents')} (for the dead fraction, over latents).")
     page.figures(_loss(demo), _curves(demo), _l0(demo), _density(demo))
     page.heading("Dark matter: what the SAEs miss").text(
         "The error x - SAE(x) is split into the part that a linear map of x predicts (least squares without intercept,"
@@ -96,7 +97,7 @@ def _pm(estimate: Estimate, *, percent: bool = False) -> str:
     scale, unit = (100, " %") if percent else (1, "")
     value, error = estimate.value * scale, estimate.standard_error * scale
     digits = min(5, max(0, -math.floor(math.log10(error)))) if 0 < error < math.inf else 1 if percent else 3
-    return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
+    return f"{value:.{digits}f} {replace(estimate, standard_error=error).error(f'.{digits}f')}{unit}"
 
 
 def _figure(title: str, x: str, y: str, traces: list[Any], **layout: object) -> go.Figure:
@@ -119,7 +120,7 @@ def _loss(demo: "DemoResult") -> Captioned:
     estimates = list(bars.values())
     trace = go.Bar(x=list(bars), y=[e.value for e in estimates], error_y=_error(estimates), marker_color=colors)
     figure = _figure("Loss with the SAE in place of the activation", "", "cross-entropy (nats/token)", [trace])
-    return figure, f"Next-token loss on held-out text, ± one standard error over {first.documents} documents."
+    return figure, f"Next-token loss on held-out text, ± one standard error over {first.fvu.units('documents')}."
 
 
 def _curves(demo: "DemoResult") -> Captioned:
@@ -178,4 +179,4 @@ def _split(demo: "DemoResult") -> Captioned:
     for trace in traces:
         trace.orientation = "h"
     figure = _figure("Fraction of variance unexplained, split", "FVU", "", traces, barmode="stack", height=260)
-    return figure, f"On the {nonlinear[0].n} documents that the probe was not fitted on."
+    return figure, f"On {splits[0].n_test:,} tokens of documents that the probe was not fitted on."

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp import metrics
 from interp.metrics import Estimate
 from saes.evaluation.token_table import TokenTable, epsilon_lbo
 
@@ -96,14 +97,16 @@ def afa_quality(table: TokenTable, *, d_sae: int) -> AFAQuality | None:
 
 
 def median(values: Float[Tensor, " n"], *, groups: Int[Tensor, " n"], seed: int = 0) -> Estimate:
-    """Median over rows (the lower of two in the middle), standard error from 200 bootstrap resamples of the groups."""
+    """Median over rows (the lower of two in the middle), standard error from 200 bootstrap resamples of the groups, or
+    where they are few of blocks of rows."""
     ordered, order = values.double().sort()
-    names, index = torch.unique(groups[order], return_inverse=True)
+    units, blocks = metrics.independent_units(groups)
+    index, count = units[order], int(units.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for _ in range(_RESAMPLES if len(names) > 1 else 0):
-        times = torch.bincount(torch.randint(len(names), (len(names),), generator=generator), minlength=len(names))
+    for _ in range(_RESAMPLES if count > 1 else 0):
+        times = torch.bincount(torch.randint(count, (count,), generator=generator), minlength=count)
         below = times[index].cumsum(0)
         found.append(ordered[torch.searchsorted(below, (below[-1] + 1) // 2)])
-    spread = float(torch.stack(found).std()) if found else math.inf
-    return Estimate(float(ordered[(len(ordered) - 1) // 2]), spread, len(names))
+    spread = float(torch.stack(found).std()) if found else math.nan
+    return Estimate(float(ordered[(len(ordered) - 1) // 2]), spread, count, blocks)

@@ -33,8 +33,8 @@ def build_page(report: Report, *, title: str, data: str) -> Page:
         cards.append(_card("ε_LBO, median", report.afa.epsilon_lbo_median, "latents' norm against the activation's"))
     page.cards(cards)
     page.heading("Figures").table(["figure", "value ± standard error", "n"], figure_rows(report)).text(
-        "n are documents, over which the standard error is taken; for the dead fraction, latents. Losses are measured"
-        " with the SAE's reconstruction in place of the activation."
+        f"± is one standard error over {report.fvu.units('documents')}; for the dead fraction, over latents. Losses are"
+        " measured with the SAE's reconstruction in place of the activation."
     )
     page.heading("Latents").figures(_l0(report), _density(report))
     if report.afa is not None:
@@ -57,7 +57,7 @@ def build_page(report: Report, *, title: str, data: str) -> Page:
 
 def _card(label: str, estimate: Estimate, note: str) -> tuple[str, str, str]:
     """The error goes into the note: a card is too narrow for both."""
-    return label, f"{estimate.value:.3g}", f"± {estimate.standard_error:.1g} · {note}"
+    return label, f"{estimate.value:.3g}", f"{estimate.error('.1g')} · {note}"
 
 
 def _figure(title: str, x: str, y: str, traces: list[Any], **layout: object) -> go.Figure:
@@ -115,7 +115,7 @@ def _zf(afa: AFAQuality, tokens: int) -> Captioned:
 
 
 def _bands(afa: AFAQuality) -> tuple[list[str], list[list[object]]]:
-    columns = ["band ε(h-1)", "ε", "‖f‖/‖z‖ from", "to", "share of tokens inside", "n documents"]
+    columns = ["band ε(h-1)", "ε", "‖f‖/‖z‖ from", "to", "share of tokens inside", "n"]
     return columns, [
         [
             f"{band.epsilon_h:g}",
@@ -130,7 +130,10 @@ def _bands(afa: AFAQuality) -> tuple[list[str], list[list[object]]]:
 
 
 def _positions(report: Report) -> list[Captioned]:
-    n = f"Ranges of positions that double in length, ± one standard error over documents. n = {report.tokens:,} tokens."
+    n = (
+        "Ranges of positions that double in length, ± one standard error over"
+        f" {report.fvu.units('documents')}. n = {report.tokens:,} tokens."
+    )
     plots: list[tuple[str, str, str, Callable[[Figures], Estimate | None]]] = [
         ("FVU", "FVU", COLORS[0], lambda figures: figures.fvu),
         ("Active latents", "L0", COLORS[2], lambda figures: figures.l0),

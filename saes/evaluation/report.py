@@ -1,6 +1,7 @@
 """How good is an SAE: its reconstruction, its sparsity, and what the model loses when the SAE stands in for the site.
 
-Everything streams over the text; per token only a few numbers are kept. Standard errors are over documents.
+Everything streams over the text; per token only a few numbers are kept. Standard errors are over documents, or, where
+they are few, over blocks of neighbouring tokens (see ``interp.metrics``).
 """
 
 import math
@@ -75,7 +76,7 @@ class Report:
     """None where there is none."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; a standard error that is not known (infinite) becomes None."""
+        """Plain data; a standard error that is not known becomes None."""
         return _plain(asdict(self))
 
 
@@ -130,7 +131,7 @@ def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae
     return Report(
         site=str(site),
         tokens=len(table),
-        documents=unexplained.n,
+        documents=len(table.documents.unique()),
         d_sae=sae.d_sae,
         fvu=unexplained,
         explained_variance=metrics.explained_variance(unexplained),

@@ -74,6 +74,8 @@ def _text(estimate: Estimate | None) -> str:
 def tables(report: Report, *, title: str) -> Iterator[Table]:
     """For the terminal."""
     documents = f"{report.tokens:,} tokens of {report.documents} documents"
+    if report.fvu.blocks:
+        documents += f", ± over {report.fvu.units('documents')}"
     whole = Table(title=f"{title} at {report.site}: {documents}")
     whole.add_column("figure")
     whole.add_column("value ± standard error", justify="right")

@@ -30,7 +30,7 @@ def study_page(found: Study, film: bytes) -> Page:
             (
                 "effect",
                 f"{head.effect.value:+.2f} mm a step",
-                f"on {target.metric}; ± {head.effect.standard_error:.2g} over episodes",
+                f"on {target.metric}; {head.effect.error()} over episodes",
             ),
             (
                 "random sets",

@@ -71,17 +71,16 @@ def component_prediction(
         for name, sums in equations.items():
             sums.add(outputs[:, columns[name]], targets)
     fits: dict[str, LinearMap] = {name: sums.solve(fit_intercept=False) for name, sums in equations.items()}
-    resamples = Resamples(rows.documents[split.held], seed=seed)
+    resamples = Resamples(rows.documents, split.held, seed=seed)
     whole = Unexplained(resamples)
     left = {name: {target: Unexplained(resamples) for target in TARGETS} for name in columns}
     for which, x, outputs, targets in parts(split.held):
-        documents = rows.documents[which]
-        whole.add(x, targets[:, : rows.d], documents)
+        whole.add(x, targets[:, : rows.d], which)
         for name, fit in fits.items():
             residual = targets - fit(outputs[:, columns[name]])
             chunks = zip(TARGETS, targets.chunk(3, dim=1), residual.chunk(3, dim=1), strict=True)
             for target, truth, missed in chunks:
-                left[name][target].add(truth, missed, documents)
+                left[name][target].add(truth, missed, which)
     return ComponentPrediction(
         r2={name: {target: found.r2() for target, found in by.items()} for name, by in left.items()},
         fvu_after={name: by["error"].fvu(of=whole) for name, by in left.items()},

@@ -122,12 +122,12 @@ def train_on_error(
     saes = dict(
         zip(configs, train_many(list(configs.values()), ErrorParts(rows, split), progress=progress), strict=True)
     )
-    resamples = Resamples(rows.documents[split.held])
+    resamples = Resamples(rows.documents, split.held)
     left = {key: Unexplained(resamples) for key in saes}
     for block in rows.blocks(split.held):
         parts = _parts_of(block, split)
         for (part, seed), sae in saes.items():
-            left[part, seed].add(parts[part], parts[part] - _reconstructed(sae, parts[part]), block.documents)
+            left[part, seed].add(parts[part], parts[part] - _reconstructed(sae, parts[part]), block.which)
     fvu = {part: tuple(left[part, seed].fvu() for seed in seeds) for part in PARTS}
     return ErrorSAEs(
         fvu=fvu,

@@ -47,13 +47,13 @@ def norm_prediction(rows: Rows, split: ErrorSplit, *, seed: int = 0) -> NormPred
     for block in rows.blocks(~split.held):
         equations.add(block.x, targets(block))
     fit = equations.solve(fit_intercept=False)
-    resamples = Resamples(rows.documents[split.held], seed=seed)
+    resamples = Resamples(rows.documents, split.held, seed=seed)
     left = {name: Unexplained(resamples) for name in VECTORS}
     for block in rows.blocks(split.held):
         truth = targets(block)
         residual = truth - fit(block.x)
         for i, name in enumerate(VECTORS):
-            left[name].add(truth[:, i : i + 1], residual[:, i : i + 1], block.documents)
+            left[name].add(truth[:, i : i + 1], residual[:, i : i + 1], block.which)
     norms, documents = squared[split.held].sqrt(), rows.documents[split.held]
     return NormPrediction(
         r2={name: unexplained.r2() for name, unexplained in left.items()},

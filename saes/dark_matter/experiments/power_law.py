@@ -26,7 +26,8 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerLaw:
-    """The fit; intervals are of a parametric bootstrap, unbounded where there are no more points than parameters."""
+    """The fit; intervals are of a parametric bootstrap, unbounded where there are no more points than parameters and
+    nothing is known of the points' errors."""
 
     c: Interval
     """FVU that no width takes away, at this L0."""
@@ -59,16 +60,18 @@ class Horizon:
 def fit_power_law(
     widths: Sequence[int], fvu: Sequence[float], *, standard_errors: Sequence[float] | None = None, seed: int = 0
 ) -> PowerLaw:
-    """Least squares for c, a >= 0 and 0.01 <= m <= 10.
+    """Least squares for c, a >= 0 and 0.01 <= m <= 10, each point weighted by its precision where that is known.
 
     Args:
         widths: Latents of each SAE.
         fvu: Of each SAE, all at about the same L0.
-        standard_errors: Of ``fvu``; without them the points' scatter about the curve stands for them.
+        standard_errors: Of ``fvu``. Where the points scatter about the curve by more (SAEs differ by their training
+            too), intervals allow for it: all errors are scaled up until they explain it (Birge 1932). Without them, or
+            where one is 0 or unknown, all points weigh the same and their scatter stands for the errors.
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: fewer than 3 different widths, or values that are not finite.
+        ValueError: fewer than 3 different widths, values that are not finite, or errors of another number.
     """
     x, y = np.asarray(widths, dtype=float), np.asarray(fvu, dtype=float)
     if len(x) != len(y) or len(np.unique(x)) < 3 or not (np.isfinite(y).all() and (x > 0).all()):
@@ -76,17 +79,20 @@ def fit_power_law(
             f"{len(np.unique(x))} different widths and {len(y)} values of FVU: three parameters need 3 widths or more,"
             " and a finite FVU for each"
         )
-    c, a, m = _fit(x, y)
+    errors = np.full(len(x), np.nan) if standard_errors is None else np.asarray(standard_errors, dtype=float)
+    if len(errors) != len(y):
+        raise ValueError(f"{len(errors)} standard errors for {len(y)} values of FVU: give one for each")
+    known = bool(np.isfinite(errors).all() and (errors > 0).all())
+    scale = errors if known else np.ones(len(x))
+    c, a, m = _fit(x, y, scale)
     residuals = y - (c + a * x**-m)
     freedom = len(x) - 3
-    if standard_errors is not None:
-        noise = np.asarray(standard_errors, dtype=float)
-    else:
-        noise = np.full(len(x), np.sqrt(residuals @ residuals / freedom) if freedom else np.inf)
+    scatter = np.sqrt(np.sum((residuals / scale) ** 2) / freedom) if freedom else 0.0 if known else np.inf
+    noise = scale * (max(1.0, scatter) if known else scatter)
     if np.isfinite(noise).all():
         generator = np.random.default_rng(seed)
         draws = np.array(
-            [_fit(x, c + a * x**-m + noise * generator.standard_normal(len(x))) for _ in range(_RESAMPLES)]
+            [_fit(x, c + a * x**-m + noise * generator.standard_normal(len(x)), scale) for _ in range(_RESAMPLES)]
         )
         low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     else:
@@ -113,32 +119,33 @@ def horizon(law: PowerLaw, widths: Sequence[int], fvu_nonlinear: Sequence[float]
     )
 
 
-def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+def _fit(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, float, float]:
     scale = x.min()  # so that both columns have entries of 1
 
     def error(log_m: float) -> float:
         powers = (x / scale) ** -np.exp(log_m)
-        c, a = non_negative_line(powers, y)
-        return float(np.sum((y - c - a * powers) ** 2))
+        c, a = non_negative_line(powers, y, sigma)
+        return float(np.sum(((y - c - a * powers) / sigma) ** 2))
 
     errors = [error(log_m) for log_m in _LOG_EXPONENTS]
     best = int(np.argmin(errors))
     around = (_LOG_EXPONENTS[max(best - 1, 0)], _LOG_EXPONENTS[min(best + 1, len(errors) - 1)])
     found = minimize_scalar(error, bounds=around, method="bounded", options={"xatol": 1e-9})
     m = float(np.exp(found.x if found.fun <= errors[best] else _LOG_EXPONENTS[best]))
-    c, a = non_negative_line((x / scale) ** -m, y)
+    c, a = non_negative_line((x / scale) ** -m, y, sigma)
     return c, a * float(scale) ** m, m
 
 
-def non_negative_line(z: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """The c, a >= 0 that minimise ``||y - c - a z||²``: least squares, or where that is negative, an edge."""
-    spread = z - z.mean()
-    if (variation := spread @ spread) > 0:
-        a = spread @ y / variation
-        c = y.mean() - a * z.mean()
+def non_negative_line(z: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[float, float]:
+    """The c, a >= 0 that minimise ``||(y - c - a z) / sigma||²``: least squares, or where that is negative, an edge."""
+    weight = sigma**-2 / np.sum(sigma**-2)
+    spread = z - weight @ z
+    if (variation := weight @ spread**2) > 0:
+        a = weight @ (spread * y) / variation
+        c = weight @ y - a * (weight @ z)
         if a >= 0 and c >= 0:
             return float(c), float(a)
-    flat, through_origin = max(y.mean(), 0.0), max(z @ y / (z @ z), 0.0)
-    if np.sum((y - flat) ** 2) <= np.sum((y - through_origin * z) ** 2):
+    flat, through_origin = max(weight @ y, 0.0), max(weight @ (z * y) / (weight @ z**2), 0.0)
+    if weight @ (y - flat) ** 2 <= weight @ (y - through_origin * z) ** 2:
         return float(flat), 0.0
     return 0.0, float(through_origin)

@@ -40,11 +40,11 @@ def token_scaling(
         documents: Of each row.
         seed: Of the bootstrap.
     """
-    resamples = Resamples(documents[held], seed=seed)
+    resamples = Resamples(documents, held, seed=seed)
 
     def left(*regressors: Tensor) -> Unexplained:
         return held_out_r2(
-            torch.stack(regressors, dim=1).double(), larger, held=held, documents=documents, resamples=resamples
+            torch.stack(regressors, dim=1).double(), larger, fitted=~held, judged=held, resamples=resamples
         )
 
     before = left(smaller)

@@ -1,46 +1,49 @@
 """R² and FVU over held-out rows with standard errors from resampled documents, in memory that n does not change.
 
 A resample only weights documents, so the weights of all resamples are drawn first, and while the rows stream by, each
-resample's sums grow beside those of the sample itself.
+resample's sums grow beside those of the sample itself. Few documents give way to blocks of neighbouring rows, see
+``interp.metrics``.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.metrics import Estimate
+from interp.metrics import Estimate, explained_variance, independent_units
 
 RESAMPLES = 200
 
 
 class Resamples:
-    """Weights of every document in the sample (row 0: all 1) and in each bootstrap resample.
+    """Weights of every document (or block of rows) in the sample (row 0: all 1) and in each bootstrap resample.
 
     Args:
-        documents: Of all rows that will be judged.
+        documents: Of all rows.
+        held: Those that will be judged.
         seed: Of the resampling.
     """
 
-    def __init__(self, documents: Int[Tensor, " n"], *, seed: int = 0) -> None:
-        self.names = torch.unique(documents)
-        n = len(self.names)
+    def __init__(self, documents: Int[Tensor, " n"], held: Bool[Tensor, " n"], *, seed: int = 0) -> None:
+        self._units = torch.full(documents.shape, -1)
+        self._units[held], self._blocks = independent_units(documents[held])
+        n = int(self._units.max()) + 1
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randint(n, (RESAMPLES, n), generator=generator)
         counts = torch.zeros(RESAMPLES, n)
         counts.scatter_add_(1, draws, torch.ones_like(counts))
         self.weights = torch.cat([torch.ones(1, n), counts])
 
-    def sums(self, values: Float[Tensor, "n q"], documents: Int[Tensor, " n"]) -> Float[Tensor, "resamples q"]:
-        """Sums of some rows, for the sample and for each resample."""
-        names, index = torch.unique(documents, return_inverse=True)
-        per_document = torch.zeros(len(names), values.shape[1], dtype=torch.float64)
-        per_document.index_add_(0, index, values.double().cpu())
-        return self.weights[:, torch.searchsorted(self.names, names)].double() @ per_document
+    def sums(self, values: Float[Tensor, "m q"], which: Int[Tensor, " m"]) -> Float[Tensor, "resamples q"]:
+        """Sums of some judged rows, which come with their numbers among all, for the sample and each resample."""
+        units, index = torch.unique(self._units[which], return_inverse=True)
+        per_unit = torch.zeros(len(units), values.shape[1], dtype=torch.float64)
+        per_unit.index_add_(0, index, values.double().cpu())
+        return self.weights[:, units].double() @ per_unit
 
     def estimate(self, values: Float[Tensor, " resamples"]) -> Estimate:
         """The sample's value with the spread of the resamples'."""
-        n = len(self.names)
-        return Estimate(float(values[0]), float(values[1:].std()) if n > 1 else float("inf"), n)
+        n = self.weights.shape[1]
+        return Estimate(float(values[0]), float(values[1:].std()) if n > 1 else float("nan"), n, self._blocks)
 
 
 class Unexplained:
@@ -51,12 +54,12 @@ class Unexplained:
         self._sums: Float[Tensor, "resamples columns"] | None = None
 
     def add(
-        self, truth: Float[Tensor, "n q"], residual: Float[Tensor, "n q"], documents: Int[Tensor, " n"]
+        self, truth: Float[Tensor, "n q"], residual: Float[Tensor, "n q"], which: Int[Tensor, " n"]
     ) -> "Unexplained":
-        """Add some rows: the target, and the target minus its prediction."""
+        """Add some rows: the target, and the target minus its prediction; and their numbers among all rows."""
         truth, residual = truth.double(), residual.double()
         rows = torch.cat([residual.square(), truth.square(), truth, torch.ones_like(truth[:, :1])], dim=1)
-        sums = self._resamples.sums(rows, documents)
+        sums = self._resamples.sums(rows, which)
         self._sums = sums if self._sums is None else self._sums + sums
         return self
 
@@ -70,8 +73,7 @@ class Unexplained:
 
     def r2_pooled(self) -> Estimate:
         """R² with all dimensions in one sum, so that large ones count more; NaN where the target does not vary."""
-        unexplained = self.fvu()
-        return Estimate(1 - unexplained.value, unexplained.standard_error, unexplained.n)
+        return explained_variance(self.fvu())
 
     def fvu(self, *, of: "Unexplained | None" = None) -> Estimate:
         """Fraction of variance unexplained, pooled over dimensions, about the mean of the rows added.
@@ -101,5 +103,4 @@ class Unexplained:
 
 def remaining_explained(before: Unexplained, after: Unexplained) -> Estimate:
     """Share of what one prediction leaves that another takes away: (R²_after - R²_before) / (1 - R²_before), pooled."""
-    left = after.left_of(before)
-    return Estimate(1 - left.value, left.standard_error, left.n)
+    return explained_variance(after.left_of(before))

@@ -45,7 +45,8 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorSplit:
-    """The probe and its figures; every figure is measured on held-out rows, its error is over their documents."""
+    """The probe and its figures; every figure is measured on held-out rows, its error is over their documents, or where
+    these are few over blocks of neighbouring rows."""
 
     probe: LinearMap
     """From x to the error: ``probe(x)`` is the linear error, for any rows."""
@@ -195,16 +196,16 @@ def split_error(
         for intercept in (fit_intercept, not fit_intercept)
         for ridge, fit in zip(ridges, equations.path(tuple(ridges), fit_intercept=intercept), strict=True)
     }
-    resamples = Resamples(rows.documents[held], seed=seed)
+    resamples = Resamples(rows.documents, held, seed=seed)
     whole = Unexplained(resamples)
     left = {kind: (Unexplained(resamples), Unexplained(resamples)) for kind in fits}
     for block in rows.blocks(held):
         truth = targets(block)
-        whole.add(block.x, truth[:, :-1], block.documents)
+        whole.add(block.x, truth[:, :-1], block.which)
         for kind, (vector, norm) in left.items():
             residual = truth - fits[kind](block.x)
-            vector.add(truth[:, :-1], residual[:, :-1], block.documents)
-            norm.add(truth[:, -1:], residual[:, -1:], block.documents)
+            vector.add(truth[:, :-1], residual[:, :-1], block.which)
+            norm.add(truth[:, -1:], residual[:, -1:], block.which)
     probe = fits[fit_intercept, ridges[0]].targets(slice(d))
     shrinkage = probe.weights.diagonal().mean()
     off = probe.weights - shrinkage * torch.eye(d, dtype=torch.float64)
@@ -228,7 +229,6 @@ def split_error(
         norm_baselines=norm_baselines(
             squared_norm,
             held=held,
-            documents=rows.documents,
             classes={name: values for name, values in classes.items() if values is not None},
             numbers={name: values for name, values in numbers.items() if values is not None},
             resamples=resamples,

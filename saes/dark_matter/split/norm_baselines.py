@@ -19,7 +19,6 @@ def norm_baselines(
     squared_norm: Float[Tensor, " n"],
     *,
     held: Bool[Tensor, " n"],
-    documents: Int[Tensor, " n"],
     classes: Mapping[str, Int[Tensor, " n"]],
     numbers: Mapping[str, Num[Tensor, " n"]],
     resamples: Resamples,
@@ -37,18 +36,15 @@ def norm_baselines(
     found = {}
     for name, values in classes.items():
         guess = _class_means(values, squared_norm, held)
-        left = Unexplained(resamples).add(squared_norm[held, None], (squared_norm - guess)[held, None], documents[held])
+        judged = held.nonzero()[:, 0]
+        left = Unexplained(resamples).add(squared_norm[judged, None], (squared_norm - guess)[judged, None], judged)
         found[name] = left.r2()
     for name, values in numbers.items():
         finite = torch.isfinite(values)
         if not (finite & held).any() or not (finite & ~held).any():
             continue
         found[name] = held_out_r2(
-            values[finite, None].double(),
-            squared_norm[finite],
-            held=held[finite],
-            documents=documents[finite],
-            resamples=resamples,
+            values[:, None].double(), squared_norm, fitted=finite & ~held, judged=finite & held, resamples=resamples
         ).r2()
     return found
 
@@ -57,15 +53,15 @@ def held_out_r2(
     regressors: Float[Tensor, "n p"],
     target: Float[Tensor, " n"],
     *,
-    held: Bool[Tensor, " n"],
-    documents: Int[Tensor, " n"],
+    fitted: Bool[Tensor, " n"],
+    judged: Bool[Tensor, " n"],
     resamples: Resamples,
 ) -> Unexplained:
-    """What a line through few regressors (with intercept), fitted where ``held`` is false, leaves where it is true."""
-    fit = NormalEquations(regressors.shape[1], 1).add(regressors[~held], target[~held, None])
-    guess = fit.solve(fit_intercept=True)(regressors[held])
-    truth = target[held, None].double()
-    return Unexplained(resamples).add(truth, truth - guess, documents[held])
+    """What a line through few regressors (with intercept), fitted on some rows, leaves of others."""
+    fit = NormalEquations(regressors.shape[1], 1).add(regressors[fitted], target[fitted, None])
+    guess = fit.solve(fit_intercept=True)(regressors[judged])
+    truth = target[judged, None].double()
+    return Unexplained(resamples).add(truth, truth - guess, judged.nonzero()[:, 0])
 
 
 def _class_means(classes: Int[Tensor, " n"], target: Float[Tensor, " n"], held: Bool[Tensor, " n"]) -> Tensor:

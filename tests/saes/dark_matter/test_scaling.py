@@ -34,9 +34,10 @@ def test_the_linear_problem_agrees_with_scipy() -> None:
     edges = set()
     for _ in range(100):
         z, y = generator.random(6), generator.normal(0.3, 1, 6)
-        expected, _ = nnls(np.stack([np.ones(6), z], axis=1), y)
+        sigma = generator.uniform(0.5, 2, 6)
+        expected, _ = nnls(np.stack([np.ones(6), z], axis=1) / sigma[:, None], y / sigma)
         edges.add(tuple(expected > 0))
-        assert non_negative_line(z, y) == pytest.approx(tuple(expected), abs=1e-9)
+        assert non_negative_line(z, y, sigma) == pytest.approx(tuple(expected), abs=1e-9)
     assert len(edges) == 4
 
 
@@ -66,9 +67,36 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert inside >= 7
 
 
+def test_points_weigh_by_their_precision() -> None:
+    """One SAE measured on few tokens, far off the law that the others lie on."""
+    values = [law(w) for w in WIDTHS]
+    values[3] += 0.02
+    errors = [1e-5] * 7
+    errors[3] = 0.02
+    weighted = fit_power_law(WIDTHS, values, standard_errors=errors)
+    assert weighted.m.value == pytest.approx(0.3, rel=1e-3)
+    assert weighted.c.value == pytest.approx(0.12, abs=1e-4)
+    assert abs(fit_power_law(WIDTHS, values).m.value - 0.3) > 0.01
+    for unknown in (math.nan, 0.0):
+        assert fit_power_law(WIDTHS, values, standard_errors=[unknown] * 7) == fit_power_law(WIDTHS, values)
+    with pytest.raises(ValueError, match="2 standard errors for 7 values of FVU"):
+        fit_power_law(WIDTHS, values, standard_errors=[0.1, 0.1])
+
+
+def test_scatter_beyond_the_standard_errors_widens_the_intervals() -> None:
+    """SAEs differ by their training too: errors five times too small give the intervals of the scatter."""
+    generator = np.random.default_rng(1)
+    noisy = [law(w) + 0.002 * generator.standard_normal() for w in WIDTHS]
+    known = fit_power_law(WIDTHS, noisy, standard_errors=[4e-4] * 7)
+    by_scatter = fit_power_law(WIDTHS, noisy)
+    assert (known.c.low, known.c.high) == pytest.approx((by_scatter.c.low, by_scatter.c.high), rel=1e-6)
+
+
 def test_three_points_leave_nothing_to_judge_the_fit_by() -> None:
     found = fit_power_law(WIDTHS[:3], [law(w) for w in WIDTHS[:3]])
     assert math.isinf(found.c.high)
+    known = fit_power_law(WIDTHS[:3], [law(w) for w in WIDTHS[:3]], standard_errors=[1e-4] * 3)
+    assert known.c.low < 0.12 < known.c.high < 1
     assert found(WIDTHS[0]) == pytest.approx(law(WIDTHS[0]), rel=1e-4)
 
 

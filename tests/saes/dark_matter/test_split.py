@@ -6,6 +6,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 from torch import Tensor
 
+from interp import metrics
 from saes.dark_matter import decompose, split_error
 from saes.dark_matter.split.least_squares import NormalEquations
 from saes.dark_matter.split.reconstructions import RowsInMemory
@@ -238,6 +239,28 @@ def test_standard_errors_cover_the_spread_between_texts() -> None:
         spread = torch.tensor([e.value for e in estimates]).std()
         mean_error = torch.tensor([e.standard_error for e in estimates]).mean()
         assert 0.6 < mean_error / spread < 1.6, name
+
+
+def test_one_held_out_document_is_resampled_in_blocks_of_rows() -> None:
+    """Against the delta method over the same blocks; figures of fewer rows, where the loss is known, count theirs."""
+    x = data(4000)
+    x_hat = 0.7 * x - 0.4 * data(4000, seed=1) * (1 + torch.linspace(0, 3, 4000)).sin()[:, None]
+    documents = torch.arange(4000) // 2000
+    loss = data(4000, 1, seed=2)[:, 0]
+    loss[::7] = torch.nan
+    split = decompose(x, x_hat, documents=documents, train_fraction=0.5, loss=loss)
+    held = split.held
+    assert len(documents[held].unique()) == 1
+    error, variation = (x - x_hat)[held].square().sum(-1), (x[held] - x[held].mean(0)).square().sum(-1)
+    units = torch.arange(2000) * 45 // 2000
+    expected = metrics.ratio(error, variation, groups=units)
+    assert (split.fvu.n, split.fvu.blocks) == (45, True)
+    assert split.fvu.value == pytest.approx(expected.value, rel=1e-6)
+    assert split.fvu.standard_error == pytest.approx(expected.standard_error, rel=0.25)
+    for estimate in (*split.norm_baselines.values(), split.r2_vector, split.r2_norm, split.fvu_nonlinear):
+        assert estimate.blocks
+        assert 0 < estimate.standard_error < 1
+    assert "loss" in split.norm_baselines
 
 
 def test_documents_do_not_leak_and_the_token_split_does() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from filelock import FileLock
 from interp.cli import main
 from interp.store.caching import cache_activations
 from saes import SAE, TopK
+from saes.dark_matter.experiments.power_law import fit_power_law
 from saes.dark_matter.run import load_all
 from tests.interp.store.stores import random_rows, tiny_bridge
 
@@ -80,7 +82,13 @@ def test_a_family_is_studied(made: Path, tmp_path: Path, capsys: pytest.CaptureF
     for width, absent in zip(horizon["widths"], horizon["absent"], strict=True):
         curve = law["c"] + law["a"] * width ** -law["m"]
         assert absent + horizon["linear"] + horizon["nonlinear"] == pytest.approx(curve, abs=1e-9)
-    assert horizon["law"]["c"]["high"] is None, "three points leave no interval, and JSON has no infinity"
+    fvu = [sae["split"]["fvu"] for sae in found["saes"]]
+    expected = fit_power_law(
+        horizon["widths"],
+        [each["value"] for each in fvu],
+        standard_errors=[each["standard_error"] for each in fvu],
+    )
+    assert horizon["law"] == asdict(expected), "three points, with the standard errors that their FVUs have"
     assert set(found["token_scaling"]) == {"w40 -> w80", "w40 -> w160", "w80 -> w160"}
     html = (tmp_path / "darkmatter.html").read_text(encoding="utf-8")
     assert html.count('class="plotly-graph-div"') == 12

@@ -154,4 +154,7 @@ def test_median_and_its_error() -> None:
         copies = median(values.repeat(4), groups=torch.arange(n).repeat(4))
         assert copies.standard_error == pytest.approx(found.standard_error, rel=0.05), "copies bring no information"
     assert sum(errors) / len(errors) == pytest.approx(1.2533 / math.sqrt(n), rel=0.1)
-    assert median(values, groups=torch.zeros(n, dtype=torch.int64)).standard_error == math.inf
+    alone = median(values, groups=torch.zeros(n, dtype=torch.int64))
+    assert (alone.blocks, alone.n) == (True, round(n**0.5))
+    assert alone.standard_error == pytest.approx(found.standard_error, rel=0.4)
+    assert math.isnan(median(values[:1], groups=torch.zeros(1, dtype=torch.int64)).standard_error)

@@ -20,7 +20,9 @@ from saes.activations import Activation
 from saes.commands.inputs import open_inputs
 from saes.commands.options import TextOptions
 from saes.evaluation.breakdown import Figures, by_position
+from saes.evaluation.page import build_page
 from saes.evaluation.report import Report, evaluate
+from saes.evaluation.table import tables
 from tests.saes.evaluation.evaluated import CONTEXT, SITE, WIDTH, run, sae_at_site, text_rows
 from tests.saes.evaluation.test_feature_norms import table
 from tests.saes.variants import VARIANTS
@@ -203,13 +205,23 @@ def test_positions_double() -> None:
     assert [(part.first, part.last) for part in gap] == [(0, 0), (8, 9)]
 
 
-def test_one_document_has_no_standard_error(embedded: Any, rows: TokenRows) -> None:
-    """Not even that of a finite number: JSON has no infinity."""
+def test_the_standard_error_of_one_document_is_over_blocks_of_tokens(
+    embedded: Any, rows: TokenRows, tmp_path: Path
+) -> None:
     report = evaluate(sae_at_site(TopK(8)), embedded, rows, max_tokens=CONTEXT)
     assert report.documents == 1
-    assert report.fvu.standard_error == math.inf
+    assert report.fvu.blocks
+    assert report.fvu.n == round(CONTEXT**0.5)
+    assert 0 < report.fvu.standard_error < report.fvu.value
+    assert report.afa is not None
+    assert report.afa.epsilon_lbo_median.blocks
+    assert 0 < report.afa.epsilon_lbo_median.standard_error < math.inf
     plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert plain["fvu"]["standard_error"] is None
+    assert plain["fvu"]["blocks"] is True
+    assert plain["positions"][0]["figures"]["l0"]["standard_error"] is None, "of one token"
+    said = "blocks of neighbouring tokens (fewer than 5 documents)"
+    assert said in str(next(tables(report, title="SAE")).title)
+    assert said in build_page(report, title="SAE", data="text").write(tmp_path / "page.html").read_text()
     assert plain["positions"][2]["first"] == 2
 
 
