@@ -78,10 +78,12 @@ class Evaluator:
         session = open_session(model, task.replace(direction="noise"))
         self.wiring = Wiring(session.anatomy)
         self._patcher = EdgePatcher(session, self.wiring)
-        if ablation == "mean":
-            self._patcher.reference = self._patcher.reference.mean(1, keepdim=True).expand_as(self._patcher.reference)
-        elif ablation == "zero":
-            self._patcher.reference = torch.zeros_like(self._patcher.reference)
+        if ablation == "zero":
+            self._patcher.reference = None
+        elif ablation == "mean":
+            corrupt = self._patcher.reference
+            assert corrupt is not None
+            self._patcher.reference = corrupt.mean(1, keepdim=True).expand_as(corrupt)
         everything = self.wiring.mask
         whole, nothing = self.metric(torch.stack([torch.zeros_like(everything), everything]))
         self.model_metric, self.nothing_metric = float(whole.mean()), float(nothing.mean())

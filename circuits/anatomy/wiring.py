@@ -129,8 +129,16 @@ def projection(block: Block, place: Places) -> tuple[Tensor, Tensor]:
 
 def output_weights(anatomy: Anatomy, block: Block) -> Tensor:
     """``[head, d_head, d_model]``: what each entry of a head's output adds to the stream, before a post-norm."""
-    inner = next(block.o.parameters()).numel() // width_of(block)
-    return _affine(block.o, inner)[0].unflatten(0, (anatomy.heads, -1))
+    return _affine(block.o, _inner_width(block))[0].unflatten(0, (anatomy.heads, -1))
+
+
+def output_bias(block: Block) -> Tensor:
+    """``[d_model]``: what attention adds to the stream, before a post-norm, whatever its heads put out."""
+    return _affine(block.o, _inner_width(block))[1]
+
+
+def _inner_width(block: Block) -> int:
+    return next(block.o.parameters()).numel() // width_of(block)
 
 
 def width_of(block: Block) -> int:

@@ -3,6 +3,9 @@
 In a pass, each reader's input is the residual stream plus, for the writers cut off from it, what they wrote in a
 reference run minus what they write now. Any set of edges can be cut in one pass, and every row of a batch can cut
 another set. Cutting all edges of a node is patching the node; cutting all edges is the reference run.
+
+Where cut writers are replaced by nothing, that difference is a rounding error of the size of the whole stream, which a
+norm behind it blows up to the size of a signal. There a reader's input is summed anew from the writers it keeps.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.norms import linear_norm
-from circuits.anatomy.wiring import PARTS, Wiring, output_weights, projection
+from circuits.anatomy.wiring import PARTS, End, Wiring, output_bias, output_weights, projection
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
@@ -26,7 +29,9 @@ class EdgePatcher:
 
     Attributes:
         found: Both runs.
-        reference: What cut writers are replaced by, ``[writer, n, position, d]``; of the source run unless set.
+        reference: What cut writers are replaced by, ``[writer, n, position, d]``; of the source run unless set, and
+            None for nothing: a reader whose writers are all cut then sees the biases of attention outputs, which no
+            head writes, or exactly 0 where there are none.
     """
 
     def __init__(self, session: Session, wiring: Wiring) -> None:
@@ -36,12 +41,13 @@ class EdgePatcher:
             part: [projection(b, p) for b, p in zip(anatomy.blocks, spots.parts[part], strict=True)] for part in PARTS
         }
         self.outputs = [output_weights(anatomy, block) for block in anatomy.blocks]
+        self.output_biases = [output_bias(block) for block in anatomy.blocks]
         self.post_norms = [
             None if block.attention_post_norm is None else linear_norm(block.attention_post_norm)
             for block in anatomy.blocks
         ]
         self.found: Contrast = contrast(session, [spots.resid_pre[0]])
-        self.reference = self.written(session.task.source)
+        self.reference: Tensor | None = self.written(session.task.source)
 
     @torch.no_grad()
     def written(self, tokens: Tensor) -> Tensor:
@@ -89,6 +95,7 @@ class _CutRun:
     def __init__(self, patcher: EdgePatcher, cut: Tensor) -> None:
         self.patcher, self.cut = patcher, cut
         self.written: list[Tensor] = []
+        self.biases: list[Tensor] = []
         self.entering: dict[int, Tensor] = {}
         self.actions: dict[tuple[nn.Module, bool], list[Callable[[Tensor], Tensor]]] = {}
         wiring, anatomy = patcher.wiring, patcher.session.anatomy
@@ -108,14 +115,30 @@ class _CutRun:
             value = action(value)
         return value
 
-    def _more(self, columns: slice) -> Tensor | None:
-        """What the readers ``columns`` see more: ``[reader, row * n, position, d]``, None for nothing."""
+    def _seen(self, columns: slice, value: Tensor) -> Tensor | None:
+        """What the readers ``columns`` of the stream ``value`` see, ``[reader, row * n, position, d]``; None where
+        nothing is cut from them."""
         chosen = self.cut[:, : len(self.written), columns]
         if not chosen.any():
             return None
         now = torch.stack(self.written).unflatten(1, (len(self.cut), -1))
+        if self.patcher.reference is None:
+            kept = self.patcher.wiring.mask[: len(self.written), columns] & ~chosen
+            return self._summed(kept, now) + sum(self._biases_seen_by(columns), torch.zeros_like(value))
         gap = self.patcher.reference[: len(self.written), None].to(now) - now
-        return torch.einsum("ruv,urnpd->vrnpd", chosen.to(now), gap).flatten(1, 2)
+        return value + self._summed(chosen, gap)
+
+    @staticmethod
+    def _summed(chosen: Tensor, written: Tensor) -> Tensor:
+        """``[reader, row * n, position, d]`` from ``[row, writer, reader]`` and ``[writer, row, n, position, d]``."""
+        return torch.einsum("ruv,urnpd->vrnpd", chosen.to(written), written).flatten(1, 2)
+
+    def _biases_seen_by(self, columns: slice) -> list[Tensor]:
+        wiring = self.patcher.wiring
+        sees = [
+            wiring.feeds(End("", layer, head=0), wiring.readers[columns.start]) for layer in range(len(self.biases))
+        ]
+        return [bias for bias, seen in zip(self.biases, sees, strict=True) if seen]
 
     def _keep_residual(self, layer: int, value: Tensor) -> Tensor:
         if layer == 0:
@@ -125,27 +148,31 @@ class _CutRun:
 
     def _project(self, layer: int, part: str, value: Tensor) -> Tensor:
         wiring, block = self.patcher.wiring, self.patcher.session.anatomy.blocks[layer]
-        more = self._more(wiring.readers_in(layer, part))
-        if more is None:
+        seen = self._seen(wiring.readers_in(layer, part), self.entering[layer])
+        if seen is None:
             return value
-        normed = unwrapped(block.norm1).forward(self.entering[layer] + more)
+        normed = unwrapped(block.norm1).forward(seen)
         weights, bias = self.patcher.projections[part][layer]
         new = torch.einsum("hnpd,had->npha", normed, weights) + bias
         spot = wiring.spots.parts[part][layer].change
-        return value + spot.embed(new - spot.read(value))
+        return value - spot.embed(spot.read(value)) + spot.embed(new)  # in this order exact: norms may follow
 
     def _keep_heads(self, layer: int, value: Tensor) -> Tensor:
         z = self.patcher.wiring.spots.z[layer].value.read(value)
         heads = torch.einsum("npha,had->hnpd", z, self.patcher.outputs[layer])
+        bias = self.patcher.output_biases[layer]
         norm = self.patcher.post_norms[layer]
         if norm is not None:
-            heads = norm.linear(heads, norm.scale(self.patcher.session.anatomy.blocks[layer].o.forward(value)))
+            scale = norm.scale(self.patcher.session.anatomy.blocks[layer].o.forward(value))
+            heads, bias = norm.linear(heads, scale), norm.linear(bias, scale)
+            bias = bias if norm.bias is None else bias + norm.bias
         self.written.extend(heads)
+        self.biases.append(bias)
         return value
 
     def _enter(self, columns: slice, value: Tensor) -> Tensor:
-        more = self._more(columns)
-        return value if more is None else value + more[0]
+        seen = self._seen(columns, value)
+        return value if seen is None else seen[0]
 
     def _keep_mlp(self, value: Tensor) -> Tensor:
         self.written.append(value)

@@ -6,8 +6,9 @@ import networkx
 import pytest
 import torch
 
+from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import Wiring
-from circuits.attribution.edge_patching import EdgePatcher
+from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.attribution.edges import attribute_edges
 from circuits.circuit import Circuit
 from circuits.draw import circuit_graph
@@ -15,6 +16,7 @@ from circuits.export import to_dot, to_neuronpedia, write_graphml
 from circuits.faithfulness import ABLATIONS, Evaluator
 from circuits.runs.pair import open_session
 from tests.circuits.pairs import model_of, random_task
+from tests.tiny_models import HEADS
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,83 @@ def test_ablations_by_hand() -> None:
     )
     zero = model.lm_head(model.transformer.ln_f(attention_biases[None])).expand(2, -1)
     assert Evaluator(model, task, ablation="zero").nothing_metric == pytest.approx(difference(zero), abs=1e-4)
+
+
+def last_layer_reads(model, edges: list[tuple[str, str]]) -> torch.Tensor:
+    """Last-position logits when layer 2 and the logits read along ``edges`` alone, all else being ablated to zero.
+    The layers before are whole, so that much is written that those readers must not see."""
+    task = random_task(direction="noise")
+    session = open_session(model, task)
+    patcher = EdgePatcher(session, Wiring(session.anatomy))
+    patcher.reference = None
+    cut = cut_all_but(patcher.wiring, edges)
+    cut[:, [v.layer < 2 for v in patcher.wiring.readers]] = False
+    return patcher.logits(cut[None])[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
+def test_a_reader_whose_writers_are_all_cut_sees_exactly_zero(family: str) -> None:
+    """The rest of "residual minus what is cut" would be a rounding error, which norms blow up to a signal."""
+    model = model_of(family)
+    assert (last_layer_reads(model, []) == 0).all()
+    only_mlp = last_layer_reads(model, [("embed", "m2"), ("m2", "logits")])
+    stack, task = model.model, random_task()
+    block, embedded = stack.layers[2], embeddings(model, task.clean)
+    norm2, mlp_added = (
+        (block.post_attention_layernorm, lambda x: block.mlp(x))
+        if family == "llama"
+        else (block.pre_feedforward_layernorm, lambda x: block.post_feedforward_layernorm(block.mlp(x)))
+    )
+    expected = model.lm_head(stack.norm(mlp_added(norm2(embedded))))[:, -1]
+    torch.testing.assert_close(only_mlp, capped(model, expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
+def test_a_head_that_sees_values_alone_attends_evenly(family: str) -> None:
+    """Queries and keys are those of exactly nothing, 0, also behind a norm of their own: so is every score, and the
+    head writes the mean over the positions before."""
+    model, task = model_of(family), random_task()
+    found = last_layer_reads(model, [("embed", "a2.h1.v"), ("a2.h2", "logits")])
+    block, embedded = model.model.layers[2], embeddings(model, task.clean)
+    values = block.self_attn.v_proj(block.input_layernorm(embedded)).unflatten(-1, (2, 8))[:, :, 1]
+    z = torch.zeros(len(task), HEADS, 8)
+    z[:, 2] = z[:, 3] = values.mean(1)  # both heads read this value head; the post-norm sees both, the logits one
+    added = block.self_attn.o_proj(z.flatten(1))
+    own = block.self_attn.o_proj((z * torch.eye(HEADS)[2][:, None]).flatten(1))
+    if family != "llama":
+        norm = linear_norm(block.post_attention_layernorm)
+        own = norm.linear(own, norm.scale(added))
+    expected = model.lm_head(model.model.norm(own))
+    torch.testing.assert_close(found, capped(model, expected), rtol=1e-4, atol=1e-5)
+
+
+def test_zero_ablation_leaves_what_no_head_writes() -> None:
+    """Attention's output biases belong to no writer; they reach the readers of later layers, and this layer's MLP where
+    it is not parallel to attention."""
+    for family in ("gpt2", "gpt_neox"):
+        model, task = model_of(family, dtype=torch.float64), random_task()
+        found = last_layer_reads(model, [("embed", "m2"), ("m2", "logits")])
+        if family == "gpt2":
+            stack = model.transformer
+            block, biases = stack.h[2], [layer.attn.c_proj.bias for layer in stack.h]
+            written = block.mlp(block.ln_2(embeddings(model, task.clean) + sum(biases)))
+            expected = model.lm_head(stack.ln_f(written + sum(biases)))
+        else:
+            stack = model.gpt_neox
+            block, biases = stack.layers[2], [layer.attention.dense.bias for layer in stack.layers]
+            written = block.mlp(block.post_attention_layernorm(embeddings(model, task.clean) + biases[0] + biases[1]))
+            expected = model.get_output_embeddings()(stack.final_layer_norm(written + sum(biases)))
+        torch.testing.assert_close(found.double(), expected[:, -1], rtol=1e-9, atol=1e-9)
+
+
+def embeddings(model, tokens: torch.Tensor) -> torch.Tensor:
+    """What enters the first block."""
+    return model(tokens, output_hidden_states=True).hidden_states[0]
+
+
+def capped(model, logits: torch.Tensor) -> torch.Tensor:
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def test_areas_and_minimality(whole: Circuit) -> None:
