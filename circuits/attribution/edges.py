@@ -132,7 +132,14 @@ def _inputs(wiring: Wiring) -> _Inputs:
 def _by_gradient(session: Session, wiring: Wiring, rules: frozenset[str] | None, steps: int) -> tuple[Contrast, Tensor]:
     spots, inputs = wiring.spots, _inputs(wiring)
     first = spots.resid_pre[0]
-    found = contrast(session, [first, *spots.z, *spots.mlp_out], gradients=True, rules=rules, also_base=inputs.all)
+    found = contrast(
+        session,
+        [first, *spots.z, *spots.mlp_out],
+        gradients=True,
+        rules=rules,
+        also_base=inputs.all,
+        interpolated=steps > 1,
+    )
     total = _scores(session, wiring, found, inputs, found.base, found.base_metric.sum(), rules)
     for step in range(1, steps):
         with session.under(rules):

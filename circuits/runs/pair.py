@@ -84,9 +84,15 @@ def contrast(
     gradients: bool = False,
     rules: Iterable[str] | None = None,
     also_base: Sequence[Spot] = (),
+    interpolated: bool = False,
 ) -> Contrast:
     """Run the source and the base prompts: two forwards. The base run keeps its graph where gradients are wanted, under
-    the rules of relevance if given."""
+    the rules of relevance if given.
+
+    Raises:
+        ValueError: gradients are wanted at the base run alone (not at points between the runs, ``interpolated``), and
+            the metric is flat there.
+    """
     task, runner, found = session.task, session.runner, list(spots)
     source = runner.forward(task.source, read=[place.value for place in found])
     read = [spot for place in found for spot in (place.value, place.change)]
@@ -94,9 +100,37 @@ def contrast(
         base = runner.forward(task.base, read=[*read, *also_base], gradients=gradients)
     clean, corrupt = (source, base) if task.direction == "denoise" else (base, source)
     measure = measure_between(task, clean.logits, corrupt.logits)
+    if gradients and not interpolated:
+        _refuse_flat(measure, source.logits.detach(), base.logits.detach())
     with torch.set_grad_enabled(gradients):
         base_metric = measure(base.logits)
     return Contrast(source=source, base=base, measure=measure, base_metric=base_metric)
+
+
+# Of the whole change of the metric, what its gradient at the base run sees at the least. A gradient that is 0 but for
+# rounding in float32 sees about 1e-7 of it; one at a saturated softmax (p = 0.999) about 1e-2.
+_LEAST_SEEN = 1e-5
+
+
+def _refuse_flat(measure: Measure, source: Tensor, base: Tensor) -> None:
+    """Refuse a metric that has no slope at the base run, such as a divergence from that very run: scores would be
+    rounding errors."""
+    leaf = base.clone().requires_grad_()
+    with torch.enable_grad():
+        metric = measure(leaf).sum()
+    if not metric.requires_grad:
+        return
+    (slope,) = torch.autograd.grad(metric, leaf)
+    seen = float((slope * (source - base)).abs().sum()) / len(base)
+    if seen < _LEAST_SEEN:
+        direction = measure.task.direction
+        other = "noise" if direction == "denoise" else "denoise"
+        run = "corrupt" if direction == "denoise" else "clean"
+        raise ValueError(
+            f"{measure.task.metric_name} is flat at the {run} run, where direction {direction!r} takes gradients:"
+            f" scores would be rounding errors. Use direction={other!r}, a method that looks between the runs ('ig',"
+            " 'eap-ig') or at them ('patching', 'path-patching'), or another metric"
+        )
 
 
 def summed(effects: Tensor) -> Tensor:

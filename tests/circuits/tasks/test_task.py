@@ -11,8 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 import circuits
 from circuits import Task, tasks
+from circuits.explorer.positions import unfold
 from circuits.tasks import built_in
 from circuits.tasks.metrics import measure_between
+from saes.activations import TopK
+from saes.sae import SAE
 from tests.circuits.pairs import model_of, random_task
 
 
@@ -63,6 +66,30 @@ def test_custom_metrics_run_through_every_method() -> None:
     own = task.replace(metric=lambda logits, t: logits[torch.arange(len(t)), t.correct[:, 0]])
     for method in ("patching", "atp", "relp", "ig"):
         assert circuits.attribute(model, own, nodes="attn_out", method=method).values.isfinite().all()
+
+
+def test_a_metric_that_is_flat_where_gradients_are_taken_is_refused() -> None:
+    """A divergence from the clean run has no slope there: what gradients give is rounding, 1e-8 where effects are 1."""
+    model = model_of("gpt2")
+    flat = random_task(metric="kl", direction="noise")
+    own = flat.replace(metric=lambda logits, t: -(logits - model(t.clean).logits[:, -1].detach()).square().sum(-1))
+    for task in (flat, own):
+        for nodes, method in (
+            ("mlp_out", "atp"), ("z", "atp*"), ("mlp_out", "relp"), ("edges", "eap"), ("edges", "relp"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=r"flat at the clean run.*direction='denoise'.*'ig', 'eap-ig'"):
+                circuits.attribute(model, task, nodes=nodes, method=method)
+        for nodes, method in (("mlp_out", "ig"), ("mlp_out", "patching"), ("edges", "eap-ig")):
+            found = circuits.attribute(model, task, nodes=nodes, method=method)
+            assert float(found.values.abs().max()) > 1e-2
+        there = circuits.attribute(model, task.replace(direction="denoise"), nodes="mlp_out", method="atp")
+        assert float(there.values.abs().max()) > 1e-2
+    sae = SAE(32, 64, TopK(4), site="blocks.1.hook_resid_post").initialise(seed=0, mean=torch.zeros(32))
+    with pytest.raises(ValueError, match="flat at the clean run"):
+        circuits.attribute(model, flat, nodes="latents", method="atp", saes=[sae])
+    explored = circuits.Circuit.from_edges(circuits.attribute(model, flat, nodes="edges", method="eap-ig"))
+    with pytest.raises(ValueError, match="flat at the clean run"):
+        unfold(model, flat, explored)
 
 
 @pytest.mark.parametrize(
