@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.circuit import Circuit, Edge
+from circuits.roles import mean_over_prompts
 from circuits.runs.pair import open_session
 from circuits.tasks.task import Task
 
@@ -64,7 +65,8 @@ class Evaluator:
 
     Args:
         ablation: What the readers outside a circuit see: ``resample``, the writer's output on the corrupt prompts;
-            ``mean``, its mean over them, position by position; ``zero``, nothing.
+            ``mean``, its mean over them, position by position (role by role, where the task has roles); ``zero``,
+            nothing.
 
     Raises:
         ValueError: an unknown ablation; ablating everything changes nothing.
@@ -83,7 +85,8 @@ class Evaluator:
         elif ablation == "mean":
             corrupt = self._patcher.reference
             assert corrupt is not None
-            self._patcher.reference = corrupt.mean(1, keepdim=True).expand_as(corrupt)
+            by_position = corrupt.permute(1, 2, 0, 3)
+            self._patcher.reference = mean_over_prompts(by_position, task.role_numbers).permute(2, 0, 1, 3)
         everything = self.wiring.mask
         whole, nothing = self.metric(torch.stack([torch.zeros_like(everything), everything]))
         self.model_metric, self.nothing_metric = float(whole.mean()), float(nothing.mean())

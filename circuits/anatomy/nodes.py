@@ -15,7 +15,8 @@ ALIASES = {"heads": "z", "neurons": "mlp_post", "embeddings": "embed"}
 class Node:
     """One cell of a result: a place, and the entry within it where it has several.
 
-    ``position`` is None where positions are taken together; ``index`` numbers heads, neurons or latents.
+    ``position`` is None where positions are taken together, and numbers roles where the task has those; ``index``
+    numbers heads, neurons or latents.
     """
 
     family: NodeFamily

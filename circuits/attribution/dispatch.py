@@ -24,6 +24,7 @@ from circuits.attribution.edges import attribute_edges
 from circuits.attribution.exact import patch_family
 from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.attribution.integrated import mean_gradient
+from circuits.roles import sum_by_role
 from circuits.rules import rules_of_method
 from circuits.runs.pair import Contrast, Session, contrast, open_session, summed
 from circuits.runs.runner import Start
@@ -42,6 +43,8 @@ class Asked:
     info: FamilyInfo
     spots: Sequence[Places]
     by_position: bool
+    groups: Tensor
+    """``[n, position]``: numbers of the positions that make one node together; of the entries of the position axis."""
 
 
 @overload
@@ -100,7 +103,7 @@ def attribute(
         method: ``patching``, ``atp``, ``atp*``, ``relp`` or ``ig``.
         rules: For ``relp``: a preset (``paper``, the default, or ``no_ah``) or names of rules.
         by_position: False takes positions together: ``patching`` patches a node at all of them at once, gradient
-            methods sum.
+            methods sum. True does so with the positions of one role where the task has roles.
         steps: Points of ``ig``: ``k / steps`` of the way for k = 0 … steps - 1 (left Riemann sum, from the base run).
         agreement: Also patch exactly, and say how well the estimate agrees.
         saes: For ``latents``: SAEs of this model, each with its site.
@@ -142,7 +145,12 @@ def attribute(
 
 def _asked(session: Session, name: str, by_position: bool) -> Asked:
     spots = places(session.anatomy, name)
-    return Asked(family=ALIASES.get(name, name), info=family_info(name), spots=spots, by_position=by_position)
+    task = session.task
+    groups = task.role_numbers if by_position else torch.zeros_like(task.base)
+    groups = torch.arange(task.length).expand_as(task.base) if groups is None else groups
+    return Asked(
+        family=ALIASES.get(name, name), info=family_info(name), spots=spots, by_position=by_position, groups=groups
+    )
 
 
 def _scores(
@@ -161,7 +169,7 @@ def _scores(
         clean_metric=found.measure.clean,
         corrupt_metric=found.measure.corrupt,
         cost=session.runner.cost,
-        labels=session.task.labels,
+        labels=session.task.columns,
     )
 
 
@@ -172,16 +180,19 @@ Method = Callable[[Session, list[Asked], frozenset[str] | None, int], Effects]
 
 def _patching(session: Session, asked: list[Asked], _rules: frozenset[str] | None, _steps: int) -> Effects:
     found = contrast(session, [*session.residual, *(place for family in asked for place in family.spots)])
-    return found, [
+    exact = [
         patch_family(
             session,
             found,
             family.spots,
-            by_position=family.by_position,
+            groups=family.groups,
             entries=family.info.entries,
             once=family.info.once,
         )
         for family in asked
+    ]
+    return found, [
+        effects if family.by_position else effects.squeeze(2) for family, effects in zip(asked, exact, strict=True)
     ]
 
 
@@ -229,7 +240,8 @@ def _absolute(family: Asked, drops: Tensor) -> Tensor:
 def _effect(family: Asked, product: Tensor) -> Tensor:
     """From ``[n, position, (unit,) d]`` to the effects of nodes."""
     effects = product.double() if family.info.entries else summed(product)
-    return effects if family.by_position else effects.sum(1)
+    grouped = sum_by_role(effects, family.groups, int(family.groups.max()) + 1)
+    return grouped if family.by_position else grouped.squeeze(1)
 
 
 METHODS: dict[str, Method] = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.nodes import Places, Spot
+from circuits.roles import sum_by_role
 from circuits.runs.pair import Contrast, Session
 from circuits.runs.runner import Start
 
@@ -53,29 +54,29 @@ def live(session: Session, value: Tensor) -> Tensor:
 
 
 def patch_family(
-    session: Session, found: Contrast, spots: Sequence[Places], *, by_position: bool, entries: bool, once: bool
+    session: Session, found: Contrast, spots: Sequence[Places], *, groups: Tensor, entries: bool, once: bool
 ) -> Tensor:
-    """Exact effects ``[n, layer, position, (unit)]`` of a family's nodes; unless ``by_position``, a node is patched at
-    all positions at once."""
+    """Exact effects ``[n, layer, group, (unit)]`` of a family's nodes, which are patched at all positions of one group
+    at once: ``groups [n, position]`` numbers them."""
+    here, count = live(session, groups), int(groups.max()) + 1
     layers = []
     for layer, place in enumerate(spots):
         delta = live(session, found.difference(place))
-        differs = (delta != 0 if entries else (delta != 0).any(-1)).any(0)
-        differs = differs if by_position else differs.any(0)
+        group_of = here.to(delta.device)
+        moved = delta != 0 if entries else (delta != 0).any(-1)
+        differs = sum_by_role(moved.long(), group_of, count).any(0)
 
-        def change(cell: tuple[int, ...], delta: Tensor = delta) -> Tensor:
+        def change(cell: tuple[int, ...], delta: Tensor = delta, group_of: Tensor = group_of) -> Tensor:
+            index = (slice(None), slice(None), *cell[1:])
+            own = delta[index]
             only = torch.zeros_like(delta)
-            index = (slice(None), *(() if by_position else (slice(None),)), *cell)
-            only[index] = delta[index]
+            only[index] = own.where((group_of == cell[0]).reshape(*group_of.shape, *[1] * (own.ndim - 2)), 0)
             return only
 
-        cells = [tuple(cell) for cell in differs.nonzero().tolist()] if differs.ndim else [()] * bool(differs)
+        cells = [tuple(cell) for cell in differs.nonzero().tolist()]
         effects = torch.zeros(len(delta), *differs.shape, dtype=torch.float64)
         effects[:, differs.cpu()] = patch_cells(
             session, found, at=place.change, layer=None if once else layer, cells=cells, change=change
-        ).T.reshape(len(delta), *([-1] if differs.ndim else [int(differs)]))
-        if by_position:
-            before = effects.new_zeros(len(delta), session.prefix.length, *effects.shape[2:])
-            effects = torch.cat([before, effects], 1)
+        ).T
         layers.append(effects)
     return torch.stack(layers, 1)

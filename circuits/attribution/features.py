@@ -150,6 +150,7 @@ def attribute_features(
         ValueError: an SAE without a site, of another width, of another model, or two at one site; unknown method.
     """
     in_force = rules_of_method(method, rules, methods=METHODS, default="paper", steps=steps, what=" for features")
+    task.require_aligned("scores of features")
     session = open_session(model, task)
     spliced = splices(model, session, saes)
     spots = [splice.place for splice in spliced]

@@ -50,6 +50,7 @@ class Interventions:
     """
 
     def __init__(self, model: Any, task: Task, saes: Sequence[SAE] = ()) -> None:
+        task.require_aligned("parts to set in the explorer")
         self.task = task.replace(direction="denoise")
         self.session = open_session(model, self.task)
         self.splices: Mapping[str, Splice] = (

@@ -34,6 +34,7 @@ def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> 
     Raises:
         ValueError: as :func:`circuits.attribute`; a circuit of another model.
     """
+    task.require_aligned("links of an unfolded circuit")
     rules = circuit.about.get("rules")
     in_force = None if rules is None else frozenset(rules)
     session = open_session(model, task.replace(direction=circuit.about.get("direction", task.direction)))

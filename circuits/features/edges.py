@@ -41,6 +41,7 @@ def feature_edges(
         ValueError: as :func:`circuits.attribution.features.attribute_features`; a circuit of other SAEs.
     """
     in_force = None if rules is None else rule_set(rules)
+    task.require_aligned("edges of features")
     session = open_session(model, task)
     spliced = splices(model, session, saes)
     if {s.name for s in spliced} != set(circuit.features):

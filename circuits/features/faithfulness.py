@@ -38,6 +38,7 @@ class FeatureEvaluator:
     """
 
     def __init__(self, model: Any, task: Task, saes: Sequence[SAE], *, mean: bool = True) -> None:
+        task.require_aligned("circuits of features")
         task = task.replace(direction="noise")
         self._session = open_session(model, task)
         self._splices = splices(model, self._session, saes)

@@ -28,7 +28,7 @@ class Scores(Attributed):
     axes: tuple[str, ...]
     family: str
     labels: tuple[str, ...] | None = None
-    """A word for each position."""
+    """A word for each position; the roles, where those are what the position axis has."""
     agreement: "Agreement | None" = None
     """With exact patching, where it was asked for."""
 

@@ -1,11 +1,14 @@
 """Built-in tasks, each from a tokenizer, a number of prompts and a seed.
 
-A task's prompts must all have one length, and its answers one token each; both depend on the tokenizer. So prompts are
-drawn from templates, those that do not fit are dropped, and the most frequent length is kept.
+A position must be the same part of the sentence in all prompts of a task, and in both prompts of a pair, or heat maps
+and means over prompts would mix roles; and answers are one token each. Both depend on the tokenizer. So prompts are
+drawn from one template, those that do not fit are dropped, and the most frequent layout is kept. Prompts from several
+templates are of one length, and their task has roles.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from string import Formatter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +16,18 @@ import numpy as np
 from circuits.tasks.task import Task, encode, single_token
 from interp.embedded.synthetic import NAMES, OBJECTS, PLACES, TEMPLATES
 
-# Pairs drawn in all, and for each that is wanted: enough to find `n` of one length among templates of several.
+# Pairs drawn in all, and for each that is wanted: enough to find `n` of one layout among words of several tokens.
 _DRAWS, _DRAWS_EACH = 1000, 20
+
+Pieces = tuple[tuple[str, str], ...]
+"""A prompt in pieces of (role, text), each with the space before it; the role of words that never change is empty."""
 
 
 class Pair(NamedTuple):
     """A clean and a corrupt prompt, and the answers to the clean one."""
 
-    clean: str
-    corrupt: str
+    clean: Pieces
+    corrupt: Pieces
     correct: tuple[str, ...]
     wrong: tuple[str, ...]
 
@@ -29,6 +35,7 @@ class Pair(NamedTuple):
 Draw = Callable[[np.random.Generator], Pair]
 CORRUPTIONS = ("swap", "other_subject", "three_names")
 FORMS = ("simple", "noun_phrase", "relative_clause")
+ORDERS = ("ABBA", "BABA")
 
 
 def ioi(
@@ -37,7 +44,8 @@ def ioi(
     seed: int = 0,
     *,
     corruption: str = "swap",
-    templates: Sequence[str] = TEMPLATES["heldout"],
+    templates: str | Sequence[str] = TEMPLATES["heldout"][0],
+    orders: str | Sequence[str] = "ABBA",
     names: Sequence[str] = NAMES["heldout"],
     **options: Any,
 ) -> Task:
@@ -47,15 +55,26 @@ def ioi(
         corruption: ``swap``: the second subject becomes the other name, so that the answer is the other one (the
             demonstration of RelP). ``other_subject``: it becomes a third name. ``three_names`` (ABC): all three names
             are other people, so that nothing but the form remains.
-        templates: With {A}, {B} for the two people, {S} for the subject, {IO} for the answer, {place} and {object}.
+        templates: One or several, such as ``TEMPLATES["heldout"]`` of ``interp.embedded.synthetic``, with {A}, {B} for
+            the two people, {S} for the subject, {IO} for the answer, {place} and {object}.
+        orders: ``ABBA``: the indirect object is named first; ``BABA``: the subject is; or both.
         options: As for :class:`circuits.tasks.task.Task`, such as ``metric`` or ``direction``.
+
+    With several templates or orders, roles (``IO``, ``S1``, ``S2``, ``place``, ``object``, ``end``, and ``text`` for
+    the rest) stand at different positions, and results are by role.
     """
+    templates, orders = ((value,) if isinstance(value, str) else tuple(value) for value in (templates, orders))
     if corruption not in CORRUPTIONS:
         raise ValueError(f"corruption {corruption!r} is not one of {', '.join(CORRUPTIONS)}")
+    if not orders or (unknown := set(orders) - set(ORDERS)):
+        raise ValueError(f"orders {sorted(unknown) if orders else []} are not among {', '.join(ORDERS)}")
+    if not templates:
+        raise ValueError("templates is empty; a task has one or more")
 
     def draw(rng: np.random.Generator) -> Pair:
         first, second, third, fourth, fifth = (names[i] for i in rng.choice(len(names), 5, replace=False))
-        subject, answer = (first, second) if rng.random() < 0.5 else (second, first)
+        answer_first = _one(rng, orders) == "ABBA"
+        subject, answer = (second, first) if answer_first else (first, second)
         words = {"place": _one(rng, PLACES), "object": _one(rng, OBJECTS)}
         before = _one(rng, templates).split("{IO}")[0].rstrip()
         people = {
@@ -63,10 +82,13 @@ def ioi(
             "other_subject": {"A": first, "B": second, "S": third},
             "three_names": {"A": third, "B": fourth, "S": fifth},
         }[corruption]
-        clean = before.format(A=first, B=second, S=subject, **words)
-        return Pair(clean, before.format(**people, **words), (f" {answer}",), (f" {subject}",))
+        roles = {"A": "IO", "B": "S1"} if answer_first else {"A": "S1", "B": "IO"}
+        roles = {"S": "S2", "place": "place", "object": "object"} | roles
+        clean = _filled(before, roles, {"A": first, "B": second, "S": subject} | words)
+        return Pair(clean, _filled(before, roles, people | words), (f" {answer}",), (f" {subject}",))
 
-    return _collect(tokenizer, draw, n=n, seed=seed, name=f"ioi_{corruption}", options=options)
+    several = len(templates) * len(orders) > 1
+    return _collect(tokenizer, draw, n=n, seed=seed, name=f"ioi_{corruption}", options=options, several_layouts=several)
 
 
 _EVENTS = tuple("war siege journey voyage reign peace strike trial festival march".split())
@@ -83,9 +105,12 @@ def greater_than(tokenizer: Any, n: int, seed: int = 0, **options: Any) -> Task:
 
     def draw(rng: np.random.Generator) -> Pair:
         century, year = int(rng.integers(11, 18)), int(rng.integers(2, 98))
-        text = f"The {_one(rng, _EVENTS)} lasted from the year {century}{{year:02d}} to the year {century}"
+        template = "The {event} lasted from the year {century}{year} to the year {century}"
+        roles = {"event": "event", "century": "century", "year": "year"}
+        words = {"event": _one(rng, _EVENTS), "century": str(century)}
         right, wrong = (tuple(s for s in single if (int(s) > year) is above) for above in (True, False))
-        return Pair(text.format(year=year), text.format(year=1), right, wrong)
+        clean, corrupt = (_filled(template, roles, words | {"year": f"{shown:02d}"}) for shown in (year, 1))
+        return Pair(clean, corrupt, right, wrong)
 
     return _collect(
         tokenizer, draw, n=n, seed=seed, name="greater_than", options={"metric": "probability_difference"} | options
@@ -117,12 +142,19 @@ def agreement(tokenizer: Any, n: int, seed: int = 0, *, form: str = "simple", **
     def draw(rng: np.random.Generator) -> Pair:
         subject, other = (_NOUNS[i] for i in rng.choice(len(_NOUNS), 2, replace=False))
         verbs, plural = _one(rng, _VERBS), int(rng.integers(2))
-        between = {
-            "simple": "",
-            "noun_phrase": f" {_one(rng, _PHRASES)} {other[rng.integers(2)]}",
-            "relative_clause": f" that the {other[rng.integers(2)]} {_one(rng, _CLAUSE_VERBS)}",
-        }[form]
-        clean, corrupt = (f"The {subject[number]}{between}" for number in (plural, 1 - plural))
+        template = (
+            "The {subject}"
+            + {
+                "simple": "",
+                "noun_phrase": " {phrase} {other}",
+                "relative_clause": " that the {other} {verb}",
+            }[form]
+        )
+        words = {"phrase": _one(rng, _PHRASES), "verb": _one(rng, _CLAUSE_VERBS), "other": other[rng.integers(2)]}
+        roles = {name: name for name in ("subject", *words)}
+        clean, corrupt = (
+            _filled(template, roles, words | {"subject": subject[number]}) for number in (plural, 1 - plural)
+        )
         return Pair(clean, corrupt, (verbs[plural],), (verbs[1 - plural],))
 
     return _collect(tokenizer, draw, n=n, seed=seed, name=f"agreement_{form}", options=options)
@@ -152,7 +184,9 @@ def induction(tokenizer: Any, n: int, seed: int = 0, *, words: int = 10, **optio
         rows["corrupt"].append([*bos, *changed, *first[: asked + 1]])
         rows["correct"].append(first[asked + 1])
         rows["wrong"].append(first[asked - 1])
-    return Task(**{"name": "induction"} | options | rows)
+    once = [str(i) for i in range(1, words + 1)]
+    labels = ["[BOS]"] * len(bos) + [f"[{i}]" for i in once] + [f"[{i} again]" for i in once[: asked + 1]]
+    return Task(**{"name": "induction", "labels": labels} | options | rows)
 
 
 _ARGUMENTS = tuple("name size path value label key node list text index file state date time order group".split())
@@ -165,13 +199,19 @@ def docstring(tokenizer: Any, n: int, seed: int = 0, **options: Any) -> Task:
     The corrupt prompt has other arguments in the function's list, so that nothing says which is next.
     """
 
+    template = (
+        'def run(self, {def_1}, {def_2}, {def_3}):\n    """Run it.\n\n    :param {doc_1}: the {word_1}\n'
+        "    :param {doc_2}: the {word_2}\n    :param"
+    )
+    slots = ("def_1", "def_2", "def_3", "doc_1", "doc_2", "word_1", "word_2")
+    roles = {slot: slot.replace("_", " ") for slot in slots}
+
     def draw(rng: np.random.Generator) -> Pair:
         a, b, c, x, y, z, one, two = (_ARGUMENTS[i] for i in rng.choice(len(_ARGUMENTS), 8, replace=False))
-        text = (
-            'def run({arguments}):\n    """Run it.\n\n    :param '
-            + f"{a}: the {one}\n    :param {b}: the {two}\n    :param"
+        clean, corrupt = (
+            _filled(template, roles, dict(zip(slots, (*listed, a, b, one, two), strict=True)))
+            for listed in ((a, b, c), (x, y, z))
         )
-        clean, corrupt = (text.format(arguments=", ".join(["self", *found])) for found in ((a, b, c), (x, y, z)))
         return Pair(clean, corrupt, (f" {c}",), (f" {a}",))
 
     return _collect(tokenizer, draw, n=n, seed=seed, name="docstring", options=options)
@@ -195,30 +235,87 @@ def _check_count(n: int) -> None:
         raise ValueError(f"n is {n}; a task has 1 prompt or more")
 
 
-def _collect(tokenizer: Any, draw: Draw, *, n: int, seed: int, name: str, options: dict[str, Any]) -> Task:
-    """Draw pairs until ``n`` different ones of one length, with answers of one token, are found."""
+def _filled(template: str, roles: Mapping[str, str], words: Mapping[str, str]) -> Pieces:
+    """A template with its slots filled, in pieces; a space belongs to the word behind it."""
+    pieces: list[tuple[str, str]] = []
+    for text, slot, *_ in Formatter().parse(template):
+        fixed = text.removesuffix(" ") if slot is not None else text
+        if fixed:
+            pieces.append(("", fixed))
+        if slot is not None:
+            pieces.append((roles[slot], text[len(fixed) :] + words[slot]))
+    return tuple(pieces)
+
+
+def _text(pieces: Pieces) -> str:
+    return "".join(text for _, text in pieces)
+
+
+def _roles_of(tokenizer: Any, pieces: Pieces, bos: bool | None) -> tuple[str, ...] | None:
+    """The role of each token; None where tokens do not end where pieces do."""
+    ids, text = encode(tokenizer, _text(pieces), bos=bos), ""
+    roles = ["BOS"] * len(encode(tokenizer, "", bos=bos))
+    for role, piece in pieces:
+        text += piece
+        so_far = encode(tokenizer, text, bos=bos)
+        if so_far != ids[: len(so_far)] or len(so_far) <= len(roles):
+            return None
+        roles += [role] * (len(so_far) - len(roles))
+    return tuple(roles)
+
+
+def _collect(
+    tokenizer: Any,
+    draw: Draw,
+    *,
+    n: int,
+    seed: int,
+    name: str,
+    options: dict[str, Any],
+    several_layouts: bool = False,
+) -> Task:
+    """Draw pairs until ``n`` different ones of one layout (or, where there are several, one length), with answers of
+    one token, are found."""
     _check_count(n)
     rng, bos = np.random.default_rng(seed), options.get("bos")
-    by_length: dict[int, dict[Pair, None]] = {}
+    by_layout: dict[Any, dict[Pair, tuple[str, ...]]] = {}
     dropped: Counter[str] = Counter()
     for _ in range(_DRAWS + _DRAWS_EACH * n):
         pair = draw(rng)
-        length, other = (len(encode(tokenizer, text, bos=bos)) for text in (pair.clean, pair.corrupt))
-        if length != other:
-            dropped["clean and corrupt prompt of different length"] += 1
+        roles, other = (_roles_of(tokenizer, pieces, bos) for pieces in (pair.clean, pair.corrupt))
+        if roles is None or other is None:
+            dropped["words that the tokenizer joins with what follows"] += 1
+        elif roles != other:
+            dropped["words of different length in clean and corrupt prompt"] += 1
         elif error := _answer_error(tokenizer, pair):
             dropped[error] += 1
         else:
-            kept = by_length.setdefault(length, {})
-            kept[pair] = None
+            kept = by_layout.setdefault(len(roles) if several_layouts else roles, {})
+            kept[pair] = roles
             if len(kept) == n:
-                columns = {field: [getattr(found, field) for found in kept] for field in Pair._fields}
-                return Task.from_text(tokenizer, **{"name": name} | options | columns)
-    most = max(map(len, by_length.values()), default=0)
+                return _task_of(tokenizer, kept, {"name": name} | options, several_layouts)
+    most = max(map(len, by_layout.values()), default=0)
     why = "; ".join(reason for reason, _ in dropped.most_common(2)) or "there are no more different ones"
     raise ValueError(
         f"only {most} prompts of {name} fit this tokenizer, {n} were asked for ({why}). Lower n, or pass others"
     )
+
+
+def _task_of(
+    tokenizer: Any, kept: Mapping[Pair, tuple[str, ...]], options: dict[str, Any], several_layouts: bool
+) -> Task:
+    texts = {side: [_text(getattr(pair, side)) for pair in kept] for side in ("clean", "corrupt")}
+    answers = {side: [getattr(pair, side) for pair in kept] for side in ("correct", "wrong")}
+    rows = list(kept.values())
+    if several_layouts:
+        shared = set.intersection(*map(set, rows))
+        named = [[role if role in shared and role else "text" for role in row] for row in rows]
+        options = {"roles": [[*row[:-1], "end" if row[-1] == "text" else row[-1]] for row in named]} | options
+    else:
+        tokens = [tokenizer.decode([i]) for i in encode(tokenizer, texts["clean"][0], bos=options.get("bos"))]
+        labels = [f"[{role}]" if role else token for role, token in zip(rows[0], tokens, strict=True)]
+        options = {"labels": labels} | options
+    return Task.from_text(tokenizer, **options | texts | answers)
 
 
 def _answer_error(tokenizer: Any, pair: Pair) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.roles import role_numbers
 from circuits.tasks.metrics import METRICS, CustomMetric
 from interp.outside import parse_json, reading
 
@@ -25,6 +26,9 @@ class Task:
         direction: ``denoise`` patches clean activations into the corrupt run (gradients are taken there), ``noise``
             the other way round. What a circuit with several paths looks like depends on it.
         labels: A word for each position, for drawings.
+        roles: For prompts from several templates: what each position is, ``[n][position]``, such as "IO" or "S2". Every
+            prompt has the same roles. Where they stand at different positions, scores, patches and means are by role:
+            positions of one role belong together, and the position axis of results becomes one of roles.
         name: For titles and files.
     """
 
@@ -38,6 +42,7 @@ class Task:
         metric: str | CustomMetric = "logit_difference",
         direction: str = "denoise",
         labels: Sequence[str] | None = None,
+        roles: Sequence[Sequence[str]] | None = None,
         name: str = "task",
     ) -> None:
         self.clean, self.corrupt = _prompts(clean, "clean"), _prompts(corrupt, "corrupt")
@@ -58,6 +63,7 @@ class Task:
             raise ValueError(f"direction {direction!r} is not one of {', '.join(DIRECTIONS)}")
         if labels is not None and len(labels) != self.length:
             raise ValueError(f"{len(labels)} labels for {self.length} positions; give one a position")
+        self.roles = None if roles is None else _roles(roles, *self.clean.shape)
         self.metric: str | CustomMetric = metric
         self.direction = direction
         self.labels = None if labels is None else tuple(labels)
@@ -73,6 +79,28 @@ class Task:
     def length(self) -> int:
         """Tokens a prompt."""
         return self.clean.shape[1]
+
+    @property
+    def role_numbers(self) -> Tensor | None:
+        """Each position's role by number, ``[n, position]``; None where every position is the same in all prompts."""
+        if self.roles is None or len(set(self.roles)) == 1:
+            return None
+        return role_numbers(self.roles)[1]
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """A word for each entry of the position axis of results: ``labels``, or roles where that axis has roles."""
+        if self.roles is None or self.role_numbers is None:
+            return self.labels
+        return role_numbers(self.roles)[0]
+
+    def require_aligned(self, what: str) -> None:
+        """Refuse, for ``what`` looks at single positions, prompts in which a position has several roles."""
+        if self.role_numbers is not None:
+            raise ValueError(
+                f"{what} are by position, but in the prompts of {self.name} one position has several roles: draw them"
+                " from one template"
+            )
 
     @property
     def metric_name(self) -> str:
@@ -91,13 +119,16 @@ class Task:
 
     def replace(self, **changes: Any) -> "Task":
         """The same task with some arguments changed, such as ``direction="noise"``."""
-        own = ("clean", "corrupt", "correct", "wrong", "metric", "direction", "labels", "name")
+        own = ("clean", "corrupt", "correct", "wrong", "metric", "direction", "labels", "roles", "name")
         return Task(**{name: getattr(self, name) for name in own} | changes)
 
     def rows(self, chosen: slice | Sequence[int]) -> "Task":
         """The task of some of the prompts."""
         index = chosen if isinstance(chosen, slice) else list(chosen)
-        return self.replace(**{name: getattr(self, name)[index] for name in ("clean", "corrupt", "correct", "wrong")})
+        chosen_rows = {name: getattr(self, name)[index] for name in ("clean", "corrupt", "correct", "wrong")}
+        if self.roles is not None:
+            chosen_rows["roles"] = [self.roles[i] for i in torch.arange(len(self))[index].tolist()]
+        return self.replace(**chosen_rows)
 
     @classmethod
     def from_text(
@@ -144,7 +175,7 @@ class Task:
             ]
             for name, texts in (("correct", correct), ("wrong", wrong))
         }
-        if rows["clean"] and "labels" not in options:
+        if rows["clean"] and not {"labels", "roles"} & set(options):
             options["labels"] = position_labels(tokenizer, rows["clean"])
         return cls(**options | rows | answers)
 
@@ -238,6 +269,21 @@ def _answers(value: Any, name: str, n: int) -> Tensor:
     if not (found >= 0).any(-1).all():
         raise ValueError(f"{name} has no answer for prompt {int((found < 0).all(-1).nonzero()[0])}")
     return found.long().cpu()
+
+
+def _roles(value: Sequence[Sequence[str]], n: int, length: int) -> tuple[tuple[str, ...], ...]:
+    found = tuple(tuple(row) for row in value)
+    if len(found) != n or any(len(row) != length for row in found):
+        raise ValueError(
+            f"roles must name {length} positions of {n} prompts, not {sorted({len(row) for row in found})} of"
+            f" {len(found)}"
+        )
+    for number, row in enumerate(found):
+        if differ := set(row) ^ set(found[0]):
+            raise ValueError(
+                f"prompts 0 and {number} do not both have a role {min(differ)!r}; all prompts have the same"
+            )
+    return found
 
 
 def _size(prompts: Tensor) -> str:

@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerFast
 import circuits
 from circuits import Task, tasks
 from circuits.explorer.positions import unfold
+from circuits.roles import mean_over_prompts
 from circuits.tasks import built_in
 from circuits.tasks.metrics import measure_between
+from interp.embedded.synthetic import PLACES, TEMPLATES
 from saes.activations import TopK
 from saes.sae import SAE
 from tests.circuits.pairs import model_of, random_task
@@ -194,6 +196,161 @@ def test_ioi(embedded, corruption: str) -> None:
     assert torch.equal(task.clean, again.clean)
     assert not torch.equal(task.clean[0], tasks.ioi(tokenizer, 12, seed=5, corruption=corruption).clean[0])
     assert len({tuple(row) for row in task.clean.tolist()}) == 12
+
+
+def positions_of(tokenizer, row: torch.Tensor, word: int) -> list[int]:
+    return [i for i, token in enumerate(row.tolist()) if token == word]
+
+
+@pytest.mark.parametrize("corruption", ["swap", "other_subject", "three_names"])
+@pytest.mark.parametrize("order", ["ABBA", "BABA"])
+def test_a_position_of_ioi_is_the_same_part_of_every_sentence(embedded, corruption: str, order: str) -> None:
+    """The names stand where the labels say, in every prompt; words that never change are the same in all."""
+    task = tasks.ioi(embedded.tokenizer, 12, seed=3, corruption=corruption, orders=order)
+    assert task.role_numbers is None
+    assert task.labels is not None
+    at = {label: i for i, label in enumerate(task.labels)}
+    first, second = ("[IO]", "[S1]") if order == "ABBA" else ("[S1]", "[IO]")
+    assert at[first] < at[second] < at["[place]"] < at["[S2]"] < at["[object]"]
+    for row, correct, wrong in zip(task.clean, task.correct, task.wrong, strict=True):
+        assert positions_of(embedded.tokenizer, row, int(correct[0])) == [at["[IO]"]]
+        assert positions_of(embedded.tokenizer, row, int(wrong[0])) == [at["[S1]"], at["[S2]"]]
+    fixed = [i for label, i in at.items() if not label.startswith("[")]
+    assert len(fixed) > 8
+    for prompts in (task.clean, task.corrupt):
+        assert (prompts[:, fixed] == task.clean[0, fixed]).all()
+
+
+def test_no_built_in_task_mixes_roles(embedded, years) -> None:
+    """Words of one token and of two are not mixed at one position: every label's tokens decode to its kind of word."""
+    tokenizer = embedded.tokenizer
+    for form in tasks.FORMS:
+        task = tasks.agreement(tokenizer, 8, form=form)
+        assert task.role_numbers is None
+        for label, column in zip(task.labels or (), task.clean.T.tolist(), strict=True):
+            words = {tokenizer.decode([i]).strip() for i in column}
+            kinds = {
+                "[subject]": {w for pair in tasks._NOUNS for w in pair},
+                "[other]": {w for pair in tasks._NOUNS for w in pair},
+                "[verb]": set(tasks._CLAUSE_VERBS),
+            }
+            assert words <= kinds.get(label, words)
+            assert label.startswith("[") or len(words) == 1
+    task = tasks.docstring(tokenizer, 3)
+    where = [i for i, label in enumerate(task.labels or ()) if label == "[def 1]"]
+    for row in task.clean:
+        shown = tokenizer.decode(row, skip_special_tokens=True)
+        assert tokenizer.decode(row[where]).strip() == shown.split("self, ")[1].split(",")[0]
+    task = tasks.greater_than(years, 6)
+    assert (task.labels or ())[-1] == "[century]"
+    assert [i for i, label in enumerate(task.labels or ()) if label == "[year]"] == [
+        int((task.clean[0] != task.corrupt[0]).nonzero()[0])
+    ]
+
+
+def mixed(tokenizer, n: int = 12, **options) -> Task:
+    return tasks.ioi(tokenizer, n, templates=TEMPLATES["heldout"], orders=tasks.ORDERS, **options)
+
+
+def test_several_templates_have_roles(embedded) -> None:
+    tokenizer = embedded.tokenizer
+    task = mixed(tokenizer)
+    assert task.role_numbers is not None
+    assert {"BOS", "IO", "S1", "S2", "place", "object", "text", "end"} == set(task.columns or ())
+    assert task.roles is not None
+    places = set()
+    for roles, row, correct, wrong in zip(task.roles, task.clean, task.correct, task.wrong, strict=True):
+        at = {role: [i for i, other in enumerate(roles) if other == role] for role in set(roles)}
+        assert positions_of(tokenizer, row, int(correct[0])) == at["IO"]
+        assert positions_of(tokenizer, row, int(wrong[0])) == sorted(at["S1"] + at["S2"])
+        assert tokenizer.decode(row[at["place"]]).strip() in PLACES
+        assert at["end"] == [task.length - 1]
+        places.add((*at["IO"], *at["S2"]))
+    assert len(places) > 2
+    part = task.rows([0, 3])
+    assert part.roles == (task.roles[0], task.roles[3])
+
+
+@pytest.mark.parametrize("method", ["patching", "atp", "relp", "ig"])
+def test_scores_by_role_are_those_of_each_prompts_own_positions(embedded, method: str) -> None:
+    """Every prompt alone has an aligned task, whose positions are then put together by hand; patched, they are patched
+    together."""
+    task = mixed(embedded.tokenizer, 3)
+    options = {"method": method} | ({"steps": 2} if method == "ig" else {})
+    found = circuits.attribute(embedded, task, nodes=["mlp_out", "z"], **options)
+    assert found["z"].labels == task.columns
+    assert found["z"].axes == ("layer", "position", "head")
+    scale = found["z"].clean_metric - found["z"].corrupt_metric
+    for row in range(3):
+        alone = task.rows([row])
+        assert alone.role_numbers is None
+        if method == "patching":
+            merged = circuits.attribute(embedded, doubled(alone), nodes="mlp_out", method="patching")
+            order = [(merged.labels or ()).index(role) for role in task.columns or ()]
+            expected, clean, corrupt = merged.per_prompt[0][:, order], merged.clean_metric, merged.corrupt_metric
+        else:
+            own = circuits.attribute(embedded, alone, nodes="mlp_out", **options)
+            expected = torch.stack(
+                [
+                    own.per_prompt[0][:, [r == role for r in (task.roles or ())[row]]].sum(-1)
+                    for role in task.columns or ()
+                ],
+                -1,
+            )
+            clean, corrupt = own.clean_metric, own.corrupt_metric
+        torch.testing.assert_close(
+            found["mlp_out"].per_prompt[row] * scale, expected * (clean - corrupt), rtol=1e-3, atol=2e-4
+        )
+
+
+def doubled(task: Task) -> Task:
+    """One prompt twice, once with its roles in another order: so that the position axis is one of roles, and by the
+    first row alone."""
+    assert task.roles is not None
+    twice = {name: getattr(task, name).repeat(2, 1) for name in ("clean", "corrupt", "correct", "wrong")}
+    return Task(**twice, roles=[task.roles[0], task.roles[0][::-1]])
+
+
+def test_means_by_role(embedded) -> None:
+    roles = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    values = torch.tensor([[1.0, 2.0, 4.0], [6.0, 3.0, 5.0]])[..., None]
+    expected = torch.tensor([[3.0, 4.0, 4.0], [4.0, 3.0, 3.0]])[..., None]
+    assert torch.equal(mean_over_prompts(values, roles), expected)
+    assert torch.equal(mean_over_prompts(values, None)[0], values.mean(0))
+    task = mixed(embedded.tokenizer, 4)
+    evaluator = circuits.Evaluator(embedded, task, ablation="mean")
+    reference, written = evaluator._patcher.reference, evaluator._patcher.written(task.corrupt)
+    assert reference is not None
+    for role in task.columns or ():
+        here = torch.tensor([[own == role for own in row] for row in task.roles or ()])
+        expected = written[:, here].mean(1, keepdim=True).expand_as(written[:, here])
+        torch.testing.assert_close(reference[:, here], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_by_position_refuses_several_templates(embedded) -> None:
+    task = mixed(embedded.tokenizer, 4)
+    sae = SAE(48, 64, TopK(4), site="blocks.1.hook_resid_post")
+    whole = circuits.Circuit.from_edges(circuits.attribute_edges(embedded, task, method="eap"))
+    for act in (
+        lambda: circuits.attribute(embedded, task, nodes="latents", saes=[sae]),
+        lambda: circuits.FeatureEvaluator(embedded, task, [sae]),
+        lambda: unfold(embedded, task, whole),
+        lambda: circuits.Explorer(whole, model=embedded, task=task),
+    ):
+        with pytest.raises(ValueError, match="one position has several roles: draw them from one template"):
+            act()
+    for changes, message in (
+        ({"roles": [["a", "b"], ["a", "b"]]}, r"roles must name 2 positions of 1 prompts, not \[2\] of 2"),
+        ({"roles": [["a"]]}, r"not \[1\] of 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small(**changes)
+    with pytest.raises(ValueError, match="do not both have a role 'b'"):
+        small(clean=[[1, 2], [1, 4]], corrupt=[[1, 3], [1, 5]], correct=[0, 0], wrong=[1, 1], roles=["ab", "aa"])
+    with pytest.raises(ValueError, match=r"orders \['AB'\] are not among ABBA, BABA"):
+        tasks.ioi(embedded.tokenizer, 2, orders="AB")
+    with pytest.raises(ValueError, match="templates is empty"):
+        tasks.ioi(embedded.tokenizer, 2, templates=[])
 
 
 @pytest.mark.parametrize("form", ["simple", "noun_phrase", "relative_clause"])
