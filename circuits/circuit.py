@@ -42,8 +42,25 @@ class Circuit:
         origin["rules"] = None if scores.rules is None else list(scores.rules)
         return cls(nodes=nodes, edges=scores.edges, groups=scores.groups, about=origin | about)
 
-    def prune(self, *, size: int | None = None, threshold: float | None = None, dangling: bool = False) -> "Circuit":
-        """The edges of largest absolute score: the ``size`` first, or those of at least ``threshold``.
+    def gains(self) -> dict[Edge, float]:
+        """Scores with the sign that says what an edge does for the clean answer: positive for it, negative against it.
+
+        In direction ``noise`` that is minus the score, by which the metric falls when the edge is patched; ``acdc``
+        measures what a removal costs, in either direction.
+        """
+        falls = self.about.get("direction") == "noise" and self.about.get("method") != "acdc"
+        return {edge: -score if falls else score for edge, score in self.edges.items()}
+
+    def prune(
+        self,
+        *,
+        size: int | None = None,
+        threshold: float | None = None,
+        dangling: bool = False,
+        signed: bool = False,
+    ) -> "Circuit":
+        """The edges of largest absolute score: the ``size`` first, or those of at least ``threshold``. With ``signed``,
+        those of largest gain (:meth:`gains`): edges that work against the clean answer come last.
 
         Edges that then lie on no path from the input to the logits do nothing, and go too unless ``dangling``; so there
         can be fewer than ``size``.
@@ -55,12 +72,13 @@ class Circuit:
             raise ValueError("prune by size=… (number of edges) or by threshold=… (least absolute score), one of them")
         if size is not None and not 0 <= size <= len(self.edges):
             raise ValueError(f"size is {size}; this circuit has {len(self.edges)} edges")
-        if threshold is not None and not threshold >= 0:
+        if threshold is not None and not signed and not threshold >= 0:
             raise ValueError(
                 f"threshold is {threshold}; scores are compared by absolute value, so it must be 0 or more"
             )
-        ranked = sorted(self.edges, key=lambda edge: -abs(self.edges[edge]))
-        kept = set(ranked[:size] if size is not None else [e for e in ranked if abs(self.edges[e]) >= (threshold or 0)])
+        values = self.gains() if signed else {edge: abs(score) for edge, score in self.edges.items()}
+        ranked = sorted(self.edges, key=lambda edge: -values[edge])
+        kept = set(ranked[:size] if threshold is None else [edge for edge in ranked if values[edge] >= threshold])
         edges = {edge: score for edge, score in self.edges.items() if edge in kept}
         return self._with(edges if dangling else self._connected(edges))
 

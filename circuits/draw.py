@@ -8,6 +8,7 @@ from circuits.circuit import Circuit, layer_of
 from circuits.comparison import Comparison
 from circuits.explorer.explorer import Explorer
 from circuits.faithfulness import Curve, Faithfulness
+from circuits.mib import MIBAreas
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
 from interp.html_page import COLORS, Page
@@ -172,10 +173,11 @@ def circuit_page(
     model_name: str,
     method: str,
     explorer: Explorer | None = None,
+    mib: MIBAreas | None = None,
 ) -> Page:
     """A circuit's figures, its graph, its faithfulness by size, and its edges from the strongest.
 
-    With an ``explorer`` the graph can be explored; without, it is a plain figure.
+    With an ``explorer`` the graph can be explored; without, it is a plain figure. ``mib`` adds the benchmark's figures.
     """
     page = Page(
         f"Circuit for {task.name} in {model_name}",
@@ -186,9 +188,10 @@ def circuit_page(
             ("Faithfulness", f"{measured.faithfulness:.3f}", f"± {measured.standard_error:.1g}, n = {measured.n}"),
             ("Completeness", f"{measured.completeness:.3f}", "of what was left out: 0 is best"),
             ("Edges", f"{measured.edges}", f"of {curve.edges[-1]}"),
-            ("CPR", f"{curve.cpr:.3f}", "area under faithfulness"),
-            ("CMD", f"{curve.cmd:.3f}", "area under its distance from 1"),
+            ("Area", f"{curve.area:.3f}", "under faithfulness by size"),
+            ("Distance", f"{curve.distance:.3f}", "area under its distance from 1"),
         ]
+        + ([] if mib is None else [("CPR", f"{mib.cpr:.3f}", "by MIB's recipe"), ("CMD", f"{mib.cmd:.3f}", "the same")])
     )
     caption = "Nodes are heads and MLPs; an edge is drawn to each head that shares its reader."
     if explorer is None:

@@ -4,8 +4,8 @@
 
 m(C) is the task's metric on the clean prompts with every edge outside C cut, m(nothing) with all edges cut. 1: the
 circuit does what the model does. Completeness is the same of the complement: near 0 if nothing that matters was left
-out (Marks et al. 2024). CPR and CMD are the areas under faithfulness and under its distance from 1 over the circuit's
-size, as in the MIB benchmark (Mueller et al. 2025).
+out (Marks et al. 2024). A curve is faithfulness by size, with the areas under it and under its distance from 1; those
+that the MIB benchmark calls CPR and CMD follow a recipe of its own, in ``circuits.mib``.
 """
 
 from collections.abc import Sequence
@@ -52,9 +52,9 @@ class Curve:
     """How many were left."""
     faithfulness: tuple[float, ...]
     standard_error: tuple[float, ...]
-    cpr: float
+    area: float
     """Trapezoid area under faithfulness over the fractions: higher is better, and above 1 is possible."""
-    cmd: float
+    distance: float
     """Trapezoid area under ``|1 - faithfulness|``: lower is better."""
     ablation: str
     n: int
@@ -147,8 +147,8 @@ class Evaluator:
             edges=tuple(len(smaller.edges) for smaller in pruned),
             faithfulness=tuple(means.tolist()),
             standard_error=tuple(_error(row) for row in found),
-            cpr=float(torch.trapezoid(means, x)),
-            cmd=float(torch.trapezoid((1 - means).abs(), x)),
+            area=float(torch.trapezoid(means, x)),
+            distance=float(torch.trapezoid((1 - means).abs(), x)),
             ablation=self.ablation,
             n=found.shape[-1],
         )

@@ -6,6 +6,7 @@ are computed once.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def patch_family(
         differs = sum_by_role(moved.long(), group_of, count).any(0)
 
         def change(cell: tuple[int, ...], delta: Tensor = delta, group_of: Tensor = group_of) -> Tensor:
-            index = (slice(None), slice(None), *cell[1:])
+            index: tuple[Any, ...] = (slice(None), slice(None), *cell[1:])
             own = delta[index]
             only = torch.zeros_like(delta)
             only[index] = own.where((group_of == cell[0]).reshape(*group_of.shape, *[1] * (own.ndim - 2)), 0)

@@ -27,6 +27,7 @@ def circuit(
     graphml: Path | None = None,
     dot: Path | None = None,
     neuronpedia: Path | None = None,
+    mib: Path | None = None,
     html: Path | None = None,
 ) -> None:
     """Find a circuit.
@@ -57,6 +58,8 @@ def circuit(
         Write it there for Graphviz.
     neuronpedia
         Write it there in the graph JSON of circuit-tracer and Neuronpedia.
+    mib
+        Write it there, with all scores, in the JSON of the MIB benchmark's circuit track.
     html
         Write a page of its figures there; it is one file and opens offline.
     """
@@ -72,6 +75,8 @@ def circuit(
     from circuits.explorer.explorer import Explorer
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
+    from circuits.mib import mib_areas, unlike_mib
+    from circuits.mib_files import write_mib
 
     language_model, opened = open_task(model, about, direction=direction)
     scores = attribute_edges(language_model, opened, method=method, rules=rules, steps=steps, threshold=threshold)
@@ -83,11 +88,16 @@ def circuit(
     console.print(
         f"{opened.name} in {model}: {measured.edges} of {len(whole.edges)} edges, faithfulness"
         f" {measured.faithfulness:.3f} ± {measured.standard_error:.1g}, completeness {measured.completeness:.3f},"
-        f" CPR {curve.cpr:.3f}, CMD {curve.cmd:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
+        f" area {curve.area:.3f}, distance {curve.distance:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
         f" {scores.cost.forwards:g} forwards, {scores.cost.backwards:g} backwards)"
     )
+    areas = None if unlike_mib(evaluator) else mib_areas(evaluator, whole)
+    if areas is not None:
+        console.print(f"By MIB's recipe: CPR {areas.cpr:.3f}, CMD {areas.cmd:.3f}")
     if out is not None:
         found.save(out)
+    if mib is not None:
+        write_mib(found, mib, model=language_model, whole=whole)
     if graphml is not None:
         write_graphml(found, graphml)
     if dot is not None:
@@ -97,5 +107,7 @@ def circuit(
         write_neuronpedia(found, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
     if html is not None:
         explorer = Explorer(found, model=language_model, task=opened)
-        page = circuit_page(found, measured, curve, opened, model_name=model, method=method, explorer=explorer)
+        page = circuit_page(
+            found, measured, curve, opened, model_name=model, method=method, explorer=explorer, mib=areas
+        )
         console.print(f"The page is {page.write(html)}: open it in a browser.")

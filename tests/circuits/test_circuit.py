@@ -185,9 +185,9 @@ def test_areas_and_minimality(whole: Circuit) -> None:
     curve = evaluator.curve(whole, fractions=(0.0, 0.1, 0.5, 1.0))
     f = curve.faithfulness
     assert (f[0], f[-1]) == pytest.approx((0, 1), abs=1e-4)
-    assert curve.cpr == pytest.approx(0.1 * (f[0] + f[1]) / 2 + 0.4 * (f[1] + f[2]) / 2 + 0.5 * (f[2] + f[3]) / 2)
+    assert curve.area == pytest.approx(0.1 * (f[0] + f[1]) / 2 + 0.4 * (f[1] + f[2]) / 2 + 0.5 * (f[2] + f[3]) / 2)
     d = [abs(1 - value) for value in f]
-    assert curve.cmd == pytest.approx(0.1 * (d[0] + d[1]) / 2 + 0.4 * (d[1] + d[2]) / 2 + 0.5 * (d[2] + d[3]) / 2)
+    assert curve.distance == pytest.approx(0.1 * (d[0] + d[1]) / 2 + 0.4 * (d[1] + d[2]) / 2 + 0.5 * (d[2] + d[3]) / 2)
     small = whole.prune(size=20)
     measured = evaluator.evaluate(small).faithfulness
     edge, lost = next(iter(evaluator.minimality(small).items()))
