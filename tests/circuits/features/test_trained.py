@@ -33,26 +33,26 @@ def test_they_are_trained(embedded, ioi, trained) -> None:
 
 def test_circuits_of_trained_features_by_every_kind_of_score(embedded, ioi, trained) -> None:
     """A fifth of the nodes does the task, and what is left does not."""
-    found = compare_features(embedded, ioi, trained, sizes=(50, 200, 800))
+    found = compare_features(embedded, ioi, trained, sizes=(50, 200, 500))
     table = found.markdown().splitlines()
-    assert table[0] == "| scores by | forwards, backwards | seconds | 50 nodes | 200 nodes | 800 nodes |"
+    assert table[0] == "| scores by | forwards, backwards | seconds | 50 nodes | 200 nodes | 500 nodes |"
     assert table[3].startswith("| AtP | 2, 1 |")
     evaluator = FeatureEvaluator(embedded, ioi, trained)
     generator = torch.Generator().manual_seed(0)
     for name, curve in found.curves.items():
         scores = found.scores[name]
-        assert [point.size for point in curve] == [50, 200, 800]
+        assert [point.size for point in curve] == [50, 200, 500]
         assert curve[-1].faithfulness > 0.6
         assert abs(curve[-1].completeness) < 0.3
         # As many of the nodes that differ, taken at random, do not do it.
         drawn = FeatureCircuit.strongest(scores, 0)
-        for i in torch.randperm(len(scores.nodes), generator=generator)[:800].tolist():
+        for i in torch.randperm(len(scores.nodes), generator=generator)[:500].tolist():
             node = scores.nodes[i]
             if node.feature is None:
                 drawn.errors[node.site][node.position] = True
             else:
                 drawn.features[node.site][node.position, node.feature] = True
-        assert len(scores.nodes) > 4 * drawn.size == 4 * 800
+        assert len(scores.nodes) > 4 * drawn.size == 4 * 500
         assert evaluator.evaluate(drawn).faithfulness < 0.3
     assert (found.scores["AtP"].cost.forwards, found.scores["AtP"].cost.backwards) == (2, 1)
     assert found.scores["IG, 10 steps"].cost.backwards == 10 * len(SITES)
