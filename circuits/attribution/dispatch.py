@@ -79,6 +79,7 @@ def attribute(
     """Of several families, by name."""
 
 
+@torch.enable_grad()
 def attribute(
     model: Any,
     task: Task,
@@ -114,7 +115,8 @@ def attribute(
 
     Raises:
         ValueError: unknown nodes, method or rules; nodes that the method cannot score; a task that does not fit the
-            model, or whose metric is the same on clean and corrupt prompts.
+            model, or whose metric is the same on clean and corrupt prompts; gradients under ``torch.inference_mode``
+            (other modes do not matter), or of a metric that has none.
     """
     if (nodes == "latents") != (saes is not None):
         raise ValueError("nodes='latents' and saes=[...] belong together: give both or neither")

@@ -41,6 +41,7 @@ from interp.models.bridge import unwrapped
 METHODS = ("eap", "eap-ig", "relp", "path-patching", "acdc")
 
 
+@torch.enable_grad()
 def attribute_edges(
     model: Any,
     task: Task,

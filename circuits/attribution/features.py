@@ -124,6 +124,7 @@ class FeatureCircuit:
         )
 
 
+@torch.enable_grad()
 def attribute_features(
     model: Any,
     task: Task,

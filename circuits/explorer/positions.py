@@ -25,6 +25,7 @@ from circuits.runs.pair import Contrast, Session, contrast, open_session
 from circuits.tasks.task import Task
 
 
+@torch.enable_grad()
 def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> Graph:
     """The circuit's nodes and edges by position. Direction and rules of relevance are those of the circuit's scores.
 

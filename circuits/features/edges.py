@@ -18,9 +18,11 @@ from circuits.rules import rule_set
 from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
 from circuits.tasks.task import Task
+from interp.inference_mode import refuse_inference_mode
 from saes.sae import SAE
 
 
+@torch.enable_grad()
 def feature_edges(
     model: Any,
     task: Task,
@@ -44,6 +46,7 @@ def feature_edges(
     task.require_aligned("edges of features")
     session = open_session(model, task)
     spliced = splices(model, session, saes)
+    refuse_inference_mode("the edges of features", *saes)
     if {s.name for s in spliced} != set(circuit.features):
         raise ValueError(
             f"the circuit is of {', '.join(circuit.features)}, the SAEs of {', '.join(s.name for s in spliced)}"
@@ -65,8 +68,7 @@ def feature_edges(
                     task.base, read=[above.place.change, below.place.change], gradients=True
                 )
             at_above = passed.wholes[above.place.change]
-            with torch.enable_grad():
-                contributions = _contributions(below, passed.value(below.place.change), slope, nodes)
+            contributions = _contributions(below, passed.value(below.place.change), slope, nodes)
             change, error = above.changes(found)
             kept = _nodes(circuit, above)
             for node, contribution in zip(nodes, contributions, strict=True):

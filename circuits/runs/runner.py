@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from circuits.anatomy.anatomy import Anatomy
 from circuits.anatomy.nodes import Spot
+from interp.inference_mode import refuse_inference_mode
 
 
 @dataclass
@@ -78,7 +79,12 @@ class Runner:
         With a ``cache`` of what comes before them (see ``circuits.runs.prefix``), all positions count from there.
 
         With ``gradients``, the graph starts at the embeddings (or at ``start``); parameters get no gradient.
+
+        Raises:
+            ValueError: gradients under inference mode, or through weights that were made there.
         """
+        if gradients:
+            refuse_inference_mode("attribution by gradients", self.anatomy.root)
         first = self.anatomy.embedding if start is None else self.anatomy.blocks[start.layer].whole
         add = add or {}
         read = list(dict.fromkeys(read))
@@ -117,7 +123,17 @@ class Runner:
     def gradients(
         self, of: Tensor, passed: Passed, spots: Sequence[Spot], *, keep_graph: bool = False
     ) -> dict[Spot, Tensor]:
-        """d ``of`` / d value at the spots of one pass, zero where ``of`` does not depend on them."""
+        """d ``of`` / d value at the spots of one pass, zero where ``of`` does not depend on them.
+
+        Raises:
+            ValueError: the metric ``of`` has no gradient at all.
+        """
+        if not of.requires_grad:
+            raise ValueError(
+                "the task's metric has no gradient with respect to the logits: compute it by differentiable operations"
+                " (no argmax, .detach(), .item() or no_grad), or patch exactly: method='patching', or 'path-patching'"
+                " for edges"
+            )
         wholes = {spot: passed.wholes[spot] for spot in spots}
         # Behind a rule that detaches there is no graph.
         live = {spot: whole for spot, whole in wholes.items() if whole.requires_grad}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
+from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import is_bridge
 from interp.models.inputs import checked_inputs
 from interp.models.plain import PlainCopy, has_plain_values
@@ -84,7 +85,8 @@ def capture(
             those of a plain Hugging Face model; tensors arrive on the CPU.
 
     Raises:
-        ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take.
+        ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take; gradients
+            under inference mode.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not known; choose {' or '.join(ENGINES)}")
@@ -98,6 +100,8 @@ def capture(
     wanted = expand_sites(model, sites)
     inputs, options = checked_inputs(model, tokens, attention_mask)
     where = _checked_positions(positions, inputs)
+    if gradients:
+        refuse_inference_mode("capture with gradients=True", *([model] if isinstance(model, nn.Module) else []))
     runner, places, plain = _places(model, wanted, gradients=gradients)
     found: dict[Site, Tensor] = {}
 

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from interp import metrics
+from interp.inference_mode import refuse_inference_mode
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits
@@ -41,6 +42,7 @@ from saes.training.finetune_config import FinetuneConfig
 from saes.training.loop import fresh_state, set_learning_rate, update
 
 
+@torch.enable_grad()
 def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, progress: bool = False) -> SAE:
     """Fine-tune a copy of ``sae`` at its site, or continue the run in ``config.out``, or return its finished SAE.
 
@@ -52,6 +54,7 @@ def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, p
             that holds another run.
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
     """
+    refuse_inference_mode("fine-tuning an SAE", sae, model)
     site = _check(sae, rows, config)
     check_same_model(sae, name_of(model))
     asked = {"finetune": config.to_json(), "sae": sae.provenance, "data": {"fingerprint": rows.fingerprint}}

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from interp import processes
+from interp.inference_mode import refuse_inference_mode
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
 from saes import losses
@@ -67,6 +68,7 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
 
 
 @one_for_all()
+@torch.enable_grad()
 def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE]:
     """Train several SAEs in one pass over the data: other sites, variants, sizes, seeds.
 
@@ -74,6 +76,7 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
     size and number of tokens, or share a folder.
     """
+    refuse_inference_mode("training an SAE")
     _check_together(configs, store)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
     leads = groups[0].leads

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.differences import check_same
 from interp.files import write_json
 from interp.folder_lock import alone_in
+from interp.inference_mode import refuse_inference_mode
 from interp.outside import read_json
 from interp.tensor_files import read_sealed, write_sealed
 from interp.vla.policy import words
@@ -64,12 +65,14 @@ class Recipe:
             raise ValueError(f"text_weight is {self.text_weight}; it must be 0 (no text co-training) or more")
 
 
+@torch.enable_grad()
 def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callable[[str], None] = print) -> VLAPolicy:
     """Demonstrate, train and write the policy to ``out``; the same call continues what a killed one left.
 
     Raises:
         ValueError: a recipe that cannot be; ``out`` holds a run of another.
     """
+    refuse_inference_mode("training a policy")
     recipe.check()
     with alone_in(out, below=[_DEMONSTRATIONS]):
         _claim(out, recipe)
