@@ -37,8 +37,7 @@ class Comparison:
             for variant in self.estimates.values():
                 found = variant[family].agreement
                 assert found is not None
-                low, high = found.pearson_interval
-                cells.append(f"{found.pearson:.3f} ({low:.3f} to {high:.3f}), slope {found.slope:.2f}")
+                cells.append(f"{found.pearson:.3f} ({found.interval_text}), slope {found.slope:.2f}")
             lines.append(f"| {family} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 

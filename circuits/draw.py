@@ -112,9 +112,8 @@ def agreement_table(found: Comparison) -> tuple[list[str], list[list[object]]]:
         for name, variant in found.estimates.items():
             own = variant[family].agreement
             assert own is not None
-            low, high = own.pearson_interval
             rows.append(
-                [family, name, f"{own.pearson:.3f}", f"{low:.3f} to {high:.3f}", f"{own.pearson_nonzero:.3f}",
+                [family, name, f"{own.pearson:.3f}", own.interval_text, f"{own.pearson_nonzero:.3f}",
                  f"{own.slope:.2f}", f"{own.rank:.3f}"]
             )  # fmt: skip
     return columns, rows
@@ -159,6 +158,11 @@ def circuit_graph(circuit: Circuit) -> go.Figure:
     return figure.update_layout(title="Circuit, from the input (below) to the logits", height=200 + 70 * len(rank))
 
 
+def _uncertainty(measured: Faithfulness) -> str:
+    error = "" if measured.n == 1 else f"± {measured.standard_error:.1g}, "
+    return f"{error}n = {measured.n}"
+
+
 def _stage(node: str) -> float:
     """Heads of a layer stand below its MLP."""
     return layer_of(node) + (0.5 if node.startswith("m") else 0.0)
@@ -185,7 +189,7 @@ def circuit_page(
     )
     page.cards(
         [
-            ("Faithfulness", f"{measured.faithfulness:.3f}", f"± {measured.standard_error:.1g}, n = {measured.n}"),
+            ("Faithfulness", f"{measured.faithfulness:.3f}", _uncertainty(measured)),
             ("Completeness", f"{measured.completeness:.3f}", "of what was left out: 0 is best"),
             ("Edges", f"{measured.edges}", f"of {curve.edges[-1]}"),
             ("Area", f"{curve.area:.3f}", "under faithfulness by size"),

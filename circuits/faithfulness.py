@@ -21,6 +21,7 @@ from circuits.circuit import Circuit, Edge
 from circuits.roles import mean_over_prompts
 from circuits.runs.pair import open_session
 from circuits.tasks.task import Task
+from circuits.uncertainty import standard_error
 
 ABLATIONS = ("resample", "mean", "zero")
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -155,4 +156,4 @@ class Evaluator:
 
 
 def _error(values: Tensor) -> float:
-    return float(values.std(-1) / values.shape[-1] ** 0.5)
+    return float(standard_error(values))

@@ -25,6 +25,7 @@ from circuits.faithfulness import Evaluator
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from circuits.uncertainty import plus_minus
 from interp.files import atomic_path
 from saes.features.examples import Text
 from saes.sae import SAE
@@ -319,9 +320,9 @@ class Explorer(anywidget.AnyWidget):
             subject = f"{named} {VALUES[to]}" if nodes else f"the {'corrupt' if to == 'clean' else 'clean'} run"
         return {
             "value": found.value,
-            "standard_error": found.standard_error,
-            "words": f"{name} {found.value:.3f} ± {found.standard_error:.1g} (raw {found.raw:.4g}, n = {found.n}) for"
-            f" {subject}; 1 is the clean run, 0 {nothing}.",
+            "standard_error": None if found.n == 1 else found.standard_error,
+            "words": f"{name} {found.value:.3f}{plus_minus(found.standard_error)} (raw {found.raw:.4g}, n = {found.n})"
+            f" for {subject}; 1 is the clean run, 0 {nothing}.",
         }
 
     def _answer(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:

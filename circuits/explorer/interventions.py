@@ -18,6 +18,7 @@ from circuits.explorer.graph import Part
 from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
 from circuits.tasks.task import Task
+from circuits.uncertainty import standard_error
 from saes.sae import SAE
 
 VALUES: Mapping[str, str] = {
@@ -35,7 +36,7 @@ class Measured:
 
     value: float
     standard_error: float
-    """Over prompts, with the two ends taken as given."""
+    """Over prompts, with the two ends taken as given; NaN for a single one."""
     raw: float
     """The metric before it is scaled."""
     metric: str
@@ -88,7 +89,7 @@ class Interventions:
         scaled, raw = measure(logits).double(), measure.raw(logits).double()
         return Measured(
             value=float(scaled.mean()),
-            standard_error=float(scaled.std() / len(scaled) ** 0.5) if len(scaled) > 1 else 0.0,
+            standard_error=float(standard_error(scaled)),
             raw=float(raw.mean()),
             metric=self.task.metric_name,
             n=len(scaled),

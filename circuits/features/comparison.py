@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.features.faithfulness import FeatureEvaluator, FeatureFaithfulness
 from circuits.tasks.task import Task
+from circuits.uncertainty import plus_minus
 from saes.sae import SAE
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -38,7 +39,9 @@ class FeatureComparison:
         for name, curve in self.curves.items():
             cost = self.scores[name].cost
             cells = [name, f"{cost.forwards:g}, {cost.backwards:g}", f"{self.seconds[name]:.2f}"]
-            cells += [f"{p.faithfulness:.2f} ± {p.standard_error:.2f} / {p.completeness:.2f}" for p in curve]
+            cells += [
+                f"{p.faithfulness:.2f}{plus_minus(p.standard_error, '.2f')} / {p.completeness:.2f}" for p in curve
+            ]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from circuits.anatomy.nodes import Spot
 from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
 from circuits.tasks.task import Task
+from circuits.uncertainty import standard_error
 from saes.sae import SAE
 
 
@@ -84,9 +85,9 @@ class FeatureEvaluator:
         own, rest = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
         return FeatureFaithfulness(
             faithfulness=float(own.mean()),
-            standard_error=float(own.std() / len(own) ** 0.5),
+            standard_error=float(standard_error(own)),
             completeness=float(rest.mean()),
-            completeness_standard_error=float(rest.std() / len(rest) ** 0.5),
+            completeness_standard_error=float(standard_error(rest)),
             size=circuit.size,
             n=len(own),
         )

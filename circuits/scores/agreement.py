@@ -4,6 +4,7 @@ Cells before the first differing token are zero for every method and make a Pear
 and no correlation sees scale, while attribution patching is often too small by a factor of five.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,17 @@ class Agreement:
     rank: float
     """Spearman's correlation on the non-zero cells."""
     pearson_interval: tuple[float, float]
-    """95 % of ``pearson`` in bootstrap samples of prompts."""
+    """95 % of ``pearson`` in bootstrap samples of prompts; NaN for a single one, of which all samples are the same."""
     pearson_nonzero_interval: tuple[float, float]
     cells: int
     nonzero_cells: int
     prompts: int
+
+    @property
+    def interval_text(self) -> str:
+        """``pearson_interval`` in words; ``n = 1`` where there is none."""
+        low, high = self.pearson_interval
+        return "n = 1" if self.prompts == 1 else f"{low:.3f} to {high:.3f}"
 
     def to_json(self) -> dict[str, Any]:
         """As a dictionary; what is not a number becomes null."""
@@ -66,7 +73,7 @@ def agreement(estimate: "Attributed", exact: "Attributed", *, seed: int = 0) -> 
         )
     live = (y != 0).any(0)
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(x), (RESAMPLES, len(x)), generator=generator)
+    drawn = torch.randint(len(x), (RESAMPLES if len(x) > 1 else 0, len(x)), generator=generator)
     resampled = [(x[rows].mean(0), y[rows].mean(0)) for rows in drawn]
     mean_x, mean_y = x.mean(0), y.mean(0)
     return Agreement(
@@ -96,6 +103,8 @@ def ranks(x: Tensor) -> Tensor:
 
 
 def _interval(values: list[float]) -> tuple[float, float]:
+    if not values:
+        return math.nan, math.nan
     found = torch.tensor(values, dtype=torch.float64)
     low, high = found.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

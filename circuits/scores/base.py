@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from circuits.runs.runner import Cost
+from circuits.uncertainty import standard_error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +40,7 @@ class Attributed:
     @property
     def standard_error(self) -> Tensor:
         """Of ``values`` over prompts; NaN for a single one."""
-        return self.per_prompt.std(0) / self.n**0.5
+        return standard_error(self.per_prompt)
 
     def origin(self) -> dict[str, Any]:
         """How the scores came about, as plain data."""

@@ -53,7 +53,9 @@ function makePanel(state, actions) {
     return select;
   }
 
-  function gauge({ value, standard_error: error }) {
+  // One prompt has no standard error.
+  function gauge({ value, standard_error: known }) {
+    const error = known ?? 0;
     const [low, high] = [Math.min(-0.1, value - error), Math.max(1.1, value + error)];
     const at = (v) => `${(100 * (v - low)) / (high - low)}%`;
     const tick = (v, text) => make("span", { className: "tick", style: { left: at(v) } }, text);
@@ -74,7 +76,7 @@ function makePanel(state, actions) {
     if (found.value !== undefined) {
       parts.push(
         make("div", { className: "result" }, make("b", {}, number(found.value)),
-          ` ± ${number(+found.standard_error.toPrecision(1))}`),
+          found.standard_error === null ? " n = 1" : ` ± ${number(+found.standard_error.toPrecision(1))}`),
         gauge(found));
     }
     if (found.words) parts.push(make("p", { className: found.failed ? "failed" : "soft" }, found.words));

@@ -1,0 +1,81 @@
+"""One prompt has no spread: its standard errors and intervals are NaN, null in files, and shown as ``n = 1``."""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import circuits
+from circuits.circuit import Circuit
+from circuits.commands.circuit import circuit
+from circuits.commands.patch import patch
+from circuits.commands.task_options import TaskOptions
+from circuits.comparison import compare
+from circuits.draw import agreement_table
+from circuits.explorer.explorer import Explorer
+from circuits.features.comparison import compare_features
+from circuits.uncertainty import standard_error
+from saes import SAE, TopK
+from tests.circuits.pairs import model_of, random_task
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="std")
+        yield
+
+
+def test_the_standard_error_is_that_of_a_mean() -> None:
+    values = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=torch.float64)
+    assert standard_error(values).tolist() == [pytest.approx(1.0), 0.0]  # (3 - 1) / sqrt(2) / sqrt(2)
+    assert all(math.isnan(error) for error in standard_error(values[:1]).tolist())
+
+
+def test_agreement_on_one_prompt_has_no_interval() -> None:
+    found = compare(model_of("gpt2"), random_task(n=1), nodes=["mlp_out"])
+    for scores in found.estimates.values():
+        own = scores["mlp_out"].agreement
+        assert math.isfinite(own.pearson)
+        assert all(math.isnan(end) for end in (*own.pearson_interval, *own.pearson_nonzero_interval))
+        assert own.to_json()["pearson_interval"] == [None, None]
+    assert found.markdown().count(" (n = 1), slope ") == len(found.estimates)
+    columns, rows = agreement_table(found)
+    assert {row[columns.index("95 %")] for row in rows} == {"n = 1"}
+    several = compare(model_of("gpt2"), random_task(n=3), nodes=["mlp_out"]).estimates["AtP"]["mlp_out"].agreement
+    low, high = several.pearson_interval
+    assert low < several.pearson < high
+    assert several.interval_text == f"{low:.3f} to {high:.3f}"
+
+
+def test_features_and_the_explorer() -> None:
+    model, task = model_of("gpt2"), random_task(n=1)
+    sae = SAE(32, 64, TopK(4), site="blocks.0.hook_mlp_out").initialise(seed=0, mean=torch.zeros(32))
+    assert " (n = 1) / " in compare_features(model, task, [sae], sizes=[5]).markdown()
+    found = Circuit.from_edges(circuits.attribute_edges(model, task.replace(direction="noise"), method="eap"))
+    explorer = Explorer(found.prune(size=40), model=model, task=task)
+    for within in ("model", "circuit"):
+        assert math.isnan(explorer.measure(["m0"], to="resample", within=within).standard_error)
+    explorer.selection = ["m0"]
+    assert explorer.measured["standard_error"] is None
+    assert " (n = 1) " in explorer.measured["words"]
+
+
+def test_commands_say_n_is_1(tmp_path, capsys) -> None:
+    patch(
+        "embedded", about=TaskOptions(prompts=1), nodes=("attn_out",), out=tmp_path / "p.json", html=tmp_path / "p.html"
+    )
+    circuit("embedded", about=TaskOptions(prompts=1), size=30, method="eap", html=tmp_path / "c.html")
+    printed = capsys.readouterr().out
+    assert "n = 1" in printed
+    assert "nan" not in printed.lower().split()
+    scores = json.loads((tmp_path / "p.json").read_text())
+    assert scores["estimates"]["AtP"]["attn_out"]["agreement"]["pearson_interval"] == [None, None]
+    for page in ("p.html", "c.html"):
+        text = (tmp_path / page).read_text()
+        body = text[text.index("<body>") :]
+        assert "n = 1" in body
+        assert "NaN" not in body[: body.index("<script")]
