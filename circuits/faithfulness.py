@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
+from circuits.budget import MEMORY
 from circuits.circuit import Circuit, Edge
 from circuits.roles import mean_over_prompts
 from circuits.runs.pair import open_session
@@ -68,19 +69,20 @@ class Evaluator:
         ablation: What the readers outside a circuit see: ``resample``, the writer's output on the corrupt prompts;
             ``mean``, its mean over them, position by position (role by role, where the task has roles); ``zero``,
             nothing.
+        memory: As for :func:`circuits.attribute_edges`.
 
     Raises:
         ValueError: an unknown ablation; ablating everything changes nothing.
     """
 
-    def __init__(self, model: Any, task: Task, *, ablation: str = "resample") -> None:
+    def __init__(self, model: Any, task: Task, *, ablation: str = "resample", memory: int = MEMORY) -> None:
         if ablation not in ABLATIONS:
             raise ValueError(f"ablation {ablation!r} is not one of {', '.join(ABLATIONS)}")
         self.ablation = ablation
         # The circuit has to do the clean task, whichever way its scores were made.
         session = open_session(model, task.replace(direction="noise"))
         self.wiring = Wiring(session.anatomy)
-        self._patcher = EdgePatcher(session, self.wiring)
+        self._patcher = EdgePatcher(session, self.wiring, memory=memory)
         if ablation == "zero":
             self._patcher.reference = None
         elif ablation == "mean":
@@ -91,12 +93,13 @@ class Evaluator:
         everything = self.wiring.mask
         whole, nothing = self.metric(torch.stack([torch.zeros_like(everything), everything]))
         self.model_metric, self.nothing_metric = float(whole.mean()), float(nothing.mean())
-        if abs(self.model_metric - self.nothing_metric) < 1e-6:
+        self._range = self.model_metric - self.nothing_metric
+        if abs(self._range) < 1e-6:
             raise ValueError(f"cutting every edge ({ablation} ablation) leaves {task.metric_name} as it is")
 
     def metric(self, cut: Tensor) -> Tensor:
         """The raw metric ``[row, n]`` with the edges ``cut [row, writer, reader]``."""
-        return self._patcher.found.measure.raw(self._patcher.logits(cut)).double().cpu()
+        return self._patcher.metric(len(cut), lambda rows: cut[rows])
 
     def cut(self, circuit: Circuit) -> Tensor:
         """The edges outside a circuit, ``[writer, reader]``."""
@@ -104,7 +107,7 @@ class Evaluator:
 
     def scaled(self, cut: Tensor) -> Tensor:
         """0 with everything cut, 1 for the model; ``[row, n]``."""
-        return (self.metric(cut) - self.nothing_metric) / (self.model_metric - self.nothing_metric)
+        return (self.metric(cut) - self.nothing_metric) / self._range
 
     def evaluate(self, circuit: Circuit) -> Faithfulness:
         """Faithfulness and completeness of one circuit."""
@@ -127,13 +130,17 @@ class Evaluator:
         """By edge: what faithfulness loses when it alone is taken out of the circuit (Wang et al. 2022). Edges near 0
         need not be there."""
         outside = self.cut(circuit)
-        cuts = [outside]
-        for edge in circuit.edges:
-            one_more = outside.clone()
-            one_more[self.wiring.index(*edge)] = True
-            cuts.append(one_more)
-        whole, *less = self.scaled(torch.stack(cuts)).mean(1).tolist()
-        return {edge: whole - value for edge, value in zip(circuit.edges, less, strict=True)}
+        places = [self.wiring.index(*edge) for edge in circuit.edges]
+
+        def one_more(rows: slice) -> Tensor:
+            found = outside.repeat(rows.stop - rows.start, 1, 1)
+            for cut, place in zip(found, places[rows], strict=True):
+                cut[place] = True
+            return found
+
+        less = (self._patcher.metric(len(places), one_more).mean(1) - self.nothing_metric) / self._range
+        whole = float(self.scaled(outside[None]).mean())
+        return {edge: whole - value for edge, value in zip(circuit.edges, less.tolist(), strict=True)}
 
     def curve(self, circuit: Circuit, *, fractions: Sequence[float] = FRACTIONS) -> Curve:
         """Faithfulness of ``circuit`` pruned to fractions of its edges, which must be in ascending order."""

@@ -83,6 +83,21 @@ class Wiring:
         """Where the ends are in the running model."""
         return ReaderSpots(self.anatomy)
 
+    @cached_property
+    def projections(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` of queries, keys and values, by part and
+        layer. Where one module makes all three, they are views of one matrix."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {part: [] for part in PARTS}
+        for layer, block in enumerate(self.anatomy.blocks):
+            maps: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+            for part in PARTS:
+                spot = self.spots.parts[part][layer].change
+                if spot.module not in maps:
+                    maps[spot.module] = _affine(spot.module, width_of(block))
+                weights, bias = maps[spot.module]
+                found[part].append((spot.read(weights[None])[0].permute(1, 2, 0), spot.read(bias[None, None])[0, 0]))
+        return found
+
     def readers_in(self, layer: int, part: str | None) -> slice:
         """The columns of a layer's readers of one part; of its MLP for None."""
         found = [i for i, v in enumerate(self.readers) if v.layer == layer and v.part == part]
@@ -119,12 +134,6 @@ class ReaderSpots:
         self.parts: dict[str, list[Places]] = {part: places(anatomy, part) for part in PARTS}
         self.z, self.mlp_out = places(anatomy, "z"), places(anatomy, "mlp_out")
         self.resid_pre = places(anatomy, "resid_pre")
-
-
-def projection(block: Block, place: Places) -> tuple[Tensor, Tensor]:
-    """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` of queries, keys or values."""
-    weights, bias = _affine(place.change.module, width_of(block))
-    return place.change.read(weights[None])[0].permute(1, 2, 0), place.change.read(bias[None, None])[0, 0]
 
 
 def output_weights(anatomy: Anatomy, block: Block) -> Tensor:

@@ -5,19 +5,20 @@ from torch import Tensor
 
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher
-from circuits.runs.pair import Contrast, Session
+from circuits.runs.pair import Session
+from circuits.tasks.metrics import Measure
 
 
 @torch.no_grad()
-def acdc(session: Session, wiring: Wiring, *, threshold: float) -> tuple[Contrast, Tensor]:
-    """Both runs, and ``[n, writer, reader]``: the divergence from the whole model that removing a kept edge cost when
-    its turn came, in nats; 0 for the edges removed.
+def acdc(session: Session, wiring: Wiring, *, threshold: float, memory: int) -> tuple[Measure, Tensor]:
+    """The metric with its ends, and ``[n, writer, reader]``: the divergence from the whole model that removing a kept
+    edge cost when its turn came, in nats; 0 for the edges removed.
 
     Readers are taken from the logits back, and the writers of each from the last on. What was removed stays so while
     the rest is tested. Most edges go, so a batch tries a stretch of them with all before it in the stretch removed;
     what comes behind the first that has to stay is tried again. The result is that of one edge after the other.
     """
-    patcher = EdgePatcher(session, wiring)
+    patcher = EdgePatcher(session, wiring, memory=memory)
     whole = patcher.found.base.logits.log_softmax(-1)
     costs = torch.zeros(len(session.task), *wiring.mask.shape, dtype=torch.float64)
     edges = [
@@ -44,4 +45,4 @@ def acdc(session: Session, wiring: Wiring, *, threshold: float) -> tuple[Contras
             at, width = at + removed + 1, max(1, removed)
         else:
             at, width = at + removed, min(2 * width, patcher.rows_at_once)
-    return patcher.found, costs
+    return patcher.found.measure, costs

@@ -16,84 +16,132 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.norms import linear_norm
-from circuits.anatomy.wiring import PARTS, End, Wiring, output_bias, output_weights, projection
+from circuits.anatomy.wiring import PARTS, End, Wiring, output_bias, output_weights, width_of
+from circuits.budget import MEMORY, at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
 
+# Rows of one pass are filled up to about this many tokens at most: enough to keep a processor busy.
 TOKENS_AT_ONCE = 1024
+# Of what all writers wrote: in the reference run, in this one, of those that are cut, their difference, as it is
+# multiplied, and as much for the pass itself.
+COPIES = 6
 
 
 class EdgePatcher:
-    """Runs a task's base prompts with edges cut.
+    """Runs a task's base prompts with edges cut, as many prompts and sets of edges in one pass as ``memory`` takes.
 
     Attributes:
         found: Both runs.
-        reference: What cut writers are replaced by, ``[writer, n, position, d]``; of the source run unless set, and
-            None for nothing: a reader whose writers are all cut then sees the biases of attention outputs, which no
-            head writes, or exactly 0 where there are none.
+        reference: What cut writers are replaced by, ``[writer, n, position, d]``; of the source run unless set (then it
+            is never held for more prompts than one pass takes), and None for nothing: a reader whose writers are all
+            cut then sees the biases of attention outputs, which no head writes, or exactly 0 where there are none.
     """
 
-    def __init__(self, session: Session, wiring: Wiring) -> None:
+    def __init__(self, session: Session, wiring: Wiring, *, memory: int = MEMORY) -> None:
         self.session, self.wiring = session, wiring
-        anatomy, spots = session.anatomy, wiring.spots
-        self.projections = {
-            part: [projection(b, p) for b, p in zip(anatomy.blocks, spots.parts[part], strict=True)] for part in PARTS
-        }
+        anatomy = session.anatomy
         self.outputs = [output_weights(anatomy, block) for block in anatomy.blocks]
         self.output_biases = [output_bias(block) for block in anatomy.blocks]
         self.post_norms = [
             None if block.attention_post_norm is None else linear_norm(block.attention_post_norm)
             for block in anatomy.blocks
         ]
-        self.found: Contrast = contrast(session, [spots.resid_pre[0]])
-        self.reference: Tensor | None = self.written(session.task.source)
-
-    @torch.no_grad()
-    def written(self, tokens: Tensor) -> Tensor:
-        """What every writer adds to the residual stream in a run of ``tokens``, ``[writer, n, position, d]``."""
-        nothing = torch.zeros(1, *self.wiring.mask.shape, dtype=torch.bool)
-        return self._run(tokens, nothing)[1]
+        self.found: Contrast = contrast(session, [])
+        self._base_metric = self.found.measure.raw(self.found.base.logits.detach()).double().cpu()
+        self._reference: Tensor | None = None
+        self._resample = True
+        self._last: tuple[slice, Tensor] | None = None
+        n, length = session.task.base.shape
+        token = COPIES * len(wiring.writers) * width_of(anatomy.blocks[0]) * self.outputs[0].element_size()
+        self.prompts_at_once = at_once(n, bytes_each=length * token, memory=memory)
+        self._prompts = slices(n, self.prompts_at_once)
+        tokens = min(TOKENS_AT_ONCE, memory // token)
+        self.rows_at_once = max(1, tokens // (length * self.prompts_at_once))
+        """How many sets of cut edges one pass takes."""
 
     @property
-    def rows_at_once(self) -> int:
-        """How many sets of cut edges one pass takes."""
-        return max(1, TOKENS_AT_ONCE // self.session.task.base.numel())
+    def reference(self) -> Tensor | None:
+        return self.written(self.session.task.source) if self._resample else self._reference
+
+    @reference.setter
+    def reference(self, value: Tensor | None) -> None:
+        self._reference, self._resample = value, False
+
+    def written(self, tokens: Tensor) -> Tensor:
+        """What every writer adds to the residual stream in a run of ``tokens``, ``[writer, n, position, d]``."""
+        return torch.cat([self._written(part) for part in tokens.split(self.prompts_at_once)], 1)
+
+    @torch.no_grad()
+    def _written(self, tokens: Tensor) -> Tensor:
+        nothing = torch.zeros(1, *self.wiring.mask.shape, dtype=torch.bool)
+        return torch.stack(self._run(tokens, nothing, None)[1])
+
+    def _reference_of(self, prompts: slice) -> Tensor | None:
+        if not self._resample:
+            return None if self._reference is None else self._reference[:, prompts]
+        if self._last is None or self._last[0] != prompts:
+            self._last = None  # so that there are never two
+            self._last = (prompts, self._written(self.session.task.source[prompts]))
+        return self._last[1]
 
     @torch.no_grad()
     def logits(self, cut: Tensor) -> Tensor:
         """Last-position logits ``[row, n, vocab]`` of the base prompts with the edges ``cut [row, writer, reader]``."""
-        found = [self._run(self.session.task.base, chunk)[0] for chunk in cut.split(self.rows_at_once)]
-        return torch.cat(found)
+        found = []
+        for prompts in self._prompts:
+            tokens, reference = self.session.task.base[prompts], self._reference_of(prompts)
+            found.append(torch.cat([self._run(tokens, rows, reference)[0] for rows in cut.split(self.rows_at_once)]))
+        return torch.cat(found, 1)
 
-    def effects(self, cut: Tensor) -> Tensor:
-        """Changes ``[row, n]`` of the scaled metric."""
-        return (self.found.measure(self.logits(cut)) - self.found.base_metric.detach()).double().cpu()
+    @torch.no_grad()
+    def metric(self, rows: int, cut: Callable[[slice], Tensor]) -> Tensor:
+        """The raw metric ``[row, n]`` of ``rows`` sets of cut edges, of which ``cut`` makes some at a time."""
+        found = torch.zeros(rows, len(self.session.task), dtype=torch.float64)
+        for prompts in self._prompts:
+            measure = self.found.measure.of(prompts)
+            tokens, reference = self.session.task.base[prompts], self._reference_of(prompts)
+            for some in slices(rows, self.rows_at_once):
+                logits = self._run(tokens, cut(some), reference)[0]
+                found[some, prompts] = measure.raw(logits).double().cpu()
+        return found
+
+    def effects(self, edges: Tensor) -> Tensor:
+        """Changes ``[edge, n]`` of the scaled metric by each edge ``edges [edge, (writer, reader)]`` on its own."""
+
+        def cut(some: slice) -> Tensor:
+            chosen = edges[some]
+            found = torch.zeros(len(chosen), *self.wiring.mask.shape, dtype=torch.bool)
+            found[torch.arange(len(chosen)), chosen[:, 0], chosen[:, 1]] = True
+            return found
+
+        measure = self.found.measure
+        return (self.metric(len(edges), cut) - self._base_metric) / (measure.clean - measure.corrupt)
 
     def single_edges(self) -> Tensor:
         """The effect of every edge on its own, ``[n, writer, reader]``."""
         edges = self.wiring.mask.nonzero()
-        cut = torch.zeros(len(edges), *self.wiring.mask.shape, dtype=torch.bool)
-        cut[torch.arange(len(edges)), edges[:, 0], edges[:, 1]] = True
         effects = torch.zeros(len(self.session.task), *self.wiring.mask.shape, dtype=torch.float64)
-        effects[:, edges[:, 0], edges[:, 1]] = self.effects(cut).T
+        effects[:, edges[:, 0], edges[:, 1]] = self.effects(edges).T
         return effects
 
-    def _run(self, tokens: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[row, n, vocab]`` and what was written ``[writer, row * n, position, d]``."""
-        running, rows = _CutRun(self, cut), len(cut)
+    def _run(self, tokens: Tensor, cut: Tensor, reference: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[row, n, vocab]`` and what each writer wrote, ``[row * n, position, d]``."""
+        running, rows = _CutRun(self, cut, reference), len(cut)
         with ExitStack() as hooks:
             for module, entering in running.actions:
                 hooks.callback(hook_at(module, entering, running.act).remove)
             logits = self.session.runner.forward(tokens.repeat(rows, 1)).logits
-        return logits.unflatten(0, (rows, -1)), torch.stack(running.written)
+        running.actions.clear()  # they hold the run, which holds them: what was written would stay until a collection
+        return logits.unflatten(0, (rows, -1)), running.written
 
 
 class _CutRun:
     """One pass with the edges ``cut [row, writer, reader]``: what was written so far, and what is done where."""
 
-    def __init__(self, patcher: EdgePatcher, cut: Tensor) -> None:
-        self.patcher, self.cut = patcher, cut
+    def __init__(self, patcher: EdgePatcher, cut: Tensor, reference: Tensor | None) -> None:
+        self.patcher, self.cut, self.reference = patcher, cut, reference
         self.written: list[Tensor] = []
         self.biases: list[Tensor] = []
         self.entering: dict[int, Tensor] = {}
@@ -121,12 +169,15 @@ class _CutRun:
         chosen = self.cut[:, : len(self.written), columns]
         if not chosen.any():
             return None
-        now = torch.stack(self.written).unflatten(1, (len(self.cut), -1))
-        if self.patcher.reference is None:
+        rows = (len(self.cut), -1)
+        if self.reference is None:
             kept = self.patcher.wiring.mask[: len(self.written), columns] & ~chosen
+            now = torch.stack(self.written).unflatten(1, rows)
             return self._summed(kept, now) + sum(self._biases_seen_by(columns), torch.zeros_like(value))
-        gap = self.patcher.reference[: len(self.written), None].to(now) - now
-        return value + self._summed(chosen, gap)
+        some = chosen.any(0).any(-1).nonzero().flatten()
+        now = torch.stack([self.written[u] for u in some.tolist()]).unflatten(1, rows)
+        gap = self.reference[some.to(now.device), None].to(now) - now
+        return value + self._summed(chosen[:, some], gap)
 
     @staticmethod
     def _summed(chosen: Tensor, written: Tensor) -> Tensor:
@@ -152,7 +203,7 @@ class _CutRun:
         if seen is None:
             return value
         normed = unwrapped(block.norm1).forward(seen)
-        weights, bias = self.patcher.projections[part][layer]
+        weights, bias = wiring.projections[part][layer]
         new = torch.einsum("hnpd,had->npha", normed, weights) + bias
         spot = wiring.spots.parts[part][layer].change
         return value - spot.embed(spot.read(value)) + spot.embed(new)  # in this order exact: norms may follow

@@ -18,25 +18,22 @@ Sign: in direction ``noise`` an edge that the answer needs has a negative score,
 published code differentiates a loss, minus the metric: what it returns is minus ours, on the metric's own scale.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from circuits.anatomy.nodes import Spot
-from circuits.anatomy.norms import linear_norm
-from circuits.anatomy.wiring import PARTS, Wiring, output_weights, projection
+from circuits.anatomy.wiring import Wiring
 from circuits.attribution.acdc import acdc
 from circuits.attribution.edge_patching import EdgePatcher
+from circuits.budget import MEMORY
+from circuits.edge_gradients import by_gradient
 from circuits.rules import rules_of_method
-from circuits.runs.pair import Contrast, Session, contrast, open_session
-from circuits.runs.runner import Passed
+from circuits.runs.pair import open_session
 from circuits.scores.agreement import agreement as agree
 from circuits.scores.edges import EdgeScores
 from circuits.tasks.task import Task
-from interp.models.bridge import unwrapped
 
 METHODS = ("eap", "eap-ig", "relp", "path-patching", "acdc")
 
@@ -51,6 +48,7 @@ def attribute_edges(
     steps: int = 5,
     threshold: float = 1e-2,
     agreement: bool = False,
+    memory: int = MEMORY,
 ) -> EdgeScores:
     """Score every edge between heads, MLPs, the input and the logits; positions are summed.
 
@@ -64,10 +62,13 @@ def attribute_edges(
             so a circuit that chooses where to attend cannot be found with it.
         threshold: For ``acdc``: an edge is removed where the divergence rises by less, in nats.
         agreement: Also patch every edge exactly, and say how well the estimate agrees.
+        memory: Bytes of activations at once, roughly, beside the model's weights and the scores: as many prompts as
+            take so much go through the model together, though always one. A metric that is a function is given the
+            logits and the task of those prompts.
 
     Raises:
-        ValueError: unknown method or rules; agreement of ``acdc``, whose divergences are no changes of the metric; and
-            as :func:`circuits.attribute`.
+        ValueError: unknown method or rules; a budget of nothing; agreement of ``acdc``, whose divergences are no
+            changes of the metric; and as :func:`circuits.attribute`.
     """
     in_force = rules_of_method(method, rules, methods=METHODS, default="no_ah", steps=steps, what=" for edges")
     if method == "acdc" and not threshold > 0:
@@ -79,19 +80,19 @@ def attribute_edges(
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
     if method == "path-patching":
-        patcher = EdgePatcher(session, wiring)
-        found, effects = patcher.found, patcher.single_edges()
+        patcher = EdgePatcher(session, wiring, memory=memory)
+        measure, effects = patcher.found.measure, patcher.single_edges()
     elif method == "acdc":
-        found, effects = acdc(session, wiring, threshold=threshold)
+        measure, effects = acdc(session, wiring, threshold=threshold, memory=memory)
     elif method == "eap-ig":
         from_corrupt = replace(session, task=task.replace(direction="denoise"))
-        found, effects = _by_gradient(from_corrupt, wiring, None, steps)
-        effects = effects if task.direction == "denoise" else -effects
+        measure, effects = by_gradient(from_corrupt, wiring, None, steps=steps, memory=memory)
+        effects = effects if task.direction == "denoise" else effects.neg_()
     else:
-        found, effects = _by_gradient(session, wiring, in_force, 1)
+        measure, effects = by_gradient(session, wiring, in_force, steps=1, memory=memory)
     scores = EdgeScores(
-        values=effects.mean(0).masked_fill(~wiring.mask, 0),
-        per_prompt=effects.masked_fill(~wiring.mask, 0),
+        values=effects.mean(0),
+        per_prompt=effects,
         writers=tuple(end.name for end in wiring.writers),
         readers=tuple(end.name for end in wiring.readers),
         mask=wiring.mask,
@@ -100,112 +101,10 @@ def attribute_edges(
         rules=None if in_force is None else tuple(sorted(in_force)),
         direction=task.direction,
         metric=task.metric_name,
-        clean_metric=found.measure.clean,
-        corrupt_metric=found.measure.corrupt,
+        clean_metric=measure.clean,
+        corrupt_metric=measure.corrupt,
         cost=session.runner.cost,
     )
     if not agreement or method == "path-patching":
         return scores
-    return replace(scores, agreement=agree(scores, attribute_edges(model, task, method="path-patching")))
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Spots whose values and gradients the edge scores are made of."""
-
-    read: dict[str, list[Spot]]
-
-    @property
-    def all(self) -> list[Spot]:
-        return [spot for spots in self.read.values() for spot in spots]
-
-
-def _inputs(wiring: Wiring) -> _Inputs:
-    anatomy, spots = wiring.anatomy, wiring.spots
-    read = {part: [place.change for place in spots.parts[part]] for part in PARTS}
-    read["norm1"] = [Spot(block.norm1, entering=True) for block in anatomy.blocks]
-    read["norm2"] = [Spot(block.norm2, entering=True) for block in anatomy.blocks]
-    read["final"] = [Spot(anatomy.final_norm, entering=True)]
-    read["projected"] = [Spot(block.o, entering=False) for block in anatomy.blocks]
-    return _Inputs(read)
-
-
-def _by_gradient(session: Session, wiring: Wiring, rules: frozenset[str] | None, steps: int) -> tuple[Contrast, Tensor]:
-    spots, inputs = wiring.spots, _inputs(wiring)
-    first = spots.resid_pre[0]
-    found = contrast(
-        session,
-        [first, *spots.z, *spots.mlp_out],
-        gradients=True,
-        rules=rules,
-        also_base=inputs.all,
-        interpolated=steps > 1,
-    )
-    total = _scores(session, wiring, found, inputs, found.base, found.base_metric.sum(), rules)
-    for step in range(1, steps):
-        with session.under(rules):
-            passed = session.runner.forward(
-                session.task.base,
-                read=inputs.all,
-                add={first.change: found.difference(first) * (step / steps)},
-                gradients=True,
-            )
-        total += _scores(session, wiring, found, inputs, passed, found.measure(passed.logits).sum(), rules)
-    return found, total / steps
-
-
-def _scores(
-    session: Session,
-    wiring: Wiring,
-    found: Contrast,
-    inputs: _Inputs,
-    passed: Passed,
-    metric: Tensor,
-    rules: frozenset[str] | None,
-) -> Tensor:
-    """``[n, writer, reader]`` with the gradients of one pass."""
-    anatomy, spots = wiring.anatomy, wiring.spots
-    wanted = [s for name in ("q", "k", "v", "norm2", "final") for s in inputs.read[name]]
-    gradients = session.runner.gradients(metric, passed, wanted)
-    frozen = rules is not None and "ln" in rules
-    at_readers: list[Tensor] = []
-    for layer, block in enumerate(anatomy.blocks):
-        for part in PARTS:
-            gradient = gradients[inputs.read[part][layer]]
-            if rules is not None and "ah" in rules and part != "v":
-                gradient = torch.zeros_like(gradient)  # the rule cuts behind the place that was read
-            weights, _ = projection(block, spots.parts[part][layer])
-            back = torch.einsum("npha,had->hnpd", gradient, weights)
-            at_readers += _through_norm(block.norm1, passed.value(inputs.read["norm1"][layer]), back, frozen)
-        at_readers.append(gradients[inputs.read["norm2"][layer]])
-    at_readers.append(gradients[inputs.read["final"][0]])
-    slopes = torch.stack(at_readers).detach()
-    rows = []
-    for writer in wiring.writers:
-        if writer.head is None:
-            place = spots.resid_pre[0] if writer.layer < 0 else spots.mlp_out[writer.layer]
-            rows.append(torch.einsum("npd,vnpd->nv", found.difference(place).double(), slopes.double()))
-        elif writer.head == 0:
-            rows += _heads(wiring, found, passed, inputs, writer.layer, slopes, frozen)
-    return torch.stack(rows, 1).cpu()
-
-
-def _heads(
-    wiring: Wiring, found: Contrast, passed: Passed, inputs: _Inputs, layer: int, slopes: Tensor, frozen: bool
-) -> Iterable[Tensor]:
-    block = wiring.anatomy.blocks[layer]
-    if block.attention_post_norm is not None:
-        before = passed.value(inputs.read["projected"][layer])
-        slopes = _through_norm(block.attention_post_norm, before, slopes, frozen)
-    moved = torch.einsum(
-        "npha,had->hnpd", found.difference(wiring.spots.z[layer]), output_weights(wiring.anatomy, block)
-    )
-    return torch.einsum("hnpd,vnpd->hnv", moved.double(), slopes.double())
-
-
-def _through_norm(module: nn.Module, x: Tensor, gradients: Tensor, frozen: bool) -> Tensor:
-    """Pull ``[v, n, position, d]`` back through a norm at ``x``, whose scale may be a constant (the LN rule)."""
-    function: Callable[[Tensor], Tensor] = linear_norm(module) if frozen else unwrapped(module).forward
-    with torch.enable_grad():
-        many = x.detach().expand_as(gradients).clone().requires_grad_()
-        return torch.autograd.grad(function(many), many, gradients)[0]
+    return replace(scores, agreement=agree(scores, attribute_edges(model, task, method="path-patching", memory=memory)))

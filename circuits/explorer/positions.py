@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.nodes import Spot
-from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights, projection
-from circuits.attribution.edges import _through_norm
+from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights
 from circuits.circuit import EMBED, LOGITS, Circuit
+from circuits.edge_gradients import through_norm
 from circuits.explorer.graph import Graph, Link, Part, part_of, reader_part
 from circuits.runs.pair import Contrast, Session, contrast, open_session
 from circuits.tasks.task import Task
@@ -115,7 +115,7 @@ class _Unfolding:
             return
         layer, block = end.layer, self.wiring.anatomy.blocks[end.layer]
         z, place = self.wiring.spots.z[layer].change, self.wiring.spots.parts[end.part][layer]
-        weights, _ = projection(block, place)
+        weights, _ = self.wiring.projections[end.part][layer]
         written, read = self.found.base.wholes[z], self.found.base.wholes[place.change]
         frozen = self.rules is not None and "ln" in self.rules
         for q in range(self.session.task.length):
@@ -126,7 +126,7 @@ class _Unfolding:
             (gradient,) = torch.autograd.grad(written, read, z.embed(only), retain_graph=True)
             part = place.change.read(gradient)[:, :, end.head]
             back = torch.einsum("npa,ad->npd", part, weights[end.head])
-            yield q, _through_norm(block.norm1, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
+            yield q, through_norm(block.norm1, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
 
     def _weights(self, writer: str, slope: Tensor) -> Tensor:
         """What a writer's difference makes of a slope ``[n, position, d]``: ``[position]``."""
@@ -139,7 +139,7 @@ class _Unfolding:
             if block.attention_post_norm is not None:
                 before = self.found.base.value(self.projected[end.layer])
                 frozen = self.rules is not None and "ln" in self.rules
-                slope = _through_norm(block.attention_post_norm, before, slope[None], frozen)[0]
+                slope = through_norm(block.attention_post_norm, before, slope[None], frozen)[0]
         return (difference.double() * slope.detach().double()).sum(-1).mean(0)
 
     def _place(self, end: End) -> Any:

@@ -84,10 +84,11 @@ def contrast(
     gradients: bool = False,
     rules: Iterable[str] | None = None,
     also_base: Sequence[Spot] = (),
+    scaled: bool = True,
     interpolated: bool = False,
 ) -> Contrast:
     """Run the source and the base prompts: two forwards. The base run keeps its graph where gradients are wanted, under
-    the rules of relevance if given.
+    the rules of relevance if given. Unless ``scaled``, the metric stays as it is: for some of a task's prompts.
 
     Raises:
         ValueError: gradients are wanted at the base run alone (not at points between the runs, ``interpolated``), and
@@ -99,9 +100,12 @@ def contrast(
     with session.under(rules):
         base = runner.forward(task.base, read=[*read, *also_base], gradients=gradients)
     clean, corrupt = (source, base) if task.direction == "denoise" else (base, source)
-    measure = measure_between(task, clean.logits, corrupt.logits)
-    if gradients and not interpolated:
-        _refuse_flat(measure, source.logits.detach(), base.logits.detach())
+    if scaled:
+        measure = measure_between(task, clean.logits, corrupt.logits)
+    else:
+        measure = Measure(task, clean.logits.detach(), clean=1.0, corrupt=0.0)
+    if gradients and scaled and not interpolated:
+        refuse_flat(measure, source.logits.detach(), base.logits.detach())
     with torch.set_grad_enabled(gradients):
         base_metric = measure(base.logits)
     return Contrast(source=source, base=base, measure=measure, base_metric=base_metric)
@@ -112,7 +116,7 @@ def contrast(
 _LEAST_SEEN = 1e-5
 
 
-def _refuse_flat(measure: Measure, source: Tensor, base: Tensor) -> None:
+def refuse_flat(measure: Measure, source: Tensor, base: Tensor) -> None:
     """Refuse a metric that has no slope at the base run, such as a divergence from that very run: scores would be
     rounding errors."""
     leaf = base.clone().requires_grad_()

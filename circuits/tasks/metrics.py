@@ -97,6 +97,10 @@ class Measure:
     """The raw metric of the clean run, mean over prompts."""
     corrupt: float
 
+    def of(self, prompts: slice) -> "Measure":
+        """The same for some of the prompts; what is 1 and what is 0 stays."""
+        return Measure(self.task.rows(prompts), self.clean_logits[prompts], self.clean, self.corrupt)
+
     def raw(self, logits: Tensor) -> Tensor:
         """The metric itself, ``[*, n, vocab]`` to ``[*, n]``."""
         metric = self.task.metric

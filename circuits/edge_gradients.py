@@ -1,0 +1,193 @@
+"""Edge scores by gradients, batch of prompts after batch, and layer of readers after layer.
+
+What all readers of a batch see as slopes is the largest thing here, ``[reader, n, position, d]``: of 24 layers with 16
+heads a thousand times the residual stream. So the slopes of one layer's readers are multiplied with what was written
+before them, and dropped.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from circuits.anatomy.nodes import Spot
+from circuits.anatomy.norms import linear_norm
+from circuits.anatomy.wiring import PARTS, Wiring, output_weights, width_of
+from circuits.budget import at_once, slices
+from circuits.runs.pair import Contrast, Session, contrast, refuse_flat
+from circuits.runs.runner import Passed
+from circuits.tasks.metrics import Measure, measure_between
+from interp.models.plain_module import unwrapped
+
+# Vectors of the model's width that a token leaves in a layer's graph (an MLP of four times the width, its activation in
+# eight steps), with the copies of what is read and its gradients.
+GRAPH = 80
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Spots whose values and gradients the edge scores are made of."""
+
+    read: dict[str, list[Spot]]
+
+    @property
+    def all(self) -> list[Spot]:
+        return [spot for spots in self.read.values() for spot in spots]
+
+
+def _inputs(wiring: Wiring) -> _Inputs:
+    anatomy, spots = wiring.anatomy, wiring.spots
+    read = {part: [place.change for place in spots.parts[part]] for part in PARTS}
+    read["norm1"] = [Spot(block.norm1, entering=True) for block in anatomy.blocks]
+    read["norm2"] = [Spot(block.norm2, entering=True) for block in anatomy.blocks]
+    read["final"] = [Spot(anatomy.final_norm, entering=True)]
+    read["projected"] = [Spot(block.o, entering=False) for block in anatomy.blocks]
+    return _Inputs(read)
+
+
+def by_gradient(
+    session: Session, wiring: Wiring, rules: frozenset[str] | None, *, steps: int, memory: int
+) -> tuple[Measure, Tensor]:
+    """The metric with its ends, and ``[n, writer, reader]``: differences of the runs times mean gradients at ``steps``
+    points from the base input on; 0 where there is no edge."""
+    task, inputs = session.task, _inputs(wiring)
+    effects = torch.zeros(len(task), *wiring.mask.shape, dtype=torch.float64)
+    ends: list[tuple[Tensor, Tensor]] = []
+    size = at_once(len(task), bytes_each=_bytes_of_a_prompt(session, wiring), memory=memory)
+    for prompts in slices(len(task), size):
+        part = replace(session, task=task.rows(prompts))
+        ends.append(_add_batch(effects[prompts], part, wiring, inputs, rules, steps))
+    source, base = (torch.cat(logits) for logits in zip(*ends, strict=True))
+    clean, corrupt = (source, base) if task.direction == "denoise" else (base, source)
+    measure = measure_between(task, clean, corrupt)
+    if steps == 1:
+        refuse_flat(measure, source, base)
+    effects /= steps * (measure.clean - measure.corrupt)
+    return measure, effects.masked_fill_(~wiring.mask, 0)
+
+
+def _add_batch(
+    scores: Tensor, session: Session, wiring: Wiring, inputs: _Inputs, rules: frozenset[str] | None, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Add up the scores ``[n, writer, reader]`` of one batch, raw and not yet divided by ``steps``; the logits of its
+    source and base run."""
+    spots = wiring.spots
+    first = spots.resid_pre[0]
+    found = contrast(
+        session, [first, *spots.z, *spots.mlp_out], gradients=True, rules=rules, also_base=inputs.all, scaled=False
+    )
+    written = _written(wiring, found)
+    _add_scores(scores, session, wiring, written, inputs, found.base, found.base_metric.sum(), rules)
+    for step in range(1, steps):
+        with session.under(rules):
+            passed = session.runner.forward(
+                session.task.base,
+                read=inputs.all,
+                add={first.change: found.difference(first) * (step / steps)},
+                gradients=True,
+            )
+        _add_scores(scores, session, wiring, written, inputs, passed, found.measure(passed.logits).sum(), rules)
+    return found.source.logits, found.base.logits.detach()
+
+
+def _bytes_of_a_prompt(session: Session, wiring: Wiring) -> int:
+    """About, of one prompt's graph and of what the scores are made of."""
+    anatomy, block = session.anatomy, session.anatomy.blocks[0]
+    weight, length, layers = next(block.norm1.parameters()), session.task.length, len(anatomy.blocks)
+    slopes = 6 * len(wiring.readers) // layers  # of a layer's readers, as they are, through a norm, and in float64
+    vectors = GRAPH * layers + len(wiring.writers) + slopes
+    return length * (vectors * width_of(block) + 4 * layers * anatomy.heads * length) * weight.element_size()
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Source minus base of what writers add to the stream: the input ``[n, 1, position, d]``, and by layer the heads
+    ``[n, head, position, d]`` and the MLP ``[n, 1, position, d]``."""
+
+    embed: Tensor
+    heads: list[Tensor]
+    mlps: list[Tensor]
+
+
+def _written(wiring: Wiring, found: Contrast) -> _Written:
+    anatomy, spots = wiring.anatomy, wiring.spots
+    heads = [
+        torch.einsum("npha,had->nhpd", found.difference(place), output_weights(anatomy, block))
+        for place, block in zip(spots.z, anatomy.blocks, strict=True)
+    ]
+    mlps = [found.difference(place)[:, None] for place in spots.mlp_out]
+    return _Written(found.difference(spots.resid_pre[0])[:, None], heads, mlps)
+
+
+def _add_scores(
+    scores: Tensor,
+    session: Session,
+    wiring: Wiring,
+    written: _Written,
+    inputs: _Inputs,
+    passed: Passed,
+    metric: Tensor,
+    rules: frozenset[str] | None,
+) -> None:
+    """Add to ``[n, writer, reader]`` what the gradients of one pass make of it."""
+    anatomy = wiring.anatomy
+    wanted = [s for name in ("q", "k", "v", "norm2", "final") for s in inputs.read[name]]
+    gradients = session.runner.gradients(metric, passed, wanted)
+    frozen = rules is not None and "ln" in rules
+    done = 0
+    for layer, slopes in _slopes(wiring, inputs, passed, gradients, rules):
+        columns = slice(done, done := done + len(slopes))
+        by_prompt = _flat(slopes.transpose(0, 1))
+        scores[:, :1, columns] += _products(written.embed, by_prompt)
+        row = 1
+        for before in range(min(layer + 1, len(anatomy.blocks))):
+            seen, post_norm = by_prompt, anatomy.blocks[before].attention_post_norm
+            if post_norm is not None:
+                at = passed.value(inputs.read["projected"][before])
+                seen = _flat(through_norm(post_norm, at, slopes, frozen).transpose(0, 1))
+            scores[:, row : row + anatomy.heads, columns] += _products(written.heads[before], seen)
+            row += anatomy.heads
+            scores[:, row : row + 1, columns] += _products(written.mlps[before], by_prompt)
+            row += 1
+
+
+def _slopes(
+    wiring: Wiring,
+    inputs: _Inputs,
+    passed: Passed,
+    gradients: dict[Spot, Tensor],
+    rules: frozenset[str] | None,
+) -> Iterator[tuple[int, Tensor]]:
+    """By layer ``[reader, n, position, d]``: gradients at what its readers read, in their order; the logits' last."""
+    anatomy = wiring.anatomy
+    frozen = rules is not None and "ln" in rules
+    for layer, block in enumerate(anatomy.blocks):
+        found = []
+        for part in PARTS:
+            gradient = gradients[inputs.read[part][layer]]
+            if rules is not None and "ah" in rules and part != "v":
+                gradient = torch.zeros_like(gradient)  # the rule cuts behind the place that was read
+            weights, _ = wiring.projections[part][layer]
+            back = torch.einsum("npha,had->hnpd", gradient, weights)
+            found.append(through_norm(block.norm1, passed.value(inputs.read["norm1"][layer]), back, frozen))
+        yield layer, torch.cat([*found, gradients[inputs.read["norm2"][layer]][None]]).detach()
+    yield len(anatomy.blocks), gradients[inputs.read["final"][0]][None].detach()
+
+
+def _flat(vectors: Tensor) -> Tensor:
+    """``[n, reader, position * d]`` in float64."""
+    return vectors.double().flatten(2)
+
+
+def _products(written: Tensor, slopes: Tensor) -> Tensor:
+    """``[n, writer, reader]``, summed over positions."""
+    return torch.bmm(_flat(written), slopes.transpose(1, 2)).cpu()
+
+
+def through_norm(module: nn.Module, x: Tensor, gradients: Tensor, frozen: bool) -> Tensor:
+    """Pull ``[v, n, position, d]`` back through a norm at ``x``, whose scale may be a constant (the LN rule)."""
+    function: Callable[[Tensor], Tensor] = linear_norm(module) if frozen else unwrapped(module).forward
+    with torch.enable_grad():
+        many = x.detach().expand_as(gradients).clone().requires_grad_()
+        return torch.autograd.grad(function(many), many, gradients)[0]
