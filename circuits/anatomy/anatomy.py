@@ -135,6 +135,8 @@ class Anatomy:
     """Attention and MLP read the same residual stream, so that there is none between them."""
     heads: int
     key_value_heads: int
+    query_key_norms: bool
+    """Attention normalises its queries and keys."""
 
     @property
     def norms(self) -> tuple[nn.Module, ...]:
@@ -169,6 +171,7 @@ def anatomy_of(model: Any) -> Anatomy:
         parallel=config.model_type == "gpt_neox" and config.use_parallel_residual,
         heads=heads,
         key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+        query_key_norms=bool(family.query_key_norms),
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from circuits.anatomy.anatomy import Anatomy
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.acdc import acdc
 from circuits.attribution.edge_patching import EdgePatcher
@@ -35,7 +36,17 @@ from circuits.scores.agreement import agreement as agree
 from circuits.scores.edges import EdgeScores
 from circuits.tasks.task import Task
 
+DEFAULT_RULES, WITH_QUERY_KEY_NORMS = "no_ah", "paper"
 METHODS = ("eap", "eap-ig", "relp", "path-patching", "acdc")
+
+
+def default_rules(anatomy: Anatomy) -> str:
+    """The preset for edges of a model's family, by agreement with exact patching (docs/circuits.md).
+
+    ``no_ah``, since heads that choose where to look are lost under AH. But where queries and keys are normalised the
+    path through them has no rule: its plain gradient can drown everything else, and AH, which cuts it, is the default.
+    """
+    return WITH_QUERY_KEY_NORMS if anatomy.query_key_norms else DEFAULT_RULES
 
 
 @torch.enable_grad()
@@ -58,8 +69,8 @@ def attribute_edges(
             ``rules``), ``path-patching`` (exact: one forward an edge, batched) or ``acdc`` (Conmy et al. 2023: one
             forward an edge, in turn; the score is what the edge's removal cost when its turn came, 0 where it was
             removed).
-        rules: For ``relp``: ``no_ah`` (the default), ``paper``, or names. Under AH edges into queries and keys are 0,
-            so a circuit that chooses where to attend cannot be found with it.
+        rules: For ``relp``: a preset (``no_ah``, ``paper``) or names; by default :func:`default_rules`. Under AH edges
+            into queries and keys are 0, so a circuit that chooses where to attend cannot be found with it.
         threshold: For ``acdc``: an edge is removed where the divergence rises by less, in nats.
         agreement: Also patch every edge exactly, and say how well the estimate agrees.
         memory: Bytes of activations at once, roughly, beside the model's weights and the scores: as many prompts as
@@ -70,14 +81,15 @@ def attribute_edges(
         ValueError: unknown method or rules; a budget of nothing; agreement of ``acdc``, whose divergences are no
             changes of the metric; and as :func:`circuits.attribute`.
     """
-    in_force = rules_of_method(method, rules, methods=METHODS, default="no_ah", steps=steps, what=" for edges")
+    session = open_session(model, task)
+    default = default_rules(session.anatomy)
+    in_force = rules_of_method(method, rules, methods=METHODS, default=default, steps=steps, what=" for edges")
     if method == "acdc" and not threshold > 0:
         raise ValueError(f"threshold is {threshold}; it must be above 0 nats")
     if method == "acdc" and agreement:
         raise ValueError(
             "acdc measures divergences in nats, which do not compare with effects; ask with another method"
         )
-    session = open_session(model, task)
     wiring = Wiring(session.anatomy)
     if method == "path-patching":
         patcher = EdgePatcher(session, wiring, memory=memory)

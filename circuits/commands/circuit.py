@@ -39,7 +39,7 @@ def circuit(
     method
         How edges are scored.
     rules
-        For relp: no_ah (the default), paper, or ln.
+        For relp: no_ah, paper, or ln; by default paper where queries and keys are normalised (Gemma 3), else no_ah.
     direction
         Of the scores: noise patches corrupt activations into the clean run, denoise the other way round.
     steps

@@ -41,6 +41,19 @@ def test_edges_of_a_writer_sum_to_its_node_score(family: str, direction: str) ->
         assert found.node_values() == pytest.approx(expected, abs=1e-10 if exact else 2e-5)
 
 
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_default_rules_are_those_of_the_family(family: str) -> None:
+    """AH where queries and keys are normalised, and only there."""
+    model, task = model_of(family), random_task()
+    normalises = any(name.endswith("q_norm") for name, _ in model.named_modules())
+    assert normalises is (family == "gemma3")
+    found = attribute_edges(model, task, method="relp")
+    expected = attribute_edges(model, task, method="relp", rules="paper" if normalises else "no_ah")
+    assert found.rules == expected.rules
+    assert ("ah" in found.rules) is normalises
+    assert torch.equal(found.values, expected.values)
+
+
 def test_under_ah_queries_and_keys_have_no_edges() -> None:
     found = attribute_edges(model_of("llama"), random_task(), method="relp", rules="paper")
     for (_, reader), score in found.edges.items():
