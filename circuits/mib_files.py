@@ -13,11 +13,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from interp.models.plain import plain_module
+
 from circuits.anatomy.anatomy import anatomy_of
 from circuits.anatomy.wiring import PARTS, Wiring, width_of
 from circuits.circuit import EMBED, LOGITS, Circuit, Edge, layer_of
 from interp.files import write_json
-from interp.models.plain_module import plain_module
 
 INPUT = "input"
 

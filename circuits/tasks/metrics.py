@@ -36,6 +36,13 @@ class Question(Answers, Protocol):
     def metric_name(self) -> str:
         """How messages call it."""
 
+    @property
+    def direction(self) -> str:
+        """``denoise`` or ``noise``."""
+
+    def rows(self, prompts: slice) -> "Question":
+        """The same for some of the prompts."""
+
 
 Metric = Callable[[Tensor, Answers, Tensor], Tensor]
 """From logits, the task and the clean run's logits ``[n, vocab]`` to one number a prompt."""

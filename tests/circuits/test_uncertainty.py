@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from circuits.commands.task_options import TaskOptions
 
 import circuits
 from circuits.circuit import Circuit
 from circuits.commands.circuit import circuit
 from circuits.commands.patch import patch
-from circuits.commands.task_options import TaskOptions
 from circuits.comparison import compare
 from circuits.draw import agreement_table
 from circuits.explorer.explorer import Explorer
