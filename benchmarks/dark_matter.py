@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from interp import ActivationStore, Site
-from interp.files import write_json
+from interp.files.writing import write_json
 from interp.store.shards import read_record, shard_path, write_shard
 from saes.dark_matter import split_error
 from saes.dark_matter.split.kept_tokens import keep_tokens

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from circuits import Task, attribute_edges
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher
-from circuits.budget import MEMORY
+from circuits.runs.budget import MEMORY
 from circuits.runs.pair import open_session
 
 

@@ -4,7 +4,7 @@
 
 Every Triton kernel and one training step of every variant against the reference, in float32 and bfloat16; a stopped and
 continued run against a straight one, bit by bit; the peak memory of a TopK step; how often a step waits for the GPU.
-The cases are the test suite's (``tests/saes/kernel_checks.py``, ``step_checks.py``). Exits with 1 where one fails.
+The cases are the tests' (``tests/saes/kernels/kernel_checks.py``, ``step_checks.py``). Exits with 1 where one fails.
 
 ``--device cpu`` runs the kernels, on smaller cases, in Triton's interpreter (some minutes): that vouches for indices
 and sums, not for races, for what a GPU rounds, or for its memory. ``--only PATTERN`` runs the cases whose name
@@ -29,8 +29,8 @@ import torch
 from interleave import RESULTS, machine
 
 from saes.kernels.backend import Backend, backend_for, use
-from tests.saes import kernel_checks, step_checks
-from tests.saes.step_checks import LARGE, SMALL, Size, of_every_variant
+from tests.saes.kernels import kernel_checks, step_checks
+from tests.saes.kernels.step_checks import LARGE, SMALL, Size, of_every_variant
 
 WIDE: list[kernel_checks.Shape] = [(1000, 768, 24_579, 32), (257, 1000, 4099, 128)]
 """n, d, d_sae, k of kernels on a card, beside the suite's awkward ones."""

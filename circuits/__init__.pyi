@@ -1,5 +1,6 @@
 from . import explorer as explorer
 from . import features as features
+from . import mib as mib
 from . import rules as rules
 from . import tasks as tasks
 from .attribution.dispatch import attribute as attribute

@@ -8,8 +8,8 @@ from typing import Any
 import networkx
 
 from circuits.scores.edges import EdgeScores
-from interp.files import write_json
-from interp.outside import read_json, reading, typed
+from interp.files.outside import read_json, reading, typed
+from interp.files.writing import write_json
 
 FORMAT = "deepfield-circuit-1"
 EMBED, LOGITS = "embed", "logits"

@@ -8,7 +8,7 @@ from circuits.circuit import Circuit, layer_of
 from circuits.comparison import Comparison
 from circuits.explorer.explorer import Explorer
 from circuits.faithfulness import Curve, Faithfulness
-from circuits.mib import MIBAreas
+from circuits.mib.areas import MIBAreas
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
 from interp.html_page import COLORS, Page

@@ -6,7 +6,7 @@ from typing import Any
 import networkx
 
 from circuits.circuit import EMBED, LOGITS, Circuit, layer_of
-from interp.files import atomic_path, write_json
+from interp.files.writing import atomic_path, write_json
 
 
 def write_graphml(circuit: Circuit, path: str | Path) -> Path:

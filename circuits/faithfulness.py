@@ -5,7 +5,7 @@
 m(C) is the task's metric on the clean prompts with every edge outside C cut, m(nothing) with all edges cut. 1: the
 circuit does what the model does. Completeness is the same of the complement: near 0 if nothing that matters was left
 out (Marks et al. 2024). A curve is faithfulness by size, with the areas under it and under its distance from 1; those
-that the MIB benchmark calls CPR and CMD follow a recipe of its own, in ``circuits.mib``.
+that the MIB benchmark calls CPR and CMD follow a recipe of its own, in ``circuits.mib.areas``.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
-from circuits.budget import MEMORY
 from circuits.circuit import Circuit, Edge
-from circuits.roles import mean_over_prompts
+from circuits.runs.budget import MEMORY
 from circuits.runs.pair import open_session
+from circuits.scores.uncertainty import standard_error
+from circuits.tasks.roles import mean_over_prompts
 from circuits.tasks.task import Task
-from circuits.uncertainty import standard_error
 
 ABLATIONS = ("resample", "mean", "zero")
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

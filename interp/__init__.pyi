@@ -1,10 +1,10 @@
-from . import activation_sparsity as activation_sparsity
 from . import checkpoints as checkpoints
 from . import embedded as embedded
 from . import massive as massive
 from . import metrics as metrics
 from . import models as models
 from . import sites as sites
+from . import sparsity as sparsity
 from . import steering as steering
 from . import store as store
 from . import tokens as tokens

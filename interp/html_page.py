@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 
 COLORS = ("#4269d0", "#e8803a", "#2f9e76", "#c2495d", "#8a5cc9", "#8c8577")
 """Distinct on light and dark backgrounds."""

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interp.files import sha256_of_file
-from interp.outside import read_json, reading
-from interp.seals import SEAL, is_broken, write_sealed_json
-from interp.tensor_files import write_tensors
+from interp.files.outside import read_json, reading
+from interp.files.seals import SEAL, is_broken, write_sealed_json
+from interp.files.tensor_files import write_tensors
+from interp.files.writing import sha256_of_file
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
 from saes.distributed.group import ALONE, Group
 from saes.hub import located

@@ -24,13 +24,13 @@ from circuits.attribution.edges import attribute_edges
 from circuits.attribution.exact import patch_family
 from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.attribution.integrated import mean_gradient
-from circuits.roles import sum_by_role
 from circuits.rules import rules_of_method
 from circuits.runs.pair import Contrast, Session, contrast, open_session, summed
 from circuits.runs.runner import Start
 from circuits.scores.agreement import agreement as agree
 from circuits.scores.edges import EdgeScores
 from circuits.scores.nodes import Scores
+from circuits.tasks.roles import sum_by_role
 from circuits.tasks.task import Task
 from saes.sae import SAE
 

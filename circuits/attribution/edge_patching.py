@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_bias, output_weights, width_of
-from circuits.budget import MEMORY, at_once, slices
+from circuits.runs.budget import MEMORY, at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped

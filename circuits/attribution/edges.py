@@ -27,10 +27,10 @@ import torch
 from circuits.anatomy.anatomy import Anatomy
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.acdc import acdc
+from circuits.attribution.edge_gradients import by_gradient
 from circuits.attribution.edge_patching import EdgePatcher
-from circuits.budget import MEMORY
-from circuits.edge_gradients import by_gradient
 from circuits.rules import rules_of_method
+from circuits.runs.budget import MEMORY
 from circuits.runs.pair import open_session
 from circuits.scores.agreement import agreement as agree
 from circuits.scores.edges import EdgeScores

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.nodes import Places, Spot
-from circuits.roles import sum_by_role
 from circuits.runs.pair import Contrast, Session
 from circuits.runs.runner import Start
+from circuits.tasks.roles import sum_by_role
 
 # Rows of one pass are filled up to about this many tokens: enough to keep a processor busy, little beside the weights.
 TOKENS_AT_ONCE = 2048

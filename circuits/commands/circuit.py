@@ -75,9 +75,9 @@ def circuit(
     from circuits.explorer.explorer import Explorer
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
-    from circuits.mib import mib_areas, unlike_mib
-    from circuits.mib_files import write_mib
-    from circuits.uncertainty import plus_minus
+    from circuits.mib.areas import mib_areas, unlike_mib
+    from circuits.mib.circuit_files import write_mib
+    from circuits.scores.uncertainty import plus_minus
 
     language_model, opened = open_task(model, about, direction=direction)
     scores = attribute_edges(language_model, opened, method=method, rules=rules, steps=steps, threshold=threshold)

@@ -42,7 +42,7 @@ def patch(
     from circuits.commands.inputs import open_task
     from circuits.comparison import compare
     from circuits.draw import agreement_table, patch_page
-    from interp.files import write_json
+    from interp.files.writing import write_json
 
     language_model, opened = open_task(model, about, direction=direction)
     found = compare(language_model, opened, nodes=nodes)

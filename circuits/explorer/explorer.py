@@ -24,9 +24,9 @@ from circuits.explorer.scope import scope_of
 from circuits.faithfulness import Evaluator
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
+from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
-from circuits.uncertainty import plus_minus
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 from saes.features.examples import Text
 from saes.sae import SAE
 

@@ -17,8 +17,8 @@ from circuits.attribution.features import Splice, splices
 from circuits.explorer.graph import Part
 from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
+from circuits.scores.uncertainty import standard_error
 from circuits.tasks.task import Task
-from circuits.uncertainty import standard_error
 from saes.sae import SAE
 
 VALUES: Mapping[str, str] = {

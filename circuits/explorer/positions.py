@@ -18,8 +18,8 @@ from torch import Tensor
 
 from circuits.anatomy.nodes import Spot
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights
+from circuits.attribution.edge_gradients import through_norm
 from circuits.circuit import EMBED, LOGITS, Circuit
-from circuits.edge_gradients import through_norm
 from circuits.explorer.graph import Graph, Link, Part, part_of, reader_part
 from circuits.runs.pair import Contrast, Session, contrast, open_session
 from circuits.tasks.task import Task

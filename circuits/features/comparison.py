@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.features.faithfulness import FeatureEvaluator, FeatureFaithfulness
+from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
-from circuits.uncertainty import plus_minus
 from saes.sae import SAE
 
 VARIANTS: dict[str, dict[str, Any]] = {

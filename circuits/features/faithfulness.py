@@ -14,8 +14,8 @@ from torch import Tensor
 from circuits.anatomy.nodes import Spot
 from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
+from circuits.scores.uncertainty import standard_error
 from circuits.tasks.task import Task
-from circuits.uncertainty import standard_error
 from saes.sae import SAE
 
 

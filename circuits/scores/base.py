@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from circuits.runs.runner import Cost
-from circuits.uncertainty import standard_error
+from circuits.scores.uncertainty import standard_error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

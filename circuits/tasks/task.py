@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.roles import role_numbers
 from circuits.tasks.metrics import METRICS, CustomMetric
-from interp.outside import parse_json, reading
+from circuits.tasks.roles import role_numbers
+from interp.files.outside import parse_json, reading
 
 DIRECTIONS = ("denoise", "noise")
 PADDING = -1

@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, 
 
 from interp import embedded
 from interp.checkpoints.schedules import PYTHIA_STEPS
-from interp.files import sha256_of_file
+from interp.files.writing import sha256_of_file
 from interp.models import hub
 from interp.models.names import EMBEDDED, SHORT_NAMES, SMOLLM2
 from interp.models.revisions import step_folders

@@ -85,8 +85,8 @@ def cache(
 
     check_folder(out)  # at once, rather than when the model has been loaded
     from interp import processes
+    from interp.files.scratch import scratch_folder
     from interp.models.loading import load_model
-    from interp.scratch import scratch_folder
     from interp.sites.site import expand_sites
     from interp.store.caching import plan, prepare, run
     from interp.store.masks import Masks

@@ -45,10 +45,10 @@ def sparsity(
     from rich.console import Console
     from rich.table import Table
 
-    from interp.activation_sparsity import nonzeros, ppl_sparsity
     from interp.checkpoints.sources import open_source
     from interp.models.loading import load_model
-    from interp.sparsity_over_training import sparsity_over_training
+    from interp.sparsity.activation_sparsity import nonzeros, ppl_sparsity
+    from interp.sparsity.over_training import sparsity_over_training
     from interp.tokens.sequences import text_rows, training_rows
 
     console = Console(highlight=False)

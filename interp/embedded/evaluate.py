@@ -15,7 +15,7 @@ from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from interp.embedded import FOLDER, MODEL_FOLDER, steps
 from interp.embedded.synthetic import NAMES, Split, ioi_prompts, repeated_tokens
 from interp.embedded.train import CONTEXT, VOCAB, tokenize_books
-from interp.files import write_json
+from interp.files.writing import write_json
 
 CURVES = FOLDER / "curves.json"
 

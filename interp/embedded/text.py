@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from interp.embedded import TEXT_FOLDER
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 
 DOCUMENT_CHARACTERS = 3000
 BYTES = {"train": 980_000, "heldout": 290_000}

@@ -20,9 +20,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 
 from interp.embedded.synthetic import NAMES, SHORT_TEMPLATES, TEMPLATES, WORDS, ioi_prompts
 from interp.embedded.text import documents_of
-from interp.files import PARTIAL, make_folder, sync_file, sync_folder, told_if_full
-from interp.folder_lock import alone_in
-from interp.tensor_files import read_sealed, write_sealed, write_tensors
+from interp.files.folder_lock import alone_in
+from interp.files.tensor_files import read_sealed, write_sealed, write_tensors
+from interp.files.writing import PARTIAL, make_folder, sync_file, sync_folder, told_if_full
 
 VOCAB = 4000
 CONTEXT = 256

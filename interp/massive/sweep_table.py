@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.files import sync_folder, told_if_full
+from interp.files.outside import parse_json, reading, record, typed
+from interp.files.seals import SEAL, is_broken, sealed
+from interp.files.writing import sync_folder, told_if_full
 from interp.massive.stats import LayerStats
-from interp.outside import parse_json, reading, record, typed
-from interp.seals import SEAL, is_broken, sealed
 from interp.trajectory.fitting import Trajectory, fit_all
 
 Quantity = Literal["ratio", "mean_of_ratios", "top1", "median"]

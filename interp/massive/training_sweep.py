@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.checkpoints.schedules import choose_steps
 from interp.checkpoints.sources import Source, discard, open_source
 from interp.checkpoints.visiting import in_turn
-from interp.folder_lock import alone_in
+from interp.files.folder_lock import alone_in
 from interp.massive.attention import attention_sinks
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results, SweepTable, at_other_step

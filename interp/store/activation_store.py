@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from interp.outside import check_still_whole, read_json
-from interp.seals import SEAL, is_broken
+from interp.files.outside import check_still_whole, read_json
+from interp.files.seals import SEAL, is_broken
 from interp.sites.site import Site
 from interp.store.folder import CACHE, FORMAT, MANIFEST
 from interp.store.quantise import SCALE, STORAGE, decode, row_bytes

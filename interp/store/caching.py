@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from interp import processes
-from interp.differences import check_same
-from interp.files import DiskFull, write_json
-from interp.folder_lock import alone_in
-from interp.outside import read_json
+from interp.files.differences import check_same
+from interp.files.folder_lock import alone_in
+from interp.files.outside import read_json
+from interp.files.seals import write_sealed_json
+from interp.files.writing import DiskFull, write_json
 from interp.processes import Processes
-from interp.seals import write_sealed_json
 from interp.sites.site import Site, expand_sites
 from interp.store.activation_store import ActivationStore
 from interp.store.folder import CACHE, FORMAT, MANIFEST, SHARDS, check_folder

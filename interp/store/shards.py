@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from interp.files import sha256_of_file, write_json
-from interp.outside import read_json, reading
+from interp.files.outside import read_json, reading
+from interp.files.tensor_files import write_tensors
+from interp.files.writing import sha256_of_file, write_json
 from interp.store.quantise import SCALE, STORAGE
-from interp.tensor_files import write_tensors
 
 COLUMNS = ("tokens", "documents", "positions")
 

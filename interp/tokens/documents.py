@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from interp.outside import parse_json_text, reading
-from interp.zstd_frames import check_zstd_frames
+from interp.files.outside import parse_json_text, reading
+from interp.files.zstd_frames import check_zstd_frames
 
 Document = str | Iterator[str] | np.ndarray
 """Text, long text in pieces, or token ids [tokens]."""

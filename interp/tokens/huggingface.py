@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from interp.outside import reading
+from interp.files.outside import reading
 from interp.tokens.documents import Document, Source, arrow_documents, missing_column
 
 _QUESTION_SECONDS = 5.0

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from interp.checkpoints.sources import Source
+from interp.files.scratch import scratch_folder
 from interp.models.loading import context_length
-from interp.scratch import scratch_folder
 from interp.tokens.token_rows import write_token_rows
 
 Rows = tuple[Int[Tensor, "sequences position"], Bool[Tensor, "sequences position"]]

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from interp.differences import check_same
-from interp.files import atomic_path
-from interp.folder_lock import alone_in
-from interp.outside import check_still_whole, read_json, reading
-from interp.seals import is_broken, write_sealed_json
+from interp.files.differences import check_same
+from interp.files.folder_lock import alone_in
+from interp.files.outside import check_still_whole, read_json, reading
+from interp.files.seals import is_broken, write_sealed_json
+from interp.files.writing import atomic_path
 from interp.tokens.growing_array import GrowingArray
 from interp.tokens.layout import Layout, choose_layout
 from interp.tokens.packing import Losses, pack

@@ -6,7 +6,7 @@ points weigh the same, so R² depends on which steps were measured.
 
 Where the peak lies outside the measured steps, the five parameters are not identifiable: very different ones draw the
 same curve. Then ``identifiable`` is False, and only the curve, its value at the last step, R² and the class mean
-something. Intervals are those of :mod:`interp.curve_intervals`.
+something. Intervals are those of :mod:`interp.trajectory.curve_intervals`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from scipy.optimize import leastsq
 from scipy.stats import t as student
 
-from interp.curve_intervals import PARAMETERS, POSITIVE, curve_intervals, leverage, linearised
+from interp.trajectory.curve_intervals import PARAMETERS, POSITIVE, curve_intervals, leverage, linearised
 from interp.trajectory.emergence_curve import EmergenceCurve
 from interp.trajectory.rival_curves import RIVALS
 from interp.trajectory.variable_projection import Problem, Separable, Solution, problem

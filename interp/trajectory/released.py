@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.outside import parse_json, reading
+from interp.files.outside import parse_json, reading
 from interp.trajectory.emergence_curve import EmergenceCurve
 from interp.trajectory.fitting import Trajectory, fit_all
 

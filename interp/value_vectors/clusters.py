@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from interp.files import write_json
+from interp.files.outside import read_json, reading, record
+from interp.files.writing import write_json
 from interp.models.feed_forward import Neuron, checked_neurons, stack_of, value_vectors
 from interp.models.fingerprint import weights_fingerprint
-from interp.outside import read_json, reading, record
 
 FORMAT = "deepfield.neuron-cluster.1"
 

@@ -42,7 +42,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from interp.files import write_json
+    from interp.files.writing import write_json
     from saes.commands.inputs import open_inputs
     from saes.evaluation.page import build_page
     from saes.evaluation.report import evaluate as measure

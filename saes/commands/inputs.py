@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.files.scratch import scratch_folder
 from interp.models.loading import load_model
-from interp.scratch import scratch_folder
 from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
 from saes.commands.options import TextOptions

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 from interp.counts import Count
-from interp.outside import reading
+from interp.files.outside import reading
 from saes.training.config import TrainConfig
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from interp.outside import reading
+from interp.files.outside import reading
 from saes.convert import dictionary_learning, gemma_scope, openai, saelens, sparsify
 from saes.sae import SAE
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.files import atomic_path, write_json
-from interp.outside import read_json
+from interp.files.outside import read_json
+from interp.files.writing import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
 from saes.convert.weights import build, read_pickled_tensors, state, text, whole_number
 from saes.sae import SAE

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.outside import reading
+from interp.files.outside import reading
 from saes.activations import JumpReLU
 from saes.convert.weights import build, read_safetensors
 from saes.sae import SAE

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.files import write_json
-from interp.outside import read_json
-from interp.tensor_files import write_tensors
+from interp.files.outside import read_json
+from interp.files.tensor_files import write_tensors
+from interp.files.writing import write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saes.convert.weights import build, read_safetensors, state, text, whole_number
 from saes.sae import SAE

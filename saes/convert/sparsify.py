@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from interp.files import write_json
-from interp.outside import read_json
-from interp.tensor_files import write_tensors
+from interp.files.outside import read_json
+from interp.files.tensor_files import write_tensors
+from interp.files.writing import write_json
 from saes.activations import TopK
 from saes.convert.weights import build, read_safetensors, state, whole_number
 from saes.sae import SAE

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from interp.outside import reading
+from interp.files.outside import reading
 from saes.activations import Activation
 from saes.sae import SAE
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from interp.files import write_json
-from interp.folder_lock import alone_in
+from interp.files.folder_lock import alone_in
+from interp.files.writing import write_json
 from interp.store.activation_store import ActivationStore
 from interp.store.folder import TOKENS
 from interp.tokens.token_rows import TokenRows, open_token_rows

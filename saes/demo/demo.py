@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from interp.embedded import TEXT_FOLDER
-from interp.files import write_json
+from interp.files.writing import write_json
 from interp.massive import sweep
 from interp.models.loading import context_length, load_model
 from interp.sites.capturing import capture

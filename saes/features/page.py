@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 from saes.features.book import FeatureBook
 from saes.features.logit_effects import NOTE
 from saes.features.page_parts import BODY, SCRIPT, STYLE

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.differences import check_same
-from interp.files import atomic_path, sync_file, sync_folder, told_if_full, write_json
-from interp.folder_lock import alone_in
-from interp.outside import read_json
-from interp.tensor_files import read_sealed, write_sealed
+from interp.files.differences import check_same
+from interp.files.folder_lock import alone_in
+from interp.files.outside import read_json
+from interp.files.tensor_files import read_sealed, write_sealed
+from interp.files.writing import atomic_path, sync_file, sync_folder, told_if_full, write_json
 from saes.sae import CONFIG, SAE
 
 KEEP_CHECKPOINTS = 2

@@ -28,12 +28,12 @@ from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.sae import SAE
 from saes.same_model import check_same_model, said_model
-from saes.site_statistics import SiteStatistics
 from saes.training.adam import adam_step, make_moments, remove_parallel
 from saes.training.checkpoints import TrainState, appended_log, claim, is_finished, resume, save_checkpoint, sync_log
 from saes.training.config import TrainConfig, check
 from saes.training.memory import keep_freed_memory
 from saes.training.sinks import OpenSinks
+from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
 
 DIVERGED = 1000

@@ -17,7 +17,7 @@ from circuits.comparison import compare
 from circuits.draw import agreement_table
 from circuits.explorer.explorer import Explorer
 from circuits.features.comparison import compare_features
-from circuits.uncertainty import standard_error
+from circuits.scores.uncertainty import standard_error
 from saes import SAE, TopK
 from tests.circuits.pairs import model_of, random_task
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
-from interp.tensor_files import read_sealed, write_sealed
+from interp.files.tensor_files import read_sealed, write_sealed
 from interp.vla.policy.experts import act
 from interp.vla.policy.words import DIRECTIONS, REACH, SPEEDS, TASKS
 from interp.vla.simulator import Camera, Reach

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from interp.files import write_json
-from interp.outside import read_json, reading, record
-from interp.tensor_files import write_tensors
+from interp.files.outside import read_json, reading, record
+from interp.files.tensor_files import write_tensors
+from interp.files.writing import write_json
 from interp.vla.policy.tokenizer import ACTIONS, BOS, EOS, PAD, VOCAB, load_tokenizer
 from interp.vla.policy.vision import Keypoints
 

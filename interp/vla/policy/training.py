@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.differences import check_same
-from interp.files import write_json
-from interp.folder_lock import alone_in
+from interp.files.differences import check_same
+from interp.files.folder_lock import alone_in
+from interp.files.outside import read_json
+from interp.files.tensor_files import read_sealed, write_sealed
+from interp.files.writing import write_json
 from interp.inference_mode import refuse_inference_mode
-from interp.outside import read_json
-from interp.tensor_files import read_sealed, write_sealed
 from interp.vla.policy import words
 from interp.vla.policy.demonstrations import EPISODES, Demonstrations, demonstrate
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.differences import check_same
+from interp.files.differences import check_same
+from interp.files.outside import read_json
+from interp.files.seals import is_broken, write_sealed_json
 from interp.models.feed_forward import Neuron, stack_of
 from interp.models.fingerprint import weights_fingerprint
-from interp.outside import read_json
-from interp.seals import is_broken, write_sealed_json
 from interp.steering.edits import steer
 from interp.vla.policy.policy import VLAPolicy
 from interp.vla.policy.tokenizer import encode

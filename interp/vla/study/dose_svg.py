@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 from interp.html_page import COLORS
 from interp.vla.policy import words
 from interp.vla.study.contests import TARGETS

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 from interp.models.feed_forward import Neuron
 from interp.vla.policy import words
 from interp.vla.policy.policy import VLAPolicy

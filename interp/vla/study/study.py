@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from interp.files import write_json
-from interp.folder_lock import alone_in
+from interp.files.folder_lock import alone_in
+from interp.files.writing import write_json
 from interp.metrics import Estimate
 from interp.models.feed_forward import Neuron
 from interp.steering.positions import SCOPES

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 import circuits
 from circuits import Task, tasks
 from circuits.explorer.positions import unfold
-from circuits.roles import mean_over_prompts
 from circuits.tasks import built_in
 from circuits.tasks.metrics import measure_between
+from circuits.tasks.roles import mean_over_prompts
 from interp.embedded.synthetic import PLACES, TEMPLATES
 from saes.activations import TopK
 from saes.sae import SAE

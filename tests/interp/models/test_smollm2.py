@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.files import sha256_of_file
+from interp.files.writing import sha256_of_file
 from interp.models import smollm2
 
 MEMBER, SHA256, BYTES = smollm2._MEMBER, smollm2._SHA256, smollm2._BYTES

@@ -12,8 +12,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp import ActivationStore, load_model
-from interp.files import write_json
-from interp.seals import write_sealed_json
+from interp.files.seals import write_sealed_json
+from interp.files.writing import write_json
 from interp.store.caching import cache_activations, plan, prepare
 from interp.store.masks import Masks
 from interp.tokens.token_rows import write_token_rows

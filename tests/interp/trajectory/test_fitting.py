@@ -9,7 +9,7 @@ import pytest
 from scipy.special import lambertw
 from scipy.stats import t as student
 
-from interp.curve_intervals import PARAMETERS, _figures, curve_intervals, linearised
+from interp.trajectory.curve_intervals import PARAMETERS, _figures, curve_intervals, linearised
 from interp.trajectory.emergence_curve import EmergenceCurve
 from interp.trajectory.fitting import fit, fit_all
 from interp.trajectory.rival_curves import RIVALS, second_order

@@ -17,7 +17,7 @@ import torch
 
 from saes.kernels import reference
 from saes.kernels.backend import Backend, backend_for, use
-from tests.saes.kernel_checks import CASES, SHAPES
+from tests.saes.kernels.kernel_checks import CASES, SHAPES
 
 ROOT = Path(__file__).parents[3]
 HAS_TRITON = importlib.util.find_spec("triton") is not None

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from interp.files import PARTIAL, make_folder
+from interp.files.writing import PARTIAL, make_folder
 
 LOCK = ".lock"
-# The first is ours (interp.files), the second that of safetensors' own writer, which earlier versions used.
+# The first is ours (interp.files.writing), the second that of safetensors' own writer, which earlier versions used.
 _LEFTOVERS = (f".*{PARTIAL}", ".tmp??????")
 
 

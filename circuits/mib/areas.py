@@ -43,7 +43,7 @@ def mib_areas(evaluator: Evaluator, circuit: Circuit) -> MIBAreas:
 
     Raises:
         ValueError: what the benchmark's recipe does not cover, or differs in: another ablation than ``resample``; keys
-            shared by heads (see :func:`circuits.ungroup.ungroup`); norms behind attention (Gemma), through which it
+            shared by heads (see ``ungroup``); norms behind attention (Gemma), through which it
             takes sums of heads and we take each on its own; a circuit without some of the edges.
     """
     if reason := unlike_mib(evaluator):
@@ -89,7 +89,7 @@ def unlike_mib(evaluator: Evaluator) -> str | None:
     if anatomy.heads != anatomy.key_value_heads:
         return (
             f"{anatomy.heads} heads of this model share {anatomy.key_value_heads} keys and values, which MIB counts for"
-            " each head: score and evaluate circuits.ungroup.ungroup(model)"
+            " each head: score and evaluate circuits.mib.ungrouping.ungroup(model)"
         )
     if any(block.attention_post_norm is not None for block in anatomy.blocks):
         return "MIB takes sums of heads through the norm behind attention, which no test here compares; use .curve()"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from interp.outside import parse_json, parse_json_text, read_json, reading, record, typed
+from interp.files.outside import parse_json, parse_json_text, read_json, reading, record, typed
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from interp.models.bridge import unwrapped
 from torch import Tensor, nn
 
 from circuits.anatomy.nodes import Spot
 from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, Wiring, output_weights, width_of
-from circuits.budget import at_once, slices
+from circuits.runs.budget import at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast, refuse_flat
 from circuits.runs.runner import Passed
 from circuits.tasks.metrics import Measure, measure_between
+from interp.models.bridge import unwrapped
 
 # Vectors of the model's width that a token leaves in a layer's graph (an MLP of four times the width, its activation in
 # eight steps), with the copies of what is read and its gradients.

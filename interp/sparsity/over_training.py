@@ -5,11 +5,11 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.activation_sparsity import Sparsity, ppl_sparsity, sparsity_at
 from interp.checkpoints.schedules import choose_steps
 from interp.checkpoints.sources import Source, open_source
 from interp.checkpoints.visiting import in_turn
 from interp.models.loading import load_model
+from interp.sparsity.activation_sparsity import Sparsity, ppl_sparsity, sparsity_at
 
 
 def sparsity_over_training(

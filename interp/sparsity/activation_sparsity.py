@@ -27,7 +27,7 @@ from interp.models.feed_forward import output_weights, projection
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count
-from interp.truncation_error import ErrorCurve, contribution_norms, error_sums
+from interp.sparsity.truncation_error import ErrorCurve, contribution_norms, error_sums
 
 _STEPS = 30
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from interp.scratch import scratch_folder
+from interp.files.scratch import scratch_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys, time
 from pathlib import Path
-from interp.scratch import scratch_folder
+from interp.files.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "large").write_text("x" * 1000)
     print("ready", flush=True)

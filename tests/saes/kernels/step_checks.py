@@ -23,7 +23,7 @@ from saes.kernels import encode
 from saes.kernels.backend import use
 from saes.training.checkpoints import TrainState, resume, save_checkpoint
 from saes.training.loop import initial_state, train_step
-from tests.saes.kernel_checks import TOLERANCE, close
+from tests.saes.kernels.kernel_checks import TOLERANCE, close
 from tests.saes.sources import MemorySource, planted
 from tests.saes.variants import VARIANTS
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from interp.folder_lock import LOCK
+from interp.files.folder_lock import LOCK
 
 _PREFIX = "deepfield-"
 

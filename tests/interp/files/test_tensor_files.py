@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from interp.files import sha256_of_file
-from interp.tensor_files import read_sealed, write_sealed, write_tensors
+from interp.files.tensor_files import read_sealed, write_sealed, write_tensors
+from interp.files.writing import sha256_of_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TENSORS = {
     "W": torch.arange(12, dtype=torch.float32).reshape(3, 4).T,
     "step": torch.tensor(7.0),
@@ -88,7 +88,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from interp.tensor_files import write_sealed, write_tensors
+from interp.files.tensor_files import write_sealed, write_tensors
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 path, tensors = Path(sys.argv[1]), {"a": torch.ones(20_000)}

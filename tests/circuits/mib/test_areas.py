@@ -10,9 +10,9 @@ import circuits
 from circuits import Circuit, Evaluator
 from circuits.attribution.edges import attribute_edges
 from circuits.faithfulness import FRACTIONS
-from circuits.mib import mib_areas
-from circuits.mib_files import read_mib, write_mib
-from circuits.ungroup import ungroup
+from circuits.mib.areas import mib_areas
+from circuits.mib.circuit_files import read_mib, write_mib
+from circuits.mib.ungrouping import ungroup
 from tests.circuits.pairs import model_of, random_task
 from tests.tiny_models import HEADS, LAYERS
 

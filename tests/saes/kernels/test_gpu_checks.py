@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks" / "gpu_checks.py"
 BROKEN = f"""
 import os, runpy, sys

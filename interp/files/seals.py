@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from interp.files import write_json
+from interp.files.writing import write_json
 
 SEAL = "checksum"
 
@@ -26,7 +26,7 @@ def is_broken(value: Mapping[str, Any]) -> bool:
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
-    """:func:`interp.files.write_json`, with the checksum inside."""
+    """:func:`interp.files.writing.write_json`, with the checksum inside."""
     write_json(path, sealed(value))
 
 

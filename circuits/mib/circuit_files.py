@@ -13,12 +13,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from interp.models.plain import plain_module
-
 from circuits.anatomy.anatomy import anatomy_of
 from circuits.anatomy.wiring import PARTS, Wiring, width_of
 from circuits.circuit import EMBED, LOGITS, Circuit, Edge, layer_of
-from interp.files import write_json
+from interp.files.writing import write_json
+from interp.models.plain import plain_module
 
 INPUT = "input"
 
@@ -31,14 +30,14 @@ def write_mib(circuit: Circuit, path: str | Path, *, model: Any, whole: Circuit 
 
     Raises:
         ValueError: heads share keys and values, which the format has for each (see
-            :func:`circuits.ungroup.ungroup`); edges that the model does not have.
+            :func:`circuits.mib.ungrouping.ungroup`); edges that the model does not have.
     """
     wiring = Wiring(anatomy_of(plain_module(model, purpose="write a circuit")))
     anatomy = wiring.anatomy
     if anatomy.heads != anatomy.key_value_heads:
         raise ValueError(
             f"{anatomy.heads} heads of this model share {anatomy.key_value_heads} keys and values; MIB's files have"
-            " them for each head: score circuits.ungroup.ungroup(model) and pass that"
+            " them for each head: score circuits.mib.ungrouping.ungroup(model) and pass that"
         )
     for edge in circuit.edges:
         wiring.index(*edge)
@@ -71,7 +70,7 @@ def read_mib(path: str | Path, *, whole: bool = False) -> Circuit:
     """Read the circuit of a file, or with ``whole`` all of its edges with their scores.
 
     Keys and values are those of single heads: a model in which heads share them is evaluated through
-    :func:`circuits.ungroup.ungroup`.
+    :func:`circuits.mib.ungrouping.ungroup`.
 
     Raises:
         ValueError: a file that is not of this form, an edge that its ``cfg`` does not allow, a score that is no number,

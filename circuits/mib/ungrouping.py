@@ -4,11 +4,11 @@ import copy
 from typing import Any
 
 import torch
-from interp.models.plain import plain_module
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from circuits.anatomy.anatomy import anatomy_of
+from interp.models.plain import plain_module
 
 _SHARED = ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias")
 

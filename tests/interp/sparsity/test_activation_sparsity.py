@@ -11,15 +11,15 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from interp import metrics
-from interp.activation_sparsity import nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
 from interp.cli import main
 from interp.embedded import TEXT_FOLDER
 from interp.embedded import steps as embedded_steps
 from interp.models.loading import load_model
 from interp.sites.capturing import capture
-from interp.sparsity_over_training import sparsity_over_training
+from interp.sparsity.activation_sparsity import nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
+from interp.sparsity.over_training import sparsity_over_training
+from interp.sparsity.truncation_error import ErrorCurve, cett
 from interp.tokens.sequences import text_rows
-from interp.truncation_error import ErrorCurve, cett
 from tests.tiny_models import tiny_model
 
 WIDTH, NEURONS, LAYERS = 32, 256, 2

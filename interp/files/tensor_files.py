@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.files import atomic_path
-from interp.seals import SEAL
+from interp.files.seals import SEAL
+from interp.files.writing import atomic_path
 
 _NAMES = {
     torch.float64: "F64",

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from saes import SAE, TrainConfig, train, training
 from tests.saes.sources import MemorySource, planted
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STEPS, STOPPED_AT = 12, 10
 
 

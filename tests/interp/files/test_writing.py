@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.files import atomic_path, sha256_of_file, write_json
+from interp.files.writing import atomic_path, sha256_of_file, write_json
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from interp.files import atomic_path
+from interp.files.writing import atomic_path
 with atomic_path(Path(sys.argv[1])) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

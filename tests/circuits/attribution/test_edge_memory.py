@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from circuits.attribution.edges import attribute_edges
-from circuits.budget import at_once, slices
 from circuits.circuit import Circuit
 from circuits.faithfulness import Evaluator
+from circuits.runs.budget import at_once, slices
 from circuits.tasks.metrics import logit_difference
 from circuits.tasks.task import Task
 from tests.circuits.pairs import model_of, random_task

@@ -1,0 +1,5 @@
+"""How few neurons are active: counted, pruned at a given error (CETT) or perplexity, and over training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,6 @@
+from .activation_sparsity import Nonzeros as Nonzeros
+from .activation_sparsity import Sparsity as Sparsity
+from .activation_sparsity import nonzeros as nonzeros
+from .activation_sparsity import ppl_sparsity as ppl_sparsity
+from .activation_sparsity import sparsity_at as sparsity_at
+from .over_training import sparsity_over_training as sparsity_over_training
