@@ -20,6 +20,8 @@ from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import sha256_of_file
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
+from saes.convert import read
+from saes.convert.record import Record
 from saes.distributed.group import ALONE, Group
 from saes.hub import located
 from saes.kernels.decode import decode
@@ -232,9 +234,7 @@ class SAE(nn.Module):
         """
         folder = located(path, revision)
         if not _is_ours(folder):
-            from saes.convert import read  # it imports this module
-
-            return read(folder).to(device)
+            return cls.from_record(read(folder)).to(device)
         with reading(f"cannot load an SAE from {folder}", ""):
             config = read_json(folder / CONFIG)
             if config["format"] != FORMAT:
@@ -267,6 +267,59 @@ class SAE(nn.Module):
             if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
         return sae.to(device)
+
+    @classmethod
+    @torch.no_grad()
+    def from_record(cls, record: Record) -> "SAE":
+        """An SAE with the weights of a record.
+
+        Raises:
+            ValueError: a weight is missing, of another shape than the rest asks for, or not finite; or one that such an
+                SAE does not use, and that would change what it computes where it was trained.
+        """
+        where, weights = record.where, record.weights
+        with torch.device("meta"):  # memory only once every shape is known to be right
+            sae = cls(
+                record.d_in,
+                record.d_sae,
+                record.activation,
+                d_out=record.d_out,
+                subtract_b_dec=record.subtract_b_dec,
+                skip=record.skip,
+                layer_norm=record.layer_norm,
+                site=record.site,
+                target_site=record.target_site,
+                provenance=record.provenance,
+                dtype=record.dtype,
+            )
+        if unused := sorted(set(weights) - {name for name, _ in sae.named_parameters()}):
+            kind = record.activation.name
+            raise ValueError(f"{where}: an SAE of the kind {kind} has no {', '.join(unused)}, which the file holds")
+        for name, parameter in sae.named_parameters():
+            if name not in weights:
+                raise ValueError(f"{where} lacks {name}")
+            if weights[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
+                )
+            if not torch.isfinite(weights[name]).all():
+                raise ValueError(f"{where}: {name} is not finite")
+        sae.to_empty(device="cpu")
+        for name, parameter in sae.named_parameters():
+            parameter.copy_(weights[name])
+        return sae
+
+    def record(self) -> Record:
+        """Itself as plain data, which ``saes.convert`` writes for other tools."""
+        return Record(
+            activation=self.activation,
+            weights={name: parameter.detach().cpu().contiguous() for name, parameter in self.named_parameters()},
+            subtract_b_dec=self.subtract_b_dec,
+            layer_norm=self.layer_norm,
+            site=self.site,
+            target_site=self.target_site,
+            provenance=self.provenance,
+        )
 
     @torch.no_grad()
     def _read_weights(self, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from interp.files.outside import reading
 from saes.convert import dictionary_learning, gemma_scope, openai, saelens, sparsify
-from saes.sae import SAE
+from saes.convert.record import Record, Recordable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class Format:
     """How one tool keeps an SAE in a folder."""
 
     recognises: Callable[[Path], bool]
-    read: Callable[[Path], SAE]
-    write: Callable[[SAE, Path], None] | None = None
+    read: Callable[[Path], Record]
+    write: Callable[[Record, Path], None] | None = None
 
 
 FORMATS: dict[str, Format] = {
@@ -34,8 +34,8 @@ FORMATS: dict[str, Format] = {
 """Name -> format."""
 
 
-def read(folder: str | Path) -> SAE:
-    """The SAE that another tool wrote.
+def read(folder: str | Path) -> Record:
+    """What another tool wrote, as ``SAE.load`` builds itself from.
 
     Raises:
         ValueError: of no known format, damaged, or using something that our SAE does not have.
@@ -48,7 +48,7 @@ def read(folder: str | Path) -> SAE:
     raise ValueError(f"{place} holds no SAE of a known format: deepfield, {', '.join(FORMATS)}")
 
 
-def write(sae: SAE, to: str, out: str | Path) -> None:
+def write(sae: Recordable, to: str, out: str | Path) -> None:
     """Write ``sae`` as the tool ``to`` keeps it.
 
     Raises:
@@ -57,4 +57,4 @@ def write(sae: SAE, to: str, out: str | Path) -> None:
     writable = {name: form.write for name, form in FORMATS.items() if form.write is not None}
     if to not in writable:
         raise ValueError(f"cannot write for {to!r}; there are {', '.join(writable)}")
-    writable[to](sae, Path(out))
+    writable[to](sae.record(), Path(out))

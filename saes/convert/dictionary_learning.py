@@ -10,8 +10,8 @@ from torch import Tensor
 from interp.files.outside import read_json
 from interp.files.writing import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
-from saes.convert.weights import build, read_pickled_tensors, state, text, whole_number
-from saes.sae import SAE
+from saes.convert.record import Record
+from saes.convert.weights import read_pickled_tensors, text, whole_number
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
 _KINDS = {
@@ -42,7 +42,7 @@ def recognises(folder: Path) -> bool:
     return (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file()
 
 
-def read(folder: Path) -> SAE:
+def read(folder: Path) -> Record:
     """Any of its classes."""
     config = read_json(folder / _CONFIG)["trainer"]
     name = config["dict_class"]
@@ -55,10 +55,12 @@ def read(folder: Path) -> SAE:
             weights[_LINEAR[theirs]] = value.T.contiguous()
         elif theirs not in ("k", "group_sizes"):
             weights[_BIASES.get(theirs, theirs)] = value
+    if _KINDS[name] == "topk":
+        weights.pop("threshold", None)  # of a TopK they use it only on request
     layer, module = config.get("layer"), config.get("submodule_name")
-    return build(
-        _activation(_KINDS[name], found, config, folder),
-        weights,
+    return Record(
+        activation=_activation(_KINDS[name], found, config, folder),
+        weights=weights,
         where=folder,
         subtract_b_dec=name not in _PLAIN_INPUT,
         site=f"blocks.{layer}.hook_resid_post" if isinstance(layer, int) and module is None else text(module),
@@ -79,7 +81,7 @@ def _activation(kind: str, found: dict[str, Any], config: dict[str, Any], folder
     return TopK(k) if kind == "topk" else BatchTopK(k)
 
 
-def write(sae: SAE, folder: Path) -> None:
+def write(sae: Record, folder: Path) -> None:
     """Write for dictionary_learning, whose own loader wants this pickled state dict.
 
     Its ``load_dictionary`` rescales an ``AutoEncoder``, with its latents, to decoder columns of norm 1;
@@ -96,7 +98,7 @@ def write(sae: SAE, folder: Path) -> None:
     if sae.layer_norm:
         raise ValueError("dictionary_learning does not layer-normalise its input; this SAE does")
     name = "AutoEncoderNew" if kind == "relu" and not sae.subtract_b_dec else _class_of(kind)
-    weights = state(sae)
+    weights = dict(sae.weights)
     if sae.subtract_b_dec and name in _PLAIN_INPUT:
         # (x - b_dec) @ W_enc + b_enc = x @ W_enc + (b_enc - b_dec @ W_enc)
         shift = weights["b_dec"].double() @ weights["W_enc"].double()
@@ -122,7 +124,7 @@ def _class_of(kind: str) -> str:
     return next(name for name, its_kind in _KINDS.items() if its_kind == kind)
 
 
-def _renamed(name: str, weights: dict[str, Tensor], sae: SAE) -> dict[str, Tensor]:
+def _renamed(name: str, weights: dict[str, Tensor], sae: Record) -> dict[str, Tensor]:
     if name == "JumpReluAutoEncoder":
         return weights
     k = torch.tensor(getattr(sae.activation, "k", 0))

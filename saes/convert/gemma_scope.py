@@ -8,8 +8,8 @@ from torch import Tensor
 
 from interp.files.outside import reading
 from saes.activations import JumpReLU
-from saes.convert.weights import build, read_safetensors
-from saes.sae import SAE
+from saes.convert.record import Record
+from saes.convert.weights import read_safetensors
 
 _NAMES = {"w_enc": "W_enc", "w_dec": "W_dec"}
 
@@ -19,7 +19,7 @@ def recognises(folder: Path) -> bool:
     return any((folder / f"params.{kind}").is_file() for kind in ("npz", "safetensors"))
 
 
-def read(folder: Path) -> SAE:
+def read(folder: Path) -> Record:
     """A JumpReLU SAE; b_dec is not subtracted from the input."""
     if (folder / "params.npz").is_file():
         found = _read_npz(folder / "params.npz")
@@ -28,8 +28,12 @@ def read(folder: Path) -> SAE:
     weights = {_NAMES.get(name, name): value for name, value in found.items()}
     if "affine_skip_connection" in weights:  # [d_in, d_out]
         weights["W_skip"] = weights.pop("affine_skip_connection").T.contiguous()
-    return build(
-        JumpReLU(), weights, where=folder, subtract_b_dec=False, provenance={"imported": {"format": "gemma_scope"}}
+    return Record(
+        activation=JumpReLU(),
+        weights=weights,
+        where=folder,
+        subtract_b_dec=False,
+        provenance={"imported": {"format": "gemma_scope"}},
     )
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from saes.activations import Activation, ReLU, TopK
-from saes.convert.weights import build, read_pickled_tensors, whole_number
-from saes.sae import SAE
+from saes.convert.record import Record
+from saes.convert.weights import read_pickled_tensors, whole_number
 
 
 def recognises(folder: Path) -> bool:
@@ -20,7 +20,7 @@ def _file(folder: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def read(folder: Path) -> SAE:
+def read(folder: Path) -> Record:
     """Their TopK SAE, which takes each activation minus its mean, over its deviation, or their ReLU one of plain ones.
 
     The file does not say so: their loader goes by the activation's name, too.
@@ -37,7 +37,7 @@ def read(folder: Path) -> SAE:
     activation = _activation(found, path)
     layer_norm = isinstance(activation, TopK)
     provenance = {"imported": {"format": "openai"}}
-    return build(activation, weights, where=path, layer_norm=layer_norm, provenance=provenance)
+    return Record(activation=activation, weights=weights, where=path, layer_norm=layer_norm, provenance=provenance)
 
 
 def _activation(found: dict[str, Any], path: Path) -> Activation:

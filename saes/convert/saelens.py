@@ -10,8 +10,8 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saes.convert.weights import build, read_safetensors, state, text, whole_number
-from saes.sae import SAE
+from saes.convert.record import Record
+from saes.convert.weights import read_safetensors, text, whole_number
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 # BatchTopK and Matryoshka become JumpReLU with their threshold, as SAELens's own trainer saves them.
@@ -39,7 +39,7 @@ def recognises(folder: Path) -> bool:
     )
 
 
-def read(folder: Path) -> SAE:
+def read(folder: Path) -> Record:
     """Standard, TopK, JumpReLU (also what BatchTopK and Matryoshka are saved as), Gated, and transcoders."""
     config = read_json(folder / _CONFIG)
     metadata: dict[str, Any] = config.get("metadata") or {}
@@ -55,9 +55,9 @@ def read(folder: Path) -> SAE:
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
     architecture = config.get("architecture", "standard")
-    return build(
-        _activation(_TRANSCODERS.get(architecture, architecture), config, folder),
-        weights,
+    return Record(
+        activation=_activation(_TRANSCODERS.get(architecture, architecture), config, folder),
+        weights=weights,
         where=folder,
         subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS,
         layer_norm=config.get("normalize_activations") == "layer_norm",
@@ -83,7 +83,7 @@ def _activation(kind: str, config: dict[str, Any], folder: Path) -> Activation:
     return simple[kind]
 
 
-def write(sae: SAE, folder: Path) -> None:
+def write(sae: Record, folder: Path) -> None:
     """Write for SAELens.
 
     Raises:
@@ -91,16 +91,16 @@ def write(sae: SAE, folder: Path) -> None:
     """
     transcoder = sae.target_site is not None or sae.skip or sae.d_out != sae.d_in
     architecture = _architecture(sae, transcoder)
-    weights = state(sae)
+    weights = dict(sae.weights)
     if architecture == "gated":
         weights["b_gate"] = weights.pop("b_enc")
     if "threshold" in weights:
-        weights["threshold"] = _rounded_down(weights["threshold"], sae.W_enc.dtype).expand(sae.d_sae).contiguous()
+        weights["threshold"] = _rounded_down(weights["threshold"], sae.dtype).expand(sae.d_sae).contiguous()
     config = {
         "architecture": architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
-        "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
+        "dtype": str(sae.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": sae.subtract_b_dec,
         "normalize_activations": "layer_norm" if sae.layer_norm else "none",
@@ -121,7 +121,7 @@ def write(sae: SAE, folder: Path) -> None:
     write_json(folder / _CONFIG, config)
 
 
-def _architecture(sae: SAE, transcoder: bool) -> str:
+def _architecture(sae: Record, transcoder: bool) -> str:
     name = sae.activation.name
     architecture = _ARCHITECTURES.get(name)
     if not transcoder and architecture is not None:

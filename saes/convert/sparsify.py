@@ -6,8 +6,8 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import TopK
-from saes.convert.weights import build, read_safetensors, state, whole_number
-from saes.sae import SAE
+from saes.convert.record import Record
+from saes.convert.weights import read_safetensors, whole_number
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
 
@@ -17,7 +17,7 @@ def recognises(folder: Path) -> bool:
     return (folder / _CONFIG).is_file() and (folder / _WEIGHTS).is_file()
 
 
-def read(folder: Path) -> SAE:
+def read(folder: Path) -> Record:
     """One hookpoint's folder."""
     config = read_json(folder / _CONFIG)
     if config.get("activation", "topk") != "topk":
@@ -25,9 +25,9 @@ def read(folder: Path) -> SAE:
     weights = read_safetensors(folder / _WEIGHTS)
     weights["W_enc"] = weights.pop("encoder.weight").T.contiguous()
     weights["b_enc"] = weights.pop("encoder.bias")
-    return build(
-        TopK(whole_number(config["k"], name="k", where=folder)),
-        weights,
+    return Record(
+        activation=TopK(whole_number(config["k"], name="k", where=folder)),
+        weights=weights,
         where=folder,
         subtract_b_dec=not config.get("transcode", False),
         site=folder.name if "." in folder.name else None,
@@ -35,7 +35,7 @@ def read(folder: Path) -> SAE:
     )
 
 
-def write(sae: SAE, folder: Path) -> None:
+def write(sae: Record, folder: Path) -> None:
     """Write for sparsify.
 
     Raises:
@@ -47,7 +47,7 @@ def write(sae: SAE, folder: Path) -> None:
         raise ValueError(f"sparsify's output is as wide as its input; here they are {sae.d_out} and {sae.d_in}")
     if sae.layer_norm:
         raise ValueError("sparsify does not layer-normalise its input; this SAE does")
-    weights = state(sae)
+    weights = dict(sae.weights)
     renamed = {"encoder.weight": weights.pop("W_enc").T.contiguous(), "encoder.bias": weights.pop("b_enc"), **weights}
     write_tensors(folder / _WEIGHTS, renamed)
     config = {

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from circuits.commands.task_options import TaskOptions
 
 import circuits
 from circuits.circuit import Circuit
 from circuits.commands.circuit import circuit
+from circuits.commands.options import TaskOptions
 from circuits.commands.patch import patch
 from circuits.comparison import compare
 from circuits.draw import agreement_table

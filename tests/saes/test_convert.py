@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saes import SAE, Gated, JumpReLU, ReLU, TopAFA, TopK
-from saes.convert import FORMATS, read, write
+from saes.convert import FORMATS, write
 from tests.saes.variants import VARIANTS, inputs, random_sae
 
 HOLDS = {
@@ -29,7 +29,7 @@ CASES = [(form, variant) for form, variants in HOLDS.items() for variant in vari
 def test_written_and_read_is_the_same(form: str, variant: str, tmp_path: Path) -> None:
     sae, x = random_sae(VARIANTS[variant], dtype=torch.float32), inputs(dtype=torch.float32)
     write(sae, form, tmp_path / "sae")
-    again = read(tmp_path / "sae")
+    again = SAE.load(tmp_path / "sae")
     torch.testing.assert_close(again.encode(x).to_dense(), sae.encode(x).to_dense(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(again(x), sae(x), rtol=1e-5, atol=1e-5)
     assert SAE.load(tmp_path / "sae").activation == again.activation
@@ -50,7 +50,7 @@ def test_unknown_target_and_unwritable_format(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="there are saelens, sparsify, dictionary_learning"):
             write(random_sae(TopK(4)), to, tmp_path)
     with pytest.raises(ValueError, match="holds no SAE of a known format"):
-        read(tmp_path)
+        SAE.load(tmp_path)
     assert set(HOLDS) == {name for name, form in FORMATS.items() if form.write}
 
 
@@ -64,7 +64,7 @@ def test_saelens_scaled_by_decoder_norms(tmp_path: Path) -> None:
     pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc) * norms
     values, indices = pre.topk(4)
     expected = torch.zeros_like(pre).scatter(-1, indices, values.relu())
-    again = read(tmp_path)
+    again = SAE.load(tmp_path)
     torch.testing.assert_close(again.encode(x).to_dense(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(again(x), (expected / norms) @ sae.W_dec + sae.b_dec, rtol=1e-5, atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_transcoders(tmp_path: Path) -> None:
             for parameter in sae.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)))
         write(sae, form, tmp_path / form)
-        again, x = read(tmp_path / form), inputs(dtype=torch.float32)
+        again, x = SAE.load(tmp_path / form), inputs(dtype=torch.float32)
         assert again.skip
         torch.testing.assert_close(again(x), sae(x), rtol=1e-5, atol=1e-5)
 
@@ -399,10 +399,10 @@ def test_gated_and_jumprelu_keep_their_meaning(tmp_path: Path) -> None:
     """A JumpReLU that subtracts b_dec, written for a tool whose own does not: the bias is folded."""
     sae, x = random_sae(JumpReLU(), dtype=torch.float32), inputs(dtype=torch.float32)
     write(sae, "dictionary_learning", tmp_path)
-    again = read(tmp_path)
+    again = SAE.load(tmp_path)
     assert not again.subtract_b_dec
     torch.testing.assert_close(again(x), sae(x), rtol=1e-5, atol=1e-5)
-    assert isinstance(read(_gated(tmp_path / "gated")).activation, Gated)
+    assert isinstance(SAE.load(_gated(tmp_path / "gated")).activation, Gated)
 
 
 def _gated(folder: Path) -> Path:
@@ -414,7 +414,7 @@ def test_layer_normalised(tmp_path: Path) -> None:
     sae, x = random_sae(TopK(4), dtype=torch.float32), 3 * inputs(dtype=torch.float32) + 2
     sae.layer_norm = True
     write(sae, "saelens", tmp_path / "saelens")
-    assert torch.equal(read(tmp_path / "saelens")(x), sae(x))
+    assert torch.equal(SAE.load(tmp_path / "saelens")(x), sae(x))
     for form in ("sparsify", "dictionary_learning"):
         with pytest.raises(ValueError, match=f"{form} does not layer-normalise its input"):
             write(sae, form, tmp_path / form)

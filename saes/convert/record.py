@@ -1,0 +1,81 @@
+"""An SAE as plain data: what a reader of another tool's files returns, and what a writer takes.
+
+``saes.SAE`` builds itself from a record and makes one of itself, so that no format knows of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from saes.activations import Activation
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Weights under our names and in our orientation, and how they are used."""
+
+    activation: Activation
+    weights: Mapping[str, Any]
+    """Tensors on the CPU: ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``b_dec`` [d_out], and what the activation
+    and a skip connection add."""
+    subtract_b_dec: bool = True
+    layer_norm: bool = False
+    site: str | None = None
+    target_site: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    where: Path | None = None
+    """Where it was read, for messages."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a weight is missing, not a tensor, of a dtype that no SAE has, or not a matrix."""
+        if missing := sorted({"W_enc", "W_dec", "b_dec"} - set(self.weights)):
+            raise ValueError(f"{self.where} lacks {', '.join(missing)}")
+        for name, value in self.weights.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{self.where}: {name} is a {type(value).__name__}, not a tensor")
+            if value.dtype not in _DTYPES:
+                raise ValueError(f"{self.where}: {name} is of {value.dtype}; there are {', '.join(map(str, _DTYPES))}")
+        for name in ("W_enc", "W_dec"):
+            if self.weights[name].ndim != 2:
+                shape = tuple(self.weights[name].shape)
+                raise ValueError(f"{self.where}: {name} has shape {shape}, expected a matrix")
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return int(self.weights["W_enc"].shape[0])
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return int(self.weights["W_enc"].shape[1])
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output."""
+        return int(self.weights["W_dec"].shape[1])
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is a skip connection."""
+        return "W_skip" in self.weights
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        dtype: torch.dtype = self.weights["W_enc"].dtype
+        return dtype
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """What can be written for other tools."""
+
+    def record(self) -> Record:
+        """Itself as plain data."""
