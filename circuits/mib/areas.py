@@ -89,7 +89,7 @@ def unlike_mib(evaluator: Evaluator) -> str | None:
     if anatomy.heads != anatomy.key_value_heads:
         return (
             f"{anatomy.heads} heads of this model share {anatomy.key_value_heads} keys and values, which MIB counts for"
-            " each head: score and evaluate circuits.mib.ungrouping.ungroup(model)"
+            " each head: score and evaluate circuits.mib.ungroup(model)"
         )
     if any(block.attention_post_norm is not None for block in anatomy.blocks):
         return "MIB takes sums of heads through the norm behind attention, which no test here compares; use .curve()"

@@ -37,7 +37,7 @@ def write_mib(circuit: Circuit, path: str | Path, *, model: Any, whole: Circuit 
     if anatomy.heads != anatomy.key_value_heads:
         raise ValueError(
             f"{anatomy.heads} heads of this model share {anatomy.key_value_heads} keys and values; MIB's files have"
-            " them for each head: score circuits.mib.ungrouping.ungroup(model) and pass that"
+            " them for each head: score circuits.mib.ungroup(model) and pass that"
         )
     for edge in circuit.edges:
         wiring.index(*edge)

@@ -1,4 +1,6 @@
 from .built_in import BUILT_IN as BUILT_IN
+from .built_in import FORMS as FORMS
+from .built_in import ORDERS as ORDERS
 from .built_in import Pair as Pair
 from .built_in import agreement as agreement
 from .built_in import docstring as docstring

@@ -104,7 +104,7 @@ def test_what_the_recipe_does_not_cover_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the recipe ranks all \d+ edges of the model; \d+ have no score"):
         mib_areas(Evaluator(model, task), whole.prune(size=20))
     shared = model_of("llama")
-    with pytest.raises(ValueError, match=r"4 heads of this model share 2 keys.*circuits\.ungroup\.ungroup\(model\)"):
+    with pytest.raises(ValueError, match=r"4 heads of this model share 2 keys.*circuits\.mib\.ungroup\(model\)"):
         mib_areas(Evaluator(shared, task), Circuit.from_edges(attribute_edges(shared, task, method="eap")))
     normed = ungroup(model_of("gemma2"))
     with pytest.raises(ValueError, match="through the norm behind attention"):
@@ -185,5 +185,5 @@ def test_other_files_are_refused(tmp_path) -> None:
             read_mib(path)
     model = model_of("llama")
     scores = circuits.attribute(model, random_task(), nodes="edges", method="eap")
-    with pytest.raises(ValueError, match=r"MIB's files have them for each head: score circuits\.ungroup"):
+    with pytest.raises(ValueError, match=r"MIB's files have them for each head: score circuits\.mib\.ungroup"):
         write_mib(Circuit.from_edges(scores), path, model=model)

@@ -230,9 +230,9 @@ def test_no_built_in_task_mixes_roles(embedded, years) -> None:
         for label, column in zip(task.labels or (), task.clean.T.tolist(), strict=True):
             words = {tokenizer.decode([i]).strip() for i in column}
             kinds = {
-                "[subject]": {w for pair in tasks._NOUNS for w in pair},
-                "[other]": {w for pair in tasks._NOUNS for w in pair},
-                "[verb]": set(tasks._CLAUSE_VERBS),
+                "[subject]": {w for pair in built_in._NOUNS for w in pair},
+                "[other]": {w for pair in built_in._NOUNS for w in pair},
+                "[verb]": set(built_in._CLAUSE_VERBS),
             }
             assert words <= kinds.get(label, words)
             assert label.startswith("[") or len(words) == 1
