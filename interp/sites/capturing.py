@@ -114,6 +114,11 @@ def capture(
             found[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
         return stop and len(found) == len(places)
 
+    if engine == "nnsight" and (edited := [str(site) for site, place in places.items() if place.module._forward_hooks]):
+        raise ValueError(
+            f"hooks edit {', '.join(edited)}, and nnsight reads a module before its hooks do: capture it with"
+            " engine='hooks'"
+        )
     with ExitStack() as hooks:
         hooks.enter_context(torch.set_grad_enabled(gradients))
         for place in places.values() if gradients else ():

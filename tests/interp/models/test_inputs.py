@@ -1,5 +1,6 @@
 """Padded batches, texts and what tokenizers return give the activations that each prompt has alone."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def test_every_path_from_text_agrees_on_bos(embedded: Any, tmp_path: Path) -> No
 def test_a_tokenizer_that_puts_none_goes_on_putting_none(tmp_path: Path) -> None:
     published = AutoTokenizer.from_pretrained(MODEL_FOLDER, add_bos_token=False)
     assert not puts_bos(published)
-    model = tiny_model("llama")
+    model = copy.deepcopy(tiny_model("llama"))  # with its configuration, which others share
     model.resize_token_embeddings(len(published))
     model.save_pretrained(tmp_path)
     published.save_pretrained(tmp_path)

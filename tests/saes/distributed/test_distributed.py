@@ -151,7 +151,7 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
 def test_a_killed_process_is_missed_in_words(how: str, killed: int, tmp_path: Path) -> None:
     """Started by hand: what gloo says of a closed connection is no news to anyone."""
     command = [*RUNS, str(tmp_path), "topk", "1", how]
-    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT, timeout=300)
+    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT)
     assert statuses[killed] == -signal.SIGKILL
     assert statuses[1 - killed] == 1
     message = errors[1 - killed].strip().splitlines()[-1]
