@@ -17,7 +17,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from interp.inference_mode import refuse_inference_mode
-from interp.models.bridge import is_bridge
+from interp.models.bridge import is_bridge, remove_hook
 from interp.models.inputs import checked_inputs
 from interp.models.plain import PlainCopy, has_plain_values
 from interp.sites.engines import Place, run_with_hooks, run_with_nnsight
@@ -123,7 +123,7 @@ def capture(
         hooks.enter_context(torch.set_grad_enabled(gradients))
         for place in places.values() if gradients else ():
             if isinstance(place.module, HookPoint):  # a norm that nobody observes detaches its scale from the graph
-                hooks.callback(_remove, place.module, place.module.add_hook(_observe))
+                hooks.callback(remove_hook, place.module, place.module.add_hook(_observe))
         ENGINES[engine](runner, inputs, options, places, keep)
     if missing := [str(site) for site in wanted if site not in found]:
         raise ValueError(
@@ -146,11 +146,6 @@ def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None
 
 def _observe(_value: Tensor, *, hook: Any) -> None:
     """Look, and change nothing."""
-
-
-def _remove(point: HookPoint, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks.remove(handle)
 
 
 def _places(model: Any, sites: Iterable[Site], *, gradients: bool) -> tuple[nn.Module, dict[Site, Place], bool]:

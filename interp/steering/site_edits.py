@@ -9,7 +9,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from interp.models.bridge import is_bridge, remove_hook
 from interp.models.feed_forward import stack_of
+from interp.models.plain import FAMILIES
 from interp.models.source import require_raw_weights
 from interp.sites.kinds import KINDS
 from interp.sites.site import Site, check_site
@@ -42,7 +44,8 @@ def intervene(
         prompt_length: As there.
 
     Raises:
-        ValueError: a site that the model lacks; a value of another shape; processed weights; no edit at all.
+        ValueError: a site that the model lacks, or a named one in a family in which no test compared it; a value of
+            another shape; processed weights; no edit at all.
 
     Example:
         >>> import interp
@@ -59,6 +62,14 @@ def intervene(
     if scales := [str(site) for site in sites if site.kind.endswith("_scale")]:
         raise ValueError(f"{', '.join(scales)}: what a norm divides by can be read, not set; edit what enters the norm")
     modules = {site: check_site(model, site) for site in sites}
+    if is_bridge(model) and (named := [str(site) for site in sites if site.kind != "path"]):
+        family = model.original_model.config.model_type
+        if family not in FAMILIES:
+            raise ValueError(
+                f"edits at {', '.join(named)} were compared in {', '.join(sorted(FAMILIES))}, not in {family!r}: edit"
+                " the output of a Hugging Face module by its path, or add the family to interp.models.plain.FAMILIES"
+                " with a tiny model in the tests"
+            )
     everywhere = isinstance(scope, str) and scope == "all"
     positions = None if everywhere else Positions(model, stack_of(model), scope, prompt_length=prompt_length)
     with ExitStack() as hooks:
@@ -71,7 +82,7 @@ def intervene(
                 change = _carried_on(change, check_site(model, Site("resid_post", site.layer)), hooks)
             if isinstance(module, HookPoint):  # which knows how to bring its tensor into the site's shape, and back
                 module.add_hook(lambda value, hook, change=change: change(value))
-                hooks.callback(_remove, module, module.fwd_hooks[-1])
+                hooks.callback(remove_hook, module, module.fwd_hooks[-1])
             else:
                 hooks.callback(module.register_forward_hook(_on_output(change)).remove)
         yield
@@ -88,13 +99,8 @@ def _carried_on(change: Callable[[Tensor], Tensor], end: HookPoint, hooks: ExitS
         return new
 
     end.add_hook(lambda value, hook: value + added.pop("here"), prepend=True)
-    hooks.callback(_remove, end, end.fwd_hooks[0])
+    hooks.callback(remove_hook, end, end.fwd_hooks[0])
     return and_remember
-
-
-def _remove(point: HookPoint, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks.remove(handle)
 
 
 def _on_output(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import interp
 from interp.models.loading import load_model
@@ -180,6 +181,17 @@ def test_bad_edits(llama: Any, edits: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message), intervene(llama, edits):
         capture(llama, TOKENS, END)
     assert not any(module._forward_hooks for module in llama.modules() if type(module).__name__ == "HookPoint")
+
+
+def test_a_family_in_which_nothing_was_compared_is_refused(tmp_path: Path) -> None:
+    config = Qwen2Config(vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    with (
+        pytest.raises(ValueError, match=r"edits at blocks\.0\.hook_mlp_out were compared in .*, not in 'qwen2'"),
+        intervene(model, {"blocks.0.hook_mlp_out": 0.0}),
+    ):
+        pass
 
 
 def test_the_face_has_it() -> None:
