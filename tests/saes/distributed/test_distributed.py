@@ -15,8 +15,9 @@ import torch
 
 from interp import processes
 from interp.processes import Processes
-from saes import SAE, train, training
+from saes import SAE, train
 from saes.activations import ACTIVATIONS
+from saes.training import loop
 from saes.training.checkpoints import TrainState, claim
 from tests.patience import PATIENCE
 from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, source
@@ -58,7 +59,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     activation, changes = CASES["continued"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_step", interrupted(training.train_step))
+        patch.setattr(loop, "train_step", interrupted(loop.train_step))
         for shards in (1, 2):
             with pytest.raises(KeyboardInterrupt):
                 train(config(folder / f"continued-{shards}", activation, **changes), source())

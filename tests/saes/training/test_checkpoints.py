@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from saes import SAE, TrainConfig, train
-from saes.training import loop as training
+from saes.training import loop
 from tests.saes.sources import MemorySource, planted
 
 ROOT = Path(__file__).parents[3]
@@ -60,7 +60,7 @@ def straight(config: TrainConfig, source: MemorySource, tmp_path: Path) -> SAE:
 @pytest.fixture
 def stopped(config: TrainConfig, source: MemorySource, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that ended at step 10; the checkpoints of steps 6 and 9."""
-    step = training.train_step
+    step = loop.train_step
 
     def stepping(state: Any, *arguments: object, **options: object) -> None:
         if state.step == STOPPED_AT:
@@ -68,7 +68,7 @@ def stopped(config: TrainConfig, source: MemorySource, monkeypatch: pytest.Monke
         step(state, *arguments, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", stepping)
+        patch.setattr(loop, "train_step", stepping)
         with pytest.raises(KeyboardInterrupt):
             train(config, source)
     assert checkpoints(config.out) == [6, 9]
@@ -165,7 +165,7 @@ def test_what_a_kill_left_is_cleaned_when_the_run_is_claimed_again(
     for path in left:
         path.write_bytes(b"half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_loop", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "_loop", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config, source)
     assert checkpoints(stopped) == [6, 9]
