@@ -1,5 +1,7 @@
 """``interp vla``: a small vision-language-action policy, and whether its neurons steer it in closed loop."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,6 +9,19 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 app = App(name="vla", help="Steer a vision-language-action policy by its neurons, in a simulator.")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """More are no faster at this size; who calls a command from Python finds the number unchanged."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +39,7 @@ class Steering:
 
 
 @app.command
+@_one_thread()
 def train(
     *,
     out: Path,
@@ -54,12 +70,9 @@ def train(
         Of the loss on sentences of text alone. With 0, and --language-steps 0, the policy is the negative control.
     """
     _require_simulator()
-    import torch
-
     from interp.vla.policy.training import Recipe
     from interp.vla.policy.training import train as train_policy
 
-    torch.set_num_threads(1)  # more are no faster at this size
     recipe = Recipe(
         seed=seed,
         camera=camera,
@@ -73,6 +86,7 @@ def train(
 
 
 @app.command
+@_one_thread()
 def evaluate(
     policy: str = "state",
     /,
@@ -113,8 +127,6 @@ def evaluate(
         Write the dose curve there, as SVG.
     """
     _require_simulator()
-    import torch
-
     from interp.vla.policy.policy import load_policy
     from interp.vla.study.dose_svg import dose_svg
     from interp.vla.study.film import SIZE, film, gif
@@ -122,7 +134,6 @@ def evaluate(
     from interp.vla.study.rollouts import arena_for
     from interp.vla.study.study import Options, study
 
-    torch.set_num_threads(1)
     options = Options(
         **vars(steering), instruction=instruction, doses=doses, sets=sets, episodes=episodes, steps=steps, seed=seed
     )
@@ -139,6 +150,7 @@ def evaluate(
 
 
 @app.command
+@_one_thread()
 def render(
     policy: str = "state",
     /,
@@ -165,15 +177,12 @@ def render(
         Length of the film.
     """
     _require_simulator()
-    import torch
-
     from interp.vla.policy.policy import load_policy
     from interp.vla.study.contests import contest
     from interp.vla.study.film import SIZE, check_film_path, film, write_film
     from interp.vla.study.rollouts import arena_for
 
     check_film_path(out)
-    torch.set_num_threads(1)
     loaded = load_policy(policy)
     between = contest(loaded, steering.concept, top=steering.top, method=steering.method, sets=1)
     with arena_for(loaded, [episode], film=SIZE) as arena:

@@ -51,7 +51,7 @@ def study_page(found: Study, film: bytes) -> Page:
     )
     natural = found.natural
     page.text(
-        f"Verdict: at strength {options.value:g} the cluster {head.verdict}. The unit of chance is the set of neurons,"
+        f"Verdict at strength {options.value:g}: {head.verdict}. The unit of chance is the set of neurons,"
         " not the episode, since rollouts are nearly the same every time: p = (1 + sets that do at least as much) /"
         f" (1 + sets). Natural activations: median {natural.median:.2g}, 99th percentile {natural.p99:.2g}, largest"
         f" {natural.largest:.2g}."

@@ -58,6 +58,7 @@ def test_plan_is_printed_before_the_run(straight: tuple[Path, str]) -> None:
     assert len(list((folder / "shards").glob("*.safetensors"))) > 10
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_gives_the_same_bytes(straight: tuple[Path, str], tmp_path: Path) -> None:
     """SIGKILL while tokenising or starting, then after some shards each time, until it is done."""
     folder, rng = tmp_path / "store", random.Random(0)

@@ -353,7 +353,7 @@ def test_the_device_is_no_part_of_a_run(config: TrainConfig) -> None:
         train(replace(config, device="cuda:99", out=config.out / "other"), source)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: training on one is compared with the CPU's")
+@pytest.mark.gpu
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_gpu_trains_what_the_cpu_trains(activation: str, tmp_path: Path) -> None:
     source = MemorySource(planted(1000, d=32, features=64)[0])
