@@ -70,9 +70,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         print("(DEEPFIELD_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         sys.exit(2)
-    except Terminated:
-        print("ended by SIGTERM; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        said = "ended by SIGTERM" if terminated else "interrupted"
+        print("; ".join([said, *dict.fromkeys(getattr(stop, "__notes__", ()))]), file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))

@@ -1,11 +1,11 @@
 """``interp circuit``: score the edges of a task, cut the model down to a circuit, and measure what it explains."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
+from interp.commands.options import OutFile
 
 app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
 
@@ -23,12 +23,12 @@ def circuit(
     threshold: float = 1e-2,
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
-    out: Path | None = None,
-    graphml: Path | None = None,
-    dot: Path | None = None,
-    neuronpedia: Path | None = None,
-    mib: Path | None = None,
-    html: Path | None = None,
+    out: OutFile | None = None,
+    graphml: OutFile | None = None,
+    dot: OutFile | None = None,
+    neuronpedia: OutFile | None = None,
+    mib: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Find a circuit.
 

@@ -1,11 +1,11 @@
 """``interp patch``: exact patching beside its estimates, as a table and as heat maps."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
+from interp.commands.options import OutFile
 
 app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
 
@@ -18,8 +18,8 @@ def patch(
     about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     nodes: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out"),
     direction: Literal["denoise", "noise"] = "denoise",
-    out: Path | None = None,
-    html: Path | None = None,
+    out: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Compare attribution with exact patching.
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+
+from interp.commands.options import OutFile, OutFolder
 
 app = App(name="vla", help="Steer a vision-language-action policy by its neurons, in a simulator.")
 
@@ -42,7 +43,7 @@ class Steering:
 @_one_thread()
 def train(
     *,
-    out: Path,
+    out: OutFolder,
     camera: int | None = None,
     seed: int = 0,
     steps: int | None = None,
@@ -91,7 +92,7 @@ def evaluate(
     policy: str = "state",
     /,
     *,
-    out: Path,
+    out: OutFolder,
     steering: Annotated[Steering, Parameter(name="*")] = Steering(),
     instruction: str | None = None,
     doses: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0),
@@ -99,7 +100,7 @@ def evaluate(
     episodes: int = 8,
     steps: int = 30,
     seed: int = 0,
-    figure: Path | None = None,
+    figure: OutFile | None = None,
 ) -> None:
     """Does a cluster steer? Against nothing, random sets and the word in the prompt. Continues where it stopped.
 
@@ -155,7 +156,7 @@ def render(
     policy: str = "state",
     /,
     *,
-    out: Path,
+    out: OutFile,
     steering: Annotated[Steering, Parameter(name="*")] = Steering(),
     instruction: str = "move up",
     episode: int = 0,

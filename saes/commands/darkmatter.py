@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import OutFolder
 from saes.dark_matter.settings import Settings
 
 app = App(name="darkmatter", help="Split the error of SAEs into parts and measure them, as a page and as JSON.")
@@ -15,7 +16,7 @@ def darkmatter(
     *,
     sae: Annotated[list[Path], Parameter(consume_multiple=True)],
     store: Path,
-    out: Path,
+    out: OutFolder,
     components: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     model: str | None = None,
     revision: str | None = None,

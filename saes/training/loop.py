@@ -35,6 +35,7 @@ from saes.training.memory import keep_freed_memory
 from saes.training.sinks import OpenSinks
 from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
+from saes.training.stopping import held_back
 
 DIVERGED = 1000
 """How many times the norm of the activations that of the reconstruction may be."""
@@ -127,6 +128,7 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
         task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
         logs = [stack.enter_context(appended_log(c.out)) if leads else _write_nothing for _, c in runs]
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
+        stopped = stack.enter_context(held_back()) if processes.current().size == 1 else _never
         for step, batch in enumerate(_batches(store, first, sites, done), done):
             for (state, config), log, sinks in zip(runs, logs, told, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
@@ -140,6 +142,15 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
+            if stopped():
+                for state, config in runs:
+                    save_checkpoint(state, config.out)
+                break
+
+
+def _never() -> bool:
+    """Several processes do not stop at the same step."""
+    return False
 
 
 def _write_nothing(_figures: dict[str, Any]) -> None:
