@@ -26,6 +26,16 @@ class Latents:
         """Active latents of each row: non-zero values, not slots."""
         return (self.values != 0).sum(-1)
 
+    @classmethod
+    def from_dense(cls, dense: Float[Tensor, "*batch d_sae"]) -> "Latents":
+        """The entries that are not zero, to which the gradient flows.
+
+        >>> Latents.from_dense(torch.tensor([[0.0, 2.0, 0.0]])).indices
+        tensor([[1]])
+        """
+        slots = slots_where(dense != 0)
+        return cls(dense.gather(-1, slots.indices).masked_fill(~slots.taken, 0), slots.indices, dense.shape[-1])
+
     def to_dense(self) -> Float[Tensor, "*batch {self.d_sae}"]:
         """The same latents with their zeros."""
         dense = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)

@@ -43,6 +43,10 @@ class ActivationCache(Mapping[Site, Tensor]):
     def __iter__(self) -> Iterator[Site]:
         return iter(self._tensors)
 
+    def __repr__(self) -> str:
+        shapes = (f"{site}: {list(tensor.shape)}" for site, tensor in self._tensors.items())
+        return f"ActivationCache({', '.join(shapes)})"
+
     def __len__(self) -> int:
         return len(self._tensors)
 

@@ -92,7 +92,9 @@ class TrainConfig:
         """The activation with its options."""
         from saes.activations import activation_from_config
 
-        return activation_from_config({"name": self.activation, **self.options} | ({"k": self.k} if self.k else {}))
+        return activation_from_config(
+            {"name": self.activation, **self.options} | ({} if self.k is None else {"k": self.k})
+        )
 
     def weights(self, activation: "Activation") -> dict[str, float]:
         """Terms with a weight other than 0, the reconstruction first."""
