@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from interp import __version__
 from interp.name_clash import warn_of_name_clash
@@ -63,7 +63,10 @@ def main(argv: list[str] | None = None) -> None:
     warn_of_name_clash()
     try:
         with _sigterm_raises():
-            build_app()(argv)
+            build_app()(argv, print_error=False, exit_on_error=False)
+    except CycloptsError as error:  # of the command line itself; in the library's box paths would be broken
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise

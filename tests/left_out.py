@@ -55,4 +55,4 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     printer = config.pluginmanager.get_plugin("terminalreporter")
     if printer is not None and (counts := config.stash.get(COUNTS, Counter())):
-        printer.write_line("Left out: " + "; ".join(f"{n} tests that {why}" for why, n in counts.items()) + ".")
+        printer.write_line("Tests left out: " + "; ".join(f"{n} that {why}" for why, n in counts.items()) + ".")

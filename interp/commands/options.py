@@ -12,9 +12,9 @@ def _check_place(path: Path) -> None:
     """That something can be made at ``path``, before minutes of work go into it."""
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if there != path.absolute() and not there.is_dir():
-        raise ValueError(f"{there} is a file, so nothing can be written below it; choose another path than {path}")
+        raise ValueError(f"{there} is a file, so that nothing can be written below it; choose another path")
     if not os.access(there, os.W_OK):
-        raise ValueError(f"{there} may not be written; choose another path than {path}")
+        raise ValueError(f"{there} may not be written; choose another path")
 
 
 def _check_file(_type: object, path: Path | None) -> None:
