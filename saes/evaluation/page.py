@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 from interp.html_page import COLORS, Page
 from interp.metrics import Estimate
 from saes.evaluation.afa_quality import AFAQuality
-from saes.evaluation.baseline import MASSIVE_TIMES
 from saes.evaluation.breakdown import Figures
 from saes.evaluation.report import DENSITY_EDGES, Report
 from saes.evaluation.table import PART_COLUMNS, figure_rows, part_rows
+from saes.evaluation.token_table import MASSIVE_TIMES
 
 Captioned = tuple[go.Figure, str]
 
