@@ -6,8 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.html_page import COLORS, Page
 from interp.metrics import Estimate
+from interp.pages.html_page import COLORS, Page
 from saes.evaluation.afa_quality import AFAQuality
 from saes.evaluation.breakdown import Figures
 from saes.evaluation.report import DENSITY_EDGES, Report
