@@ -150,6 +150,20 @@ def test_whatever_the_docs_use_opens_by_dot() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_only_commands_print() -> None:
+    """The library logs, so that whoever imports it decides what is shown; ``main`` is the command of a module."""
+    wrong = []
+    for file in (file for package in ORDER for file in (ROOT / package).rglob("*.py")):
+        if file.parent.name == "commands" or file.name in ("cli.py", "name_clash.py"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            calls = () if getattr(node, "name", None) == "main" else ast.walk(node)
+            wrong += [
+                f"{file.name}:{c.lineno}" for c in calls if isinstance(c, ast.Call) and ast.unparse(c.func) == "print"
+            ]
+    assert wrong == []
+
+
 def strings_in(file: Path) -> Iterator[str]:
     """Every string of a file but docstrings."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
