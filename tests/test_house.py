@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,39 @@ def test_whatever_the_docs_use_opens_by_dot() -> None:
     code = "import functools, interp, saes, circuits\n" + "\n".join(sorted(used))
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_only_commands_print() -> None:
+    """The library logs, so that whoever imports it decides what is shown; ``main`` is the command of a module."""
+    wrong = []
+    for file in (file for package in ORDER for file in (ROOT / package).rglob("*.py")):
+        if file.parent.name == "commands" or file.name in ("cli.py", "name_clash.py"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            calls = () if getattr(node, "name", None) == "main" else ast.walk(node)
+            wrong += [
+                f"{file.name}:{c.lineno}" for c in calls if isinstance(c, ast.Call) and ast.unparse(c.func) == "print"
+            ]
+    assert wrong == []
+
+
+def strings_in(file: Path) -> Iterator[str]:
+    """Every string of a file but docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    loose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in loose:
+            yield node.value
+
+
+def test_html_is_written_by_templates_alone() -> None:
+    """And templates, style sheets and scripts are part of what is installed."""
+    files = [file for package in ORDER for file in (ROOT / package).rglob("*.py")]
+    tag = re.compile(r"</?(html|body|div|span|p|table|t[drh]|h\d|script|style|figure)\b[^<]*>")
+    assert {file.name for file in files for text in strings_in(file) if tag.search(text)} == set()
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    kinds = {file.suffix for package in ORDER for file in (ROOT / package).rglob("*") if file.is_file()}
+    assert {f"*{kind}" for kind in kinds & {".jinja", ".css", ".js"}} <= set(data["*"])
 
 
 def test_no_pickle_is_read_or_written() -> None:

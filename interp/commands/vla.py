@@ -82,7 +82,7 @@ def train(
         language_steps=language_steps,
         text_weight=text_weight,
     )
-    train_policy(recipe, out, progress=lambda text: print(text, flush=True))
+    train_policy(recipe, out)
     print(f"The policy is {out / 'policy.safetensors'}; interp vla evaluate {out} --out DIR measures it.")
 
 
@@ -140,7 +140,7 @@ def evaluate(
     )
     loaded = load_policy(policy)
     with arena_for(loaded, range(episodes)) as arena:
-        found = study(loaded, arena, options, name=policy, out=out, progress=lambda text: print(text, flush=True))
+        found = study(loaded, arena, options, name=policy, out=out)
     with arena_for(loaded, [0], film=SIZE) as arena:
         page = study_page(
             found, gif(film(loaded, arena, found.between, found.instruction, value=steering.value, steps=steps))

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.html_page import Page
 from interp.massive import figures
 from interp.massive.attention import SinkStats
 from interp.massive.detection import Detection
 from interp.massive.stats import LayerStats
 from interp.massive.super_weights import SuperWeight
 from interp.massive.sweep_table import SweepTable
+from interp.pages.html_page import Page
 from interp.sites.capturing import capture
 from interp.trajectory.fitting import Trajectory
 

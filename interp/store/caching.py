@@ -6,8 +6,8 @@ first what was asked, and ``manifest.json`` last what is there. While the model 
 one before.
 """
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -37,6 +37,8 @@ from interp.store.quantise import check_storage, encode, row_bytes
 from interp.store.shards import COLUMNS, read_record, shard_fault, shard_path, write_shard
 from interp.store.streaming import check_input, default_batch_rows, describe, site_widths, stream
 from interp.tokens.token_rows import TokenRows
+
+logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 1 << 28
 _VERSIONS = ("deepfield", "torch", "transformers")
@@ -269,7 +271,7 @@ def _is_whole(job: Harvest, index: int, *, checksum: bool) -> bool:
     record = read_record(path)
     fault = shard_fault(path, record, checksum=checksum) if record else None
     if fault:
-        print(f"{fault}; computing it again", file=sys.stderr)
+        logger.warning("%s; computing it again", fault)
     return record is not None and fault is None
 
 

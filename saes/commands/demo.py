@@ -18,6 +18,8 @@ def demo(*, out: OutFolder = Path("runs/demo")) -> None:
     out
         Folder for activations, SAEs and the report.
     """
+    from rich.console import Console
+
     from saes.demo.demo import run_demo
 
-    run_demo(out)
+    run_demo(out, console=Console())

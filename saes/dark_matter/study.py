@@ -1,7 +1,7 @@
 """The whole study of a family of SAEs on one store: every experiment of the paper that the store and the SAEs allow."""
 
+import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from saes.dark_matter.split.kept_tokens import KeptTokens, keep_tokens
 from saes.dark_matter.split.least_squares import LinearMap
 from saes.dark_matter.split.reconstructions import RowsOfSAE
 from saes.sae import SAE
+
+logger = logging.getLogger(__name__)
 
 SAME_L0 = 0.2
 """SAEs count as of one L0 where theirs differ by at most this share (the paper flags more)."""
@@ -153,8 +155,7 @@ def study(
     )
     measured: list[SAEStudy] = []
     for name, sae in saes.items():
-        if progress:
-            print(f"measuring {name}, {len(measured) + 1} of {len(saes)}", file=sys.stderr)
+        logger.info("measuring %s, %d of %d", name, len(measured) + 1, len(saes))
         measured.append(_measure(name, sae, job))
     groups = of_one_l0(measured)
     same_text = ", ".join(name for name, sae in saes.items() if trained_on_same_text(sae, store))

@@ -32,8 +32,8 @@ from saes.training.loop import train
 
 
 def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None = None) -> Path:
-    """Run everything below ``out``; returns the page."""
-    sizes, console = sizes or Sizes(), console or Console()
+    """Run everything below ``out``, said on ``console`` where there is one; returns the page."""
+    sizes, console = sizes or Sizes(), console or Console(quiet=True)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -75,7 +75,7 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
                 batch_size=sizes.batch_size,
                 checkpoint_every=200,
             )
-            sae = train(config, store, progress=True)
+            sae = train(config, store, progress=not console.quiet)
         with stage(f"Evaluate the {name} SAE on held-out text"):
             report = evaluate(sae, model, rows["heldout"], max_tokens=sizes.heldout_tokens)
             dark_matter = _decompose(sae, model, rows["heldout"], site)

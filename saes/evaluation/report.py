@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp import metrics
@@ -18,9 +17,8 @@ from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
-from saes.evaluation.baseline import reference
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
-from saes.evaluation.token_table import TokenTable, measure_tokens
+from saes.evaluation.token_table import Measured, measure_tokens
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
 
@@ -108,16 +106,14 @@ def evaluate(
         raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
     check_same_model(sae, name_of(model))
     count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
-    options = {"count": count, "batch_rows": batch_rows, "first_position": first_position}
-    known = reference(model, rows, place, target, **options)
-    for where, width, takes in ((place, known.d_in, sae.d_in), (target, len(known.mean), sae.d_out)):
-        if width != takes:
-            raise ValueError(f"activations at {where} have width {width}, the SAE's is {takes}; pass another site")
-    table, active = measure_tokens(sae, model, rows, place, target, known, **options)
-    return _report(sae, place, table, active, massive_norm=known.massive_norm)
+    found = measure_tokens(
+        sae, model, rows, place, target, count=count, batch_rows=batch_rows, first_position=first_position
+    )
+    return _report(sae, place, found)
 
 
-def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae"], *, massive_norm: float) -> Report:
+def _report(sae: SAE, site: Site, found: Measured) -> Report:
+    table, active = found.table, found.active
     unexplained = metrics.ratio(table.error, table.variance, groups=table.documents)
     predicting = table.where(table.predicts)
 
@@ -151,7 +147,7 @@ def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae
         kl=predicting.mean(predicting.kl),
         afa=afa_quality(table, d_sae=sae.d_sae),
         positions=by_position(table, d_sae=sae.d_sae),
-        massive_norm=massive_norm,
+        massive_norm=found.massive_norm,
         without_massive=without_massive(table, d_sae=sae.d_sae),
         only_massive=only_massive(table, d_sae=sae.d_sae),
     )

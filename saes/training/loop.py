@@ -5,6 +5,7 @@ was killed at any step ends, when started again, with the same bits. Several SAE
 takes the steps that it would take alone.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ from saes.training.sinks import OpenSinks
 from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
 from saes.training.stopping import held_back
+
+logger = logging.getLogger(__name__)
 
 DIVERGED = 1000
 """How many times the norm of the activations that of the reconstruction may be."""
@@ -86,8 +89,8 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
             claims.enter_context(claim(config.out, {"train": config.to_json(), "source": source_of(store)}))
         known: dict[tuple[str, bool], SiteStatistics] = {}
         states = [initial_state(config, store, known) for config in configs]
-        if progress and leads:
-            print(*known.values(), sep="\n")
+        for statistics in known.values() if leads else ():
+            logger.log(logging.WARNING if statistics.massive else logging.INFO, "%s", statistics)
         for state, config in zip(states, configs, strict=True):
             if leads:
                 _continue(state, config)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.html_page import COLORS, Page
+from interp.pages.html_page import COLORS, Page
 from interp.vla.policy import words
 from interp.vla.study.contests import STEERS_FROM, TARGETS, Dose
 from interp.vla.study.study import Study
