@@ -85,13 +85,16 @@ def circuit(
     found = whole.prune(size=min(size, len(whole.edges)))
     evaluator = Evaluator(language_model, opened, ablation=ablation)
     measured, curve = evaluator.evaluate(found), evaluator.curve(whole)
-    console = Console()
+    console = Console(highlight=False)
     console.print(
         f"{opened.name} in {model}: {measured.edges} of {len(whole.edges)} edges, faithfulness"
         f" {measured.faithfulness:.3f}{plus_minus(measured.standard_error)}, completeness {measured.completeness:.3f},"
         f" area {curve.area:.3f}, distance {curve.distance:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
         f" {scores.cost.forwards:g} forwards, {scores.cost.backwards:g} backwards)"
     )
+    strongest = sorted(found.edges.items(), key=lambda edge: -abs(edge[1]))[:5]
+    named = ", ".join(f"{writer} -> {reader} {score:+.3f}" for (writer, reader), score in strongest)
+    console.print(f"Strongest edges: {named}", markup=False)
     areas = None if unlike_mib(evaluator) else mib_areas(evaluator, whole)
     if areas is not None:
         console.print(f"By MIB's recipe: CPR {areas.cpr:.3f}, CMD {areas.cmd:.3f}")

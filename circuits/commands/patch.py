@@ -46,7 +46,11 @@ def patch(
 
     language_model, opened = open_task(model, about, direction=direction)
     found = compare(language_model, opened, nodes=nodes)
-    console = Console()
+    console = Console(highlight=False)
+    way = "restoring the clean value" if direction == "denoise" else "putting the corrupt value in"
+    console.print(f"Largest exact effects of {way}, as a share of the metric's change ({len(opened)} prompts):")
+    for family, scores in found.exact.items():
+        console.print(f"  {family}: {scores.finding()}", markup=False)
     columns, rows = agreement_table(found)
     table = Table(*columns, title=f"{opened.name} in {model}: {len(opened)} prompts, {direction}", title_justify="left")
     for row in rows:

@@ -33,8 +33,8 @@ _LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for pack
 _KINDS = (_TEXT, _MARKED_TEXT, _LINES, (".parquet",), (".npy",), (".bin",))
 ACCEPTED = (
     "a .txt, .md, .rst, .jsonl, .json (an object a line), .jsonl.gz, .jsonl.zst or .parquet file, a folder of them,"
-    " token ids as .npy or .bin, a folder written by datasets' save_to_disk, a data set of the Hugging Face hub, or from Python a"
-    " datasets.Dataset or an integer array"
+    " token ids as .npy or .bin, a folder written by datasets' save_to_disk, a data set of the Hugging Face hub, or"
+    " from Python a datasets.Dataset or an integer array"
 )
 
 
