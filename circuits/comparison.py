@@ -9,6 +9,7 @@ from circuits.attribution.dispatch import attribute
 from circuits.scores.agreement import agreement
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "AtP": {"method": "atp"},
@@ -54,7 +55,7 @@ class Comparison:
 
 
 def compare(
-    model: Any,
+    model: Model,
     task: Task,
     *,
     nodes: Sequence[str] = FAMILIES,

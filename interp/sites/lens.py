@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import metrics
-from interp.models.bridge import is_bridge
+from interp.models.bridge import Model, is_bridge
 from interp.models.inputs import checked_inputs
 from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
@@ -47,7 +47,7 @@ class LogitLens:
 
 @torch.no_grad()
 def logit_lens(
-    model: Any,
+    model: Model,
     tokens: Any,
     *,
     sites: str | Site | Sequence[str | Site] = "blocks.*.hook_resid_post",
@@ -95,7 +95,7 @@ def logit_lens(
     return LogitLens(sites=wanted, logits=torch.stack([read[site] for site in wanted]), final=final)
 
 
-def _unembedded(model: Any, residual: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position vocab"]:
+def _unembedded(model: Model, residual: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position vocab"]:
     """Final norm, unembedding, and what configurations put behind it: Cohere's and Granite's factor, Gemma's cap."""
     config = model.original_model.config
     logits = model.original_model.get_output_embeddings()(model.ln_final(residual)).float()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
 from interp.tokens.token_rows import TokenRows
@@ -81,7 +82,7 @@ class Report:
 @torch.no_grad()
 def evaluate(
     sae: SAE,
-    model: Any,
+    model: Model,
     rows: TokenRows,
     *,
     site: str | Site | None = None,
