@@ -26,9 +26,11 @@ class Comparison:
     """Exact scores by family, and estimates with their agreement by variant and family."""
 
     exact: Mapping[str, Scores]
+    """Scores by exact patching, for each family of nodes."""
     estimates: Mapping[str, Mapping[str, Scores]]
+    """Estimated scores with their agreement, by variant and then by family."""
     seconds: Mapping[str, float]
-    """Wall time by variant, and of ``exact``."""
+    """Wall time in seconds by variant, and of ``exact``."""
 
     def markdown(self) -> str:
         """Pearson on all cells with its 95 % interval, and the slope; a row for each family."""

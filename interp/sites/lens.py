@@ -29,7 +29,7 @@ class LogitLens:
     logits: Float[Tensor, "sites batch position vocab"]
     """What final norm and unembedding make of it; the last block's are the model's own."""
     final: Float[Tensor, "batch position vocab"]
-    """The model's logits."""
+    """The model's own logits, at the positions that were asked for."""
 
     def top(self, k: int = 5) -> Int[Tensor, "sites batch position k"]:
         """Ids of the ``k`` most likely next tokens, most likely first."""
