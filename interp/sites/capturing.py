@@ -151,11 +151,8 @@ def capture(
             whole = _first_tensor(passing, site)
             convert = places[site].convert
             shown = whole if convert is None else convert(whole)
-            if (
-                gradients
-                and shown is whole
-                and not (isinstance(places[site].module, HookPoint) or places[site].entering)
-            ):
+            at_output = not (isinstance(places[site].module, HookPoint) or places[site].entering)
+            if gradients and at_output and shown is whole:
                 going_on[site] = whole
             value = _selected(shown, site, where)
             value = value if reduce is None else reduce(value)
@@ -205,7 +202,8 @@ def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, T
         if site.kind.endswith("_scale"):  # a norm that nobody looks at detaches its scale from the graph
             return None
         going_on[site] = value.clone() if copies else value
-        joining.append(going_on[site] - value)
+        if copies:
+            joining.append(going_on[site] - value)
         return going_on[site]
 
     hooks.callback(remove_hook, point, point.add_hook(go_on))
