@@ -15,8 +15,11 @@ class Latents:
     """Active latents of each row. Slots that hold no active latent have value 0 (their index means nothing)."""
 
     values: Float[Tensor, "*batch k_max"]
+    """Activation of the latent in each slot, 0 in empty ones; k_max slots a row."""
     indices: Int[Tensor, "*batch k_max"]
+    """Number of the latent in each slot, from 0 to d_sae - 1."""
     d_sae: int
+    """Number of latents that there are, active or not."""
     pre: Float[Tensor, "*batch k_max"] | None = None
     """Pre-activations of the slots, from variants whose loss needs them; in empty slots 0, or minus infinity where 0
     would be taken for one (JumpReLU)."""

@@ -1,12 +1,16 @@
 """Rules of the house that no reviewer should have to check by hand."""
 
 import ast
+import dataclasses
 import importlib
+import inspect
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,4 +256,33 @@ def test_everything_public_is_documented() -> None:
                 public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
                 if public and ast.get_docstring(node) is None and node.name != "main":
                     bare.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert bare == []
+
+
+def field_docs(kind: type) -> dict[str, str | None]:
+    """What the source says behind each field of a dataclass, or of those it inherits from; ``Attributes:`` counts."""
+    docs: dict[str, str | None] = {}
+    for one in reversed([one for one in kind.__mro__ if dataclasses.is_dataclass(one)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        for statement, after in itertools.zip_longest(body, body[1:]):
+            if isinstance(statement, ast.AnnAssign):
+                doc = after.value if isinstance(after, ast.Expr) else None
+                said = doc.value if isinstance(doc, ast.Constant) else None
+                docs[ast.unparse(statement.target)] = said if isinstance(said, str) else None
+        docs |= dict(re.findall(r"^ +(\w+): (.+)$", one.__doc__ or "", re.MULTILINE))
+    return docs
+
+
+def test_every_field_of_a_public_dataclass_is_a_sentence() -> None:
+    """Of at least four words, since some become ``--help``: what it is, its unit and its shape."""
+    faces = [importlib.import_module(package) for package in ORDER]
+    kinds = [kind for face in faces for name in face.__all__ if dataclasses.is_dataclass(kind := getattr(face, name))]
+    assert len(kinds) > 15
+    bare = []
+    for kind in kinds:
+        docs = field_docs(kind)
+        for field in dataclasses.fields(kind):
+            said = docs.get(field.name) or ""
+            if not field.name.startswith("_") and (len(said.split()) < 4 or not said.strip().endswith(".")):
+                bare.append(f"{kind.__name__}.{field.name}: {said!r}")
     assert bare == []

@@ -27,6 +27,7 @@ from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 from interp.pages.templates import write_html
 from saes.features.examples import Text
 from saes.sae import SAE
@@ -90,7 +91,7 @@ class Explorer(anywidget.AnyWidget):
         self,
         shown: Any,
         *,
-        model: Any = None,
+        model: Model = None,
         task: Task | None = None,
         evaluator: Evaluator | None = None,
         scores: FeatureScores | None = None,

@@ -27,11 +27,13 @@ class Scores(Attributed):
     """
 
     axes: tuple[str, ...]
+    """Names of the axes of ``values``, such as layer and position."""
     family: str
+    """Family of the nodes, such as ``attn_out``."""
     labels: tuple[str, ...] | None = None
     """A word for each position; the roles, where those are what the position axis has."""
     agreement: "Agreement | None" = None
-    """With exact patching, where it was asked for."""
+    """Agreement with exact patching, where it was asked for."""
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

@@ -23,7 +23,7 @@ from interp.models.plain import PlainCopy, has_plain_values
 from interp.sites.engines import Place, run_with_hooks, run_with_nnsight
 from interp.sites.kinds import KINDS
 from interp.sites.remote import is_remotable, module_of, run_remotely
-from interp.sites.site import Site, check_site, expand_sites
+from interp.sites.site import Site, check_site, expand_sites, find_module
 
 ENGINES = {"hooks": run_with_hooks, "nnsight": run_with_nnsight}
 
@@ -154,10 +154,12 @@ def capture(
         if site not in found:  # of a module that is called again, the first call
             whole = _first_tensor(passing, site)
             convert = places[site].convert
-            value = _selected(whole if convert is None else convert(whole), site, where)
-            value = value if reduce is None else reduce(value)
-            if gradients and not (isinstance(places[site].module, HookPoint) or places[site].entering):
+            shown = whole if convert is None else convert(whole)
+            at_output = not (isinstance(places[site].module, HookPoint) or places[site].entering)
+            if gradients and at_output and shown is whole:
                 going_on[site] = whole
+            value = _selected(shown, site, where)
+            value = value if reduce is None else reduce(value)
             found[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
         return stop and len(found) == len(places)
 
@@ -204,12 +206,13 @@ def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, T
         if site.kind.endswith("_scale"):  # a norm that nobody looks at detaches its scale from the graph
             return None
         going_on[site] = value.clone() if copies else value
-        joining.append(going_on[site] - value)
+        if copies:
+            joining.append(going_on[site] - value)
         return going_on[site]
 
     hooks.callback(remove_hook, point, point.add_hook(go_on))
     if copies:
-        end = check_site(model, Site("resid_post", site.layer))
+        end = find_module(model, Site("resid_post", site.layer))
         assert isinstance(end, HookPoint)
         end.add_hook(lambda value, hook: value + joining.pop(), prepend=True)
         hooks.callback(remove_hook, end, end.fwd_hooks[0])

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.sites.site import Site
 
 Edit = tuple[Site, Callable[[Tensor], Tensor | None]]
@@ -15,7 +15,7 @@ Edit = tuple[Site, Callable[[Tensor], Tensor | None]]
 
 
 def edited_logits(
-    model: Any, ids: Int[Tensor, "batch position"], edits: Iterable[Edit]
+    model: Model, ids: Int[Tensor, "batch position"], edits: Iterable[Edit]
 ) -> Float[Tensor, "batch position vocab"]:
     """Logits of one run with the edits, which apply in the order given."""
     hooks = [(str(site), lambda value, hook, edit=edit: edit(value)) for site, edit in edits]
@@ -32,7 +32,7 @@ def looking(sites: Iterable[Site], seen: dict[Site, Tensor]) -> list[Edit]:
 
 
 def spliced_logits(
-    model: Any,
+    model: Model,
     ids: Int[Tensor, "batch position"],
     site: Site,
     replacement: Float[Tensor, "*batch_position d"] | Callable[[], Tensor],

@@ -27,6 +27,7 @@ from interp.files.folder_lock import alone_in
 from interp.files.outside import read_json
 from interp.files.seals import write_sealed_json
 from interp.files.writing import DiskFull, write_json
+from interp.models.bridge import Model
 from interp.processes import Processes
 from interp.sites.site import Site, expand_sites
 from interp.store.activation_store import ActivationStore
@@ -49,7 +50,7 @@ Advance = Callable[[int], None]
 class Harvest:
     """A run, checked and ready; see :func:`prepare`."""
 
-    model: Any
+    model: Model
     rows: TokenRows
     widths: dict[Site, int]
     out: Path
@@ -74,7 +75,7 @@ class Harvest:
 
 
 def cache_activations(
-    model: Any,
+    model: Model,
     rows: TokenRows,
     sites: str | Site | Iterable[str | Site],
     out: str | Path,
@@ -111,7 +112,7 @@ def cache_activations(
 
 
 def prepare(
-    model: Any,
+    model: Model,
     rows: TokenRows,
     sites: str | Site | Iterable[str | Site],
     out: str | Path,

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
 from interp.tokens.token_rows import TokenRows
@@ -77,7 +78,7 @@ class Study:
 class _Text:
     """What the loss is measured on."""
 
-    model: Any
+    model: Model
     rows: TokenRows
     max_rows: int
 
@@ -104,7 +105,7 @@ def study(
     *,
     settings: Settings | None = None,
     components: Mapping[str, SAE] | None = None,
-    model: Any = None,
+    model: Model = None,
     rows: TokenRows | None = None,
     progress: bool = False,
 ) -> Study:

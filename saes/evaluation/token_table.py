@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import edited_logits, looking, spliced_logits
 from interp.tokens.batches import measured, row_batches
@@ -83,7 +83,15 @@ class Measured:
 
 @torch.no_grad()
 def measure_tokens(
-    sae: SAE, model: Any, rows: TokenRows, site: Site, target: Site, *, count: int, batch_rows: int, first_position: int
+    sae: SAE,
+    model: Model,
+    rows: TokenRows,
+    site: Site,
+    target: Site,
+    *,
+    count: int,
+    batch_rows: int,
+    first_position: int,
 ) -> Measured:
     """Run the model over the first ``count`` rows, and keep nothing wider than a number a token.
 
