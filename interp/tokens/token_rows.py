@@ -97,7 +97,9 @@ def write_token_rows(
         bos: one of :data:`interp.tokens.layout.BOS`. Where a BOS or separator is already there, none is added.
         separator: its id; ``model``, the tokenizer's end of text; None, none. A flat stream of ids (``.npy``, ``.bin``,
             an array, whose rows are read end to end) is split into documents at it.
-        split, config, id_dtype: see :func:`interp.tokens.sources.open_source`.
+        split: of a data set; see :func:`interp.tokens.sources.open_source`, as for the next two.
+        config: of a data set of the hub.
+        id_dtype: of a ``.bin`` file.
         vocab_size: of the model; by default the tokenizer's.
         max_context: of the model.
 

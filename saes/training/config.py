@@ -83,6 +83,9 @@ class TrainConfig:
         """Optimizer steps."""
         return math.ceil(self.tokens / self.batch_size)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+
     @property
     def peak_lr(self) -> float:
         """See ``lr``."""

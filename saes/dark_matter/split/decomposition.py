@@ -125,7 +125,10 @@ def decompose(
         x: Activations.
         x_hat: The SAE's reconstructions of them.
         documents: Of each row; without them every row stands for itself.
-        tokens, positions, loss, l0: Of each row, for the baselines of the norm.
+        tokens: Of each row, for the baselines of the norm; so are the next three.
+        positions: Of each row.
+        loss: Of each row, nats.
+        l0: Of each row.
     """
     rows = RowsInMemory(
         x=x,
@@ -170,7 +173,9 @@ def split_error(
         split_by: ``token`` for the paper's split, in which neighbours leak.
         train_fraction: Share of the documents (tokens) to fit on.
         seed: Of the split and of the bootstrap.
-        tokens, positions, loss: Of each row, for the baselines of the norm.
+        tokens: Of each row, for the baselines of the norm; so are the next two.
+        positions: Of each row.
+        loss: Of each row, nats.
 
     Raises:
         ValueError: fewer than 5 d rows to fit on, nothing to judge on, or a row that is not finite.
