@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, Wiring, output_weights, projection
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
+from interp.sites.norms import linear_norm
 
 TOKENS_AT_ONCE = 1024
 

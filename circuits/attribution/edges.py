@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.nodes import Spot
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, Wiring, output_weights, projection
 from circuits.attribution.acdc import acdc
 from circuits.attribution.edge_patching import EdgePatcher
@@ -32,6 +31,7 @@ from circuits.scores.agreement import agreement as agree
 from circuits.scores.edges import EdgeScores
 from circuits.tasks.task import Task
 from interp.models.bridge import unwrapped
+from interp.sites.norms import linear_norm
 
 METHODS = ("eap", "eap-ig", "relp", "path-patching", "acdc")
 

@@ -61,7 +61,7 @@ def contrast(
         raise ValueError(f"position={position!r} is not known; choose last or mean")
     if not positive or not negative:
         raise ValueError(f"{len(positive)} positive and {len(negative)} negative prompts: give at least one of each")
-    block = block_at(model, stack_of(model, stack), layer)
+    block = block_at(model, stack_of(model, stack, mixtures=True), layer)
     sides = [
         torch.stack([_state(model, block, _inputs(model, prompt, tokenizer), position) for prompt in prompts])
         for prompts in (positive, negative)
