@@ -43,6 +43,15 @@ class Wiring:
 
     anatomy: Anatomy
 
+    def __post_init__(self) -> None:
+        family, name = self.anatomy.family, self.anatomy.root.config.model_type
+        two_norms = family.norm1 is not None and family.norm2 is not None and not family.post_layer_norm
+        if not two_norms or family.final_norm is None or family.latent is not None or family.residual_multiplier != 1:
+            raise ValueError(
+                f"edges of a {name!r} model are not known: they need a norm before attention, another before the MLP,"
+                " and nothing that multiplies what is added. Score nodes instead"
+            )
+
     @cached_property
     def writers(self) -> tuple[End, ...]:
         """``embed``, then of each layer ``a{layer}.h{head}`` and ``m{layer}``."""
@@ -70,7 +79,7 @@ class Wiring:
     def feeds(self, writer: End, reader: End) -> bool:
         """Whether the reader sees the writer's output."""
         if writer.layer == reader.layer:
-            return writer.head is not None and reader.is_mlp and not self.anatomy.parallel
+            return writer.head is not None and reader.is_mlp and not self.anatomy.family.parallel
         return writer.layer < reader.layer
 
     @cached_property
@@ -152,7 +161,7 @@ def _inner_width(block: Block) -> int:
 
 def width_of(block: Block) -> int:
     """Dimensions of the residual stream."""
-    return len(next(block.norm1.parameters()))
+    return int(block.attention.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from circuits.runs.budget import MEMORY, at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
+from interp.sites.norms import linear_norm
 
 # Rows of one pass are filled up to about this many tokens at most: enough to keep a processor busy.
 TOKENS_AT_ONCE = 1024

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.nodes import Spot, places
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import output_weights
 from circuits.explorer.graph import Part
 from circuits.explorer.interventions import Interventions
 from interp.models.bridge import is_bridge
 from interp.sites.capturing import capture
+from interp.sites.norms import linear_norm
 from interp.sites.site import Site
 from saes.features.examples import Text, top_examples
 from saes.features.page import token_texts
