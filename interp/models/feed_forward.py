@@ -74,7 +74,7 @@ def stacks_of(model: Any, *, mixtures: bool = False) -> tuple[Stack, ...]:
     family = declared(getattr(root, "config", None))
     if family is not None and module_at(root, family.embedding) is not None:
         if mixtures and family.mixture is not None:
-            return (_stack(root, family.blocks, {}, 1, layers=root.config.num_hidden_layers),)
+            return (_stack(root, family.blocks, {}, 1, layers=int(root.config.num_hidden_layers)),)  # type: ignore[union-attr, arg-type]
         found = {family.blocks: _declared_projections(root, family)}
     else:
         found = {}

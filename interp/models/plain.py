@@ -153,7 +153,7 @@ def require_right_attention(model: Any) -> None:
     Raises:
         ValueError: eager attention, in a family of which transformers computes it wrongly.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     family = declared(config)
     if family is not None and not family.eager and config._attn_implementation == "eager":
         raise ValueError(

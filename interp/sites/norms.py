@@ -66,7 +66,7 @@ def linear_norm(module: nn.Module) -> LinearNorm:
     norm: Any = unwrapped(module)
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     epsilon = getattr(norm, "eps", getattr(norm, "variance_epsilon", _UNSAID if weight is None else None))
-    shape = getattr(norm, "normalized_shape", ()) if weight is None else weight.shape
+    shape: tuple[int, ...] = getattr(norm, "normalized_shape", ()) if weight is None else weight.shape
     if len(shape) == 1 and epsilon is not None:
         like = torch.empty(0) if weight is None else weight
         generator = torch.Generator().manual_seed(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,18 +106,22 @@ def _normed(number: int, value: str) -> Callable[[Parts, Block, int], Place | No
 
 def _projected(number: int) -> Callable[[Parts, Block, int], Place | None]:
     def place(parts: Parts, block: Block, _batch: int) -> Place | None:
-        layout = {"fusion": parts.family.fusion, "heads": parts.heads, "key_value_heads": parts.key_value_heads}
+        layout = partial(split, fusion=parts.family.fusion, heads=parts.heads, key_value_heads=parts.key_value_heads)
         if parts.family.latent is not None and number > 0:
             return _latent_key(parts, block) if number == 1 else _latent_value(parts, block)
         module = (block.q, block.k, block.v)[number]
-        return Place(module=module, convert=lambda whole: split(whole, number, **layout))
+        return Place(module=module, convert=lambda whole: layout(whole, number))
 
     return place
 
 
+def _config(parts: Parts) -> Any:
+    return parts.root.config
+
+
 def _latent_key(parts: Parts, block: Block) -> Place:
     """Made of the small vector as attention makes it, since no module's output holds the whole key."""
-    latent, config = parts.family.latent, parts.root.config
+    latent, config = parts.family.latent, _config(parts)
     assert latent is not None
     down, norm, up = (block.attention.get_submodule(path) for path in (latent.down, latent.norm, latent.up))
     own, shared = config.qk_nope_head_dim, config.qk_rope_head_dim
@@ -130,7 +135,7 @@ def _latent_key(parts: Parts, block: Block) -> Place:
 
 
 def _latent_value(parts: Parts, block: Block) -> Place:
-    own = parts.root.config.qk_nope_head_dim
+    own = _config(parts).qk_nope_head_dim
 
     def convert(both: Tensor) -> Tensor:
         both = both.squeeze(1) if both.ndim == 4 else both  # as one head, for the sake of caches

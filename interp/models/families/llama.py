@@ -33,8 +33,7 @@ def granite(config: Any) -> Family:
 
 def cohere(config: Any) -> Family:
     """Command R: parallel, one norm a block."""
-    norms = {"q_norm": "q_norm", "k_norm": "k_norm"} if config.use_qk_norm else {}
-    return replace(LLAMA, parallel=True, norm2=None, **norms)
+    return replace(QWEN3 if config.use_qk_norm else LLAMA, parallel=True, norm2=None)
 
 
 def stablelm(config: Any) -> Family:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import interp
+from interp.models.families.table import family_of
 from interp.models.loading import load_model
 from interp.sites.capturing import capture
 from interp.sites.site import available_sites
@@ -49,6 +50,10 @@ def test_putting_back_what_is_there_changes_nothing_at_any_site(llama: Any) -> N
     for site in available_sites(llama):
         if site.kind.endswith("_scale"):
             with pytest.raises(ValueError, match="can be read, not set"), intervene(llama, {site: 1.0}):
+                pass
+            continue
+        if site.kind not in family_of(llama.original_model.config).bridge:
+            with pytest.raises(ValueError, match="cannot be edited: no test compared"), intervene(llama, {site: 1.0}):
                 pass
             continue
         with intervene(llama, {site: lambda value: value.clone()}):
@@ -180,6 +185,20 @@ def test_bad_edits(llama: Any, edits: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message), intervene(llama, edits):
         capture(llama, TOKENS, END)
     assert not any(module._forward_hooks for module in llama.modules() if type(module).__name__ == "HookPoint")
+
+
+@pytest.mark.parametrize("family", ["gptj", "qwen3", "mixtral"])
+def test_families_where_no_test_compared_edits_are_refused(family: str, tmp_path: Path) -> None:
+    """A hook on the pattern of GPT-J's bridge changes nothing, for one."""
+    tiny_model(family).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=f"of a '{family}' model cannot be edited: .* by its path"):
+        intervene(model, {"blocks.1.attn.hook_pattern": 0.0}).__enter__()
+
+
+def test_what_is_no_output_of_a_plain_models_module_is_refused() -> None:
+    with pytest.raises(ValueError, match="can be read, not set"):
+        intervene(tiny_model("llama"), {"blocks.1.attn.hook_z": 0.0}).__enter__()
 
 
 def test_the_face_has_it() -> None:
