@@ -31,10 +31,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, anatomy_of, require_experts_apart
+from circuits.anatomy.anatomy import Anatomy, anatomy_of, model_type, part_of_projection, require_experts_apart
 from circuits.anatomy.ratios import Ratio, ratio_of
 from interp.models.bridge import unwrapped
-from interp.models.families.fusion import embed, split
 from interp.sites.norms import linear_norm
 
 RULES = ("ln", "identity", "half", "ah", "zero")
@@ -209,13 +208,13 @@ def _ah(anatomy: Anatomy) -> Iterator[Planned]:
     """With queries and keys detached the pattern is a constant, whether attention is eager or fused."""
     if anatomy.family.latent is not None:
         raise ValueError(
-            f"the AH rule does not know attention of a {anatomy.root.config.model_type!r} model, whose keys and values"
+            f"the AH rule does not know attention of a {model_type(anatomy)!r} model, whose keys and values"
             " are made of one small vector. Leave the rule out (rules='no_ah')"
         )
-    layout = {"fusion": anatomy.family.fusion, "heads": anatomy.heads, "key_value_heads": anatomy.key_value_heads}
+    read, embed = part_of_projection(anatomy, 2)
 
     def keep_values(_x: Tensor, y: Tensor) -> Tensor:
-        values = embed(split(y, 2, **layout), 2, **layout)
+        values = embed(read(y))
         return values + (y - values).detach()
 
     for block in anatomy.blocks:

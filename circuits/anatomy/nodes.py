@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, Block
-from interp.models.families.fusion import embed, split
+from circuits.anatomy.anatomy import Anatomy, Block, model_type, part_of_projection
 
 NodeFamily = str
 ALIASES = {"heads": "z", "neurons": "mlp_post", "embeddings": "embed"}
@@ -85,7 +84,7 @@ def places(anatomy: Anatomy, family: NodeFamily) -> list[Places]:
 
 
 def _check_present(anatomy: Anatomy, family: NodeFamily) -> None:
-    what, name = anatomy.family, f"this {anatomy.root.config.model_type!r} model"
+    what, name = anatomy.family, f"this {model_type(anatomy)!r} model"
     if family == "resid_mid" and what.parallel:
         raise ValueError(
             f"{name} has no resid_mid: attention and MLP read the residual stream in parallel; use resid_pre"
@@ -185,19 +184,8 @@ def _z(anatomy: Anatomy, layer: int) -> Places:
 def _projected(name: str, number: int) -> Callable[[Anatomy, int], Places]:
     def spots(anatomy: Anatomy, layer: int) -> Places:
         module = getattr(anatomy.blocks[layer], name)
-        layout = {
-            "fusion": anatomy.family.fusion,
-            "heads": anatomy.heads,
-            "key_value_heads": anatomy.key_value_heads,
-        }
-        return _same(
-            Spot(
-                module,
-                entering=False,
-                read=lambda whole: split(whole, number, **layout),
-                embed=lambda part: embed(part, number, **layout),
-            )
-        )
+        read, embed = part_of_projection(anatomy, number)
+        return _same(Spot(module, entering=False, read=read, embed=embed))
 
     return spots
 

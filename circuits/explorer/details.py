@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from circuits.anatomy.anatomy import Anatomy, model_type, require_final_norm
 from circuits.anatomy.nodes import Spot, places
 from circuits.anatomy.wiring import output_weights
 from circuits.explorer.graph import Part
@@ -40,10 +41,14 @@ class Details:
         model: As it was given, for what a bridge alone can show.
         tokenizer: For the texts of tokens; the model's own by default.
         text: Where top examples of latents are looked up; without it, among the task's own prompts.
+
+    Raises:
+        ValueError: a family in which parts do not add to what final norm and unembedding turn into the logits.
     """
 
     def __init__(self, lab: Interventions, model: Any, *, tokenizer: Any = None, text: Text | None = None) -> None:
         self.lab, self.model, self.text = lab, model, text
+        self.final_norm = _before_unembedding(lab.session.anatomy)
         self.tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
         self.text_of: Callable[[int], str] = token_texts(self.tokenizer)
         self._kept: dict[tuple[str, int], list[Section]] = {}
@@ -111,21 +116,22 @@ class Details:
         anatomy = self.lab.session.anatomy
         block = anatomy.blocks[part.layer]
         family = "attn_out" if part.kind == "attention" else "z" if part.kind == "head" else "mlp_out"
-        place, final = places(anatomy, family)[part.layer].value, Spot(anatomy.final_norm, entering=True)
-        inner = Spot(block.down, entering=True)
+        place, final = places(anatomy, family)[part.layer].value, Spot(self.final_norm, entering=True)
+        inner = places(anatomy, "mlp_post")[part.layer].value if part.kind == "neuron" else None
         projected = Spot(block.o, entering=False)
-        passed = self.lab.session.runner.forward(self._pair(prompt), read=[place, final, inner, projected])
+        read = [spot for spot in (place, final, inner, projected) if spot is not None]
+        passed = self.lab.session.runner.forward(self._pair(prompt), read=read)
         written = passed.value(place)[:, position]
         if part.kind == "head":
             written = written[:, part.index] @ output_weights(anatomy, block)[part.index or 0]
             if block.attention_post_norm is not None:
                 norm = linear_norm(block.attention_post_norm)
                 written = norm.linear(written, norm.scale(passed.value(projected)[:, position]))
-        elif part.kind == "neuron":
+        elif inner is not None:
             only = torch.zeros_like(passed.value(inner)[:, position])
             only[:, part.index] = passed.value(inner)[:, position, part.index]
-            written = block.down.forward(only) - block.down.forward(torch.zeros_like(only))
-        norm = linear_norm(anatomy.final_norm)
+            written = inner.module.forward(only) - inner.module.forward(torch.zeros_like(only))
+        norm = linear_norm(self.final_norm)
         logits = self._unembed(norm.linear(written, norm.scale(passed.value(final)[:, position])))
         at = self._tokens(self._pair(prompt)[0])[position]
         note = (
@@ -159,14 +165,14 @@ class Details:
         """The logit lens at every position; of the logits themselves, what the model says."""
         anatomy = self.lab.session.anatomy
         if part.kind == "logits":
-            spot = Spot(anatomy.final_norm, entering=True)
+            spot = Spot(self.final_norm, entering=True)
         else:
             family, layer = ("resid_pre", 0) if part.kind == "embed" else (part.family, part.layer)
             spot = places(anatomy, family)[layer].value
         tokens = self._pair(prompt)
         passed = self.lab.session.runner.forward(tokens, read=[spot])
         stream = passed.value(spot)
-        probabilities = self._unembed(anatomy.final_norm.forward(stream)).softmax(-1)
+        probabilities = self._unembed(self.final_norm.forward(stream)).softmax(-1)
         title = "What the model says next" if part.kind == "logits" else "Logit lens: what it would say from here"
         return [
             {
@@ -206,7 +212,7 @@ class Details:
             return sections
         sections += [{"kind": "heading", "text": "Where it is most active"}, *self._examples(part, activations)]
         direction = splice.sae.W_dec[part.index].detach()
-        norm = linear_norm(self.lab.session.anatomy.final_norm)
+        norm = linear_norm(self.final_norm)
         logits = self._unembed(norm.linear(direction, torch.ones_like(direction[:1])))
         note = "Logits a unit of activation, through the final norm's weight but without its division; centred."
         return [
@@ -245,6 +251,25 @@ class Details:
             ),
             {"kind": "note", "text": where if examples else f"It is never active. {where}"},
         ]
+
+
+def _before_unembedding(anatomy: Anatomy) -> nn.Module:
+    """The final norm of a model whose parts reach the logits through it and the unembedding alone.
+
+    Raises:
+        ValueError: something else stands on the way, or attention does not show its patterns.
+    """
+    purpose, config = "show what the parts do of", anatomy.root.config
+    factors = {"residual_multiplier": 1.0, "logit_scale": 1.0, "logits_scaling": 1.0}
+    found = [name for name, one in factors.items() if getattr(config, name, one) != one]
+    if found:
+        raise ValueError(
+            f"cannot {purpose} a {model_type(anatomy)!r} model: what they add is multiplied on the way to the logits"
+            f" ({', '.join(found)}), which is left out here. Score nodes with circuits.attribute instead"
+        )
+    if not anatomy.family.eager:
+        raise ValueError(f"cannot {purpose} a {model_type(anatomy)!r} model: its attention shows no patterns")
+    return require_final_norm(anatomy, purpose=purpose)
 
 
 @contextmanager

@@ -66,10 +66,10 @@ class _Unfolding:
         self.session, self.wiring, self.rules = session, wiring, rules
         anatomy, spots = session.anatomy, wiring.spots
         self.first = spots.resid_pre[0]
-        self.norm1 = [Spot(block.norm1, entering=True) for block in anatomy.blocks]
-        self.norm2 = [Spot(block.norm2, entering=True) for block in anatomy.blocks]
+        self.norm1 = [Spot(norm, entering=True) for norm in wiring.entries.attention]
+        self.norm2 = [Spot(norm, entering=True) for norm in wiring.entries.mlp]
         self.projected = [Spot(block.o, entering=False) for block in anatomy.blocks]
-        self.final = Spot(anatomy.final_norm, entering=True)
+        self.final = Spot(wiring.entries.logits, entering=True)
         parts = [place.change for part in PARTS for place in spots.parts[part]]
         self.found: Contrast = contrast(
             session,
@@ -113,7 +113,7 @@ class _Unfolding:
         assert end.part is not None
         if self.rules is not None and "ah" in self.rules and end.part != "v":
             return
-        layer, block = end.layer, self.wiring.anatomy.blocks[end.layer]
+        layer, norm = end.layer, self.wiring.entries.attention[end.layer]
         z, place = self.wiring.spots.z[layer].change, self.wiring.spots.parts[end.part][layer]
         weights, _ = self.wiring.projections[end.part][layer]
         written, read = self.found.base.wholes[z], self.found.base.wholes[place.change]
@@ -126,7 +126,7 @@ class _Unfolding:
             (gradient,) = torch.autograd.grad(written, read, z.embed(only), retain_graph=True)
             part = place.change.read(gradient)[:, :, end.head]
             back = torch.einsum("npa,ad->npd", part, weights[end.head])
-            yield q, through_norm(block.norm1, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
+            yield q, through_norm(norm, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
 
     def _weights(self, writer: str, slope: Tensor) -> Tensor:
         """What a writer's difference makes of a slope ``[n, position, d]``: ``[position]``."""

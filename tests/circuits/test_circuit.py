@@ -6,7 +6,7 @@ import networkx
 import pytest
 import torch
 
-from circuits.anatomy.norms import linear_norm
+from interp.sites.norms import linear_norm
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.attribution.edges import attribute_edges
