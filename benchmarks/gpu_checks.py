@@ -25,6 +25,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+if "cpu" in sys.argv:
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton, which reads it once
+
 import torch
 from interleave import RESULTS, machine
 
@@ -123,7 +126,6 @@ def main() -> None:
     asked = parser.parse_args()
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else asked.device
     if device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, with the first kernel
         where = f"{machine()['cpu']}: no GPU, Triton's interpreter"
     elif torch.cuda.is_available():
         where = torch.cuda.get_device_name()

@@ -66,6 +66,44 @@ class Diagnosis:
     """What could not be found out, and why."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What ``interp doctor MODEL`` prints of a model."""
+
+    name: str
+    revision: str | None
+    architecture: str
+    """The class of Hugging Face's model."""
+    layers: int
+    d_model: int
+    context: int
+    """Longest row of tokens."""
+    vocabulary: int
+    bos: str | None
+    """The token that begins every text, however it becomes ids; None where the published tokenizer puts none."""
+    bos_id: int | None
+
+
+def examine(name: str, *, revision: str | None = None) -> ModelFacts:
+    """Load a model and say what it is, and whether a BOS token begins its texts. Raises what ``load_model`` raises."""
+    from interp.models.loading import load_model
+    from interp.models.source import context_length, puts_bos, source_of
+
+    model = load_model(name, revision=revision, device="cpu")
+    begins = model.tokenizer is not None and puts_bos(model.tokenizer)
+    return ModelFacts(
+        name=source_of(model).name,
+        revision=source_of(model).revision,
+        architecture=type(model.original_model).__name__,
+        layers=int(model.cfg.n_layers),
+        d_model=int(model.cfg.d_model),
+        context=context_length(model),
+        vocabulary=int(model.cfg.d_vocab),
+        bos=model.tokenizer.bos_token if begins else None,
+        bos_id=model.tokenizer.bos_token_id if begins else None,
+    )
+
+
 def diagnose() -> Diagnosis:
     """Look at everything once; never raises for what is missing or broken."""
     problems: list[str] = []

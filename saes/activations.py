@@ -171,8 +171,8 @@ class Matryoshka(BatchTopK):
 class JumpReLU(_Common):
     """Pre-activations above a learned threshold of each latent (Rajamanoharan et al. 2024, arXiv 2407.14435).
 
-    The threshold gets its gradient from pre-activations within ``bandwidth`` / 2 of it (a rectangular kernel); slots
-    of such latents are kept even below the threshold, with value 0.
+    The threshold gets its gradient from pre-activations within ``bandwidth`` / 2 of it (a rectangular kernel), negative
+    ones too where the threshold is smaller; in training, slots of such latents are kept, with value 0.
     """
 
     bandwidth: float = 0.5
@@ -182,11 +182,11 @@ class JumpReLU(_Common):
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
+        threshold = sae.threshold.clamp_min(0)  # of another tool's file it may be negative
         margin = self.bandwidth / 2 if sae.training else 0.0
-        slots = slots_where((pre.dense > sae.threshold.detach() - margin) & (pre.dense > 0))
-        values = slots.of(pre)
-        thresholds = sae.threshold[slots.indices]
-        return Latents(jump(values, thresholds, self.bandwidth) * slots.taken, slots.indices, sae.d_sae, values)
+        slots = slots_where(pre.dense > threshold.detach() - margin)
+        values = slots.of(pre, empty=-torch.inf)
+        return Latents(jump(values, threshold[slots.indices], self.bandwidth), slots.indices, sae.d_sae, values)
 
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
         """A threshold below zero would let negative pre-activations through."""

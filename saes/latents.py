@@ -18,7 +18,8 @@ class Latents:
     indices: Int[Tensor, "*batch k_max"]
     d_sae: int
     pre: Float[Tensor, "*batch k_max"] | None = None
-    """Pre-activations of the slots (0 in empty ones), from variants whose loss needs them."""
+    """Pre-activations of the slots, from variants whose loss needs them; in empty slots 0, or minus infinity where 0
+    would be taken for one (JumpReLU)."""
 
     @property
     def l0(self) -> Int[Tensor, "*batch"]:
@@ -42,9 +43,9 @@ class Slots:
     indices: Int[Tensor, "*batch k_max"]
     taken: Bool[Tensor, "*batch k_max"]
 
-    def of(self, pre: PreActivations) -> Float[Tensor, "*batch k_max"]:
-        """The kept entries, 0 in empty slots; the gradient flows back to the kept entries alone."""
-        return pre.at(self.indices).masked_fill(~self.taken, 0.0)
+    def of(self, pre: PreActivations, *, empty: float = 0.0) -> Float[Tensor, "*batch k_max"]:
+        """The kept entries, and ``empty`` in empty slots; the gradient flows back to the kept entries alone."""
+        return pre.at(self.indices).masked_fill(~self.taken, empty)
 
 
 GROUP = 32

@@ -58,8 +58,7 @@ def l0(p: Pass) -> Float[Tensor, ""]:
     """Mean number of latents above their thresholds, over d_in; the gradient goes to the thresholds alone."""
     assert p.latents.pre is not None
     bandwidth = p.sae.activation.bandwidth  # type: ignore[attr-defined]
-    active = step(p.latents.pre, p.sae.threshold[p.latents.indices], bandwidth) * (p.latents.pre > 0)
-    return _mean_sum(p, active)
+    return _mean_sum(p, step(p.latents.pre, p.sae.threshold[p.latents.indices], bandwidth))
 
 
 def gate_l1(p: Pass) -> Float[Tensor, ""]:

@@ -2,6 +2,8 @@
 
 Rajamanoharan et al. 2024 (arXiv 2407.14435), equations 11 and 12, with a rectangular kernel K of the given bandwidth:
 averaged over data they estimate the gradient of the expected loss, which is smooth although each sample's is not.
+The kernel reaches half a bandwidth to either side of the threshold, below zero too where that is less: the equations
+hold there as everywhere. A pre-activation of minus infinity is outside every kernel.
 """
 
 from typing import Any
@@ -30,13 +32,13 @@ class _Jump(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return pre * (pre > threshold)
+        return pre.where(pre > threshold, 0.0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, threshold = ctx.saved_tensors
         to_threshold = -threshold * _kernel(pre, threshold, ctx.bandwidth) * gradient
-        return gradient * (pre > threshold), to_threshold.to(threshold.dtype), None
+        return gradient.where(pre > threshold, 0.0), to_threshold.to(threshold.dtype), None
 
 
 class _Step(torch.autograd.Function):

@@ -8,21 +8,38 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from interp.doctor import Diagnosis
+    from interp.doctor import Diagnosis, ModelFacts
 
 app = App(name="doctor", help="Versions, devices, name clashes, cache folders, and what loads without a network.")
 
 
 @app.default
-def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+def doctor(
+    model: str | None = None,
+    /,
+    *,
+    revision: str | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
     """Look at this installation, without asking the network; exit status 1 when a name clash is found.
 
     Parameters
     ----------
+    model
+        Look at this model instead: its sizes, and whether a BOS token begins its texts.
+    revision
+        Of the model.
     as_json
         Print the same as JSON.
     """
-    from interp.doctor import diagnose
+    from interp.doctor import diagnose, examine
+
+    if model is not None:
+        facts = examine(model, revision=revision)
+        print(json.dumps(asdict(facts), indent=2) if as_json else _told(facts))
+        return 0
+    if revision is not None:
+        raise ValueError(f"revision {revision!r} of which model? Name it: interp doctor MODEL --revision {revision}")
 
     found = diagnose()
     if as_json:
@@ -30,6 +47,16 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = 
     else:
         _print(found)
     return 1 if found.clashes else 0
+
+
+def _told(facts: "ModelFacts") -> str:
+    begins = "with no BOS token" if facts.bos is None else f"with {facts.bos!r} (token {facts.bos_id})"
+    return (
+        f"{facts.name}{'' if facts.revision is None else f' at {facts.revision}'} is a {facts.architecture} of"
+        f" {facts.layers} blocks and {facts.d_model} dimensions, a context of {facts.context:,} and"
+        f" {facts.vocabulary:,} tokens.\nA text begins {begins}, as its published tokenizer has it: in model.tokenizer,"
+        " model.to_tokens, texts given to interp.capture, and rows of interp cache unless --bos says otherwise."
+    )
 
 
 def _print(found: "Diagnosis") -> None:

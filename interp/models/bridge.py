@@ -12,6 +12,12 @@ def is_bridge(model: nn.Module) -> bool:
     return isinstance(model, TransformerBridge)
 
 
+def remove_hook(point: Any, handle: Any) -> None:
+    """Take off what a hook point's ``add_hook`` put on, and leave every other hook."""
+    handle.hook.remove()
+    point.fwd_hooks.remove(handle)
+
+
 def module_at(model: Any, path: str) -> nn.Module | None:
     """The module that runs at a path of Hugging Face's: in a bridge the component around the original module."""
     module: nn.Module | None = model.original_model if is_bridge(model) else model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models.bridge import is_bridge
+from interp.models.families.table import FAMILIES, declared
 
 
 def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple[Tensor, dict[str, Any]]:
@@ -30,7 +31,8 @@ def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple
 
     Raises:
         ValueError: not integers [batch, position]; empty; outside the vocabulary; longer than the model's context;
-            padded without a mask; a mask of another shape, with holes, or for a model that has no place for it.
+            padded without a mask; a mask of another shape or with holes; padding on the left in a family in which no
+            test compared it.
     """
     hf_model: nn.Module = model.original_model if is_bridge(model) else model
     tokens, attention_mask = _opened(model, tokens, attention_mask)
@@ -71,6 +73,11 @@ def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple
         _refuse_padding(getattr(model, "tokenizer", None), tokens)
     elif not (mask := _checked_mask(attention_mask, tokens))[:, 0].all():
         # Padding on the right is behind every real token of its row, where no causal model looks.
+        if declared(hf_model.config) is None:
+            raise ValueError(
+                f"padding on the left was compared in {', '.join(FAMILIES)}, not in {hf_model.config.model_type!r}: pad"
+                " on the right, or run the prompts one by one"
+            )
         options |= {"attention_mask": mask.long().to(device)} | _positions(hf_model, mask.to(device))
     return tokens.to(device), options
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from interp.inference_mode import refuse_inference_mode
-from interp.models.bridge import is_bridge
+from interp.models.bridge import is_bridge, remove_hook
 from interp.models.families.table import declared
 from interp.models.inputs import checked_inputs
 from interp.models.plain import PlainCopy, has_plain_values, require_right_attention
@@ -121,10 +121,15 @@ def capture(
 
     with ExitStack() as hooks:
         runner, places, plain = _places(model, wanted, inputs, hooks, gradients=gradients)
+        if engine == "nnsight" and (edited := [str(site) for site, at in places.items() if at.module._forward_hooks]):
+            raise ValueError(
+                f"hooks edit {', '.join(edited)}, and nnsight reads a module before its hooks do: capture it with"
+                " engine='hooks'"
+            )
         hooks.enter_context(torch.set_grad_enabled(gradients))
         for place in places.values() if gradients else ():
             if isinstance(place.module, HookPoint):  # a norm that nobody observes detaches its scale from the graph
-                hooks.callback(_remove, place.module, place.module.add_hook(_observe))
+                hooks.callback(remove_hook, place.module, place.module.add_hook(_observe))
         ENGINES[engine](runner, inputs, options, places, keep)
     if missing := [str(site) for site in wanted if site not in found]:
         raise ValueError(
@@ -147,11 +152,6 @@ def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None
 
 def _observe(_value: Tensor, *, hook: Any) -> None:
     """Look, and change nothing."""
-
-
-def _remove(point: HookPoint, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks.remove(handle)
 
 
 def _places(

@@ -47,11 +47,6 @@ def run_with_nnsight(
     """Trace one forward pass, with one invoke for each site, so that their order in the model need not be known."""
     from nnsight import NNsight
 
-    if edited := [str(site) for site, place in places.items() if place.module._forward_hooks]:
-        raise ValueError(
-            f"hooks edit {', '.join(edited)}, and nnsight reads a module before its hooks do: capture it with"
-            " engine='hooks'"
-        )
     path_of = {id(module): path for path, module in runner.named_modules()}
     with _forwards_restored(runner):
         model = NNsight(runner)

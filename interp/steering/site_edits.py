@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from interp.models.bridge import is_bridge
+from interp.models.bridge import is_bridge, remove_hook
 from interp.models.families.table import declared
 from interp.models.feed_forward import stack_of
 from interp.models.source import require_raw_weights
@@ -48,8 +48,8 @@ def intervene(
         prompt_length: As there.
 
     Raises:
-        ValueError: a site that the model lacks, or where no test compared an edit in its family; a value of another
-            shape; processed weights; no edit at all.
+        ValueError: a site that the model lacks, or a named one in a family in which no test compared it; a value of
+            another shape; processed weights; no edit at all.
 
     Example:
         >>> import interp
@@ -78,7 +78,7 @@ def intervene(
                 change = _carried_on(change, _module(model, Site("resid_post", site.layer)), hooks)
             if isinstance(module, HookPoint):  # which knows how to bring its tensor into the site's shape, and back
                 module.add_hook(lambda value, hook, change=change: change(value))
-                hooks.callback(_remove, module, module.fwd_hooks[-1])
+                hooks.callback(remove_hook, module, module.fwd_hooks[-1])
             else:
                 hooks.callback(module.register_forward_hook(_on_output(change)).remove)
         yield
@@ -117,13 +117,8 @@ def _carried_on(change: Callable[[Tensor], Tensor], end: nn.Module, hooks: ExitS
 
     assert isinstance(end, HookPoint)
     end.add_hook(lambda value, hook: value + added.pop("here"), prepend=True)
-    hooks.callback(_remove, end, end.fwd_hooks[0])
+    hooks.callback(remove_hook, end, end.fwd_hooks[0])
     return and_remember
-
-
-def _remove(point: HookPoint, handle: Any) -> None:
-    handle.hook.remove()
-    point.fwd_hooks.remove(handle)
 
 
 def _on_output(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:

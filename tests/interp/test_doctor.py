@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from interp import embedded
+from interp import embedded, load_model
 from interp.cli import main
 from interp.doctor import diagnose
 
@@ -81,3 +81,16 @@ def test_broken_and_missing_packages_are_findings(tmp_path: Path) -> None:
     assert "devices: OSError: libcudart.so: cannot open shared object file" in found["problems"]
     assert len(found["caches"]) == 2, "what needs no torch is still told"
     assert found["hub_offline"] is True
+
+
+def test_a_model_is_told_with_its_bos(capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model("embedded")
+    with pytest.raises(SystemExit, match="0"):
+        main(["doctor", "embedded"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"embedded at step5792 is a GPTNeoXForCausalLM of {model.cfg.n_layers} blocks")
+    assert "A text begins with '<|endoftext|>' (token 0)" in told
+    assert model.to_tokens("Emma")[0, 0] == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", "--revision", "step1"])
+    assert "of which model?" in capsys.readouterr().err

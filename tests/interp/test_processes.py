@@ -32,9 +32,7 @@ except ValueError as error:
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_is_missed_and_a_slow_one_is_not(killed: int) -> None:
-    statuses, errors = run_two(
-        [sys.executable, "-c", KILLED, str(killed)], cwd=ROOT, environment=os.environ, timeout=300
-    )
+    statuses, errors = run_two([sys.executable, "-c", KILLED, str(killed)], cwd=ROOT, environment=os.environ)
     assert statuses[killed] == -signal.SIGKILL
     assert statuses[1 - killed] == 0
     told = [line for line in errors[1 - killed].splitlines() if "ended without a word" in line]

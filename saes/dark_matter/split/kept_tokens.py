@@ -9,11 +9,10 @@ from torch import Tensor
 
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
+from saes.evaluation.baseline import MASSIVE_TIMES
 
 BLOCK_NUMBERS = 1 << 22
 """Of activations at once: 32 MiB of float64, of which a pass holds a few."""
-MASSIVE_TIMES = 10.0
-"""A token is massive where its norm is above this many times the median norm."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,8 +131,11 @@ def test_ioi_accuracy_is_that_of_one_prompt_at_a_time(tokenizer: PreTrainedToken
     model, n = load(steps()[-3]), 40
     above = top = 0
     for prompt in ioi_prompts(np.random.default_rng(0), n, split="heldout"):
-        ids = torch.tensor([[0, *tokenizer(prompt.prompt)["input_ids"]]])
-        answer, wrong = (tokenizer(f" {name}")["input_ids"][0] for name in (prompt.indirect_object, prompt.subject))
+        ids = torch.tensor([[0, *tokenizer(prompt.prompt, add_special_tokens=False)["input_ids"]]])
+        answer, wrong = (
+            tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0]
+            for name in (prompt.indirect_object, prompt.subject)
+        )
         logits = model(input_ids=ids).logits[0, -1]
         above += bool(logits[answer] > logits[wrong])
         top += bool(logits.argmax() == answer)

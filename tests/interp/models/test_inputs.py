@@ -1,12 +1,13 @@
 """Padded batches, texts and what tokenizers return give the activations that each prompt has alone."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BatchEncoding
+from transformers import AutoTokenizer, BatchEncoding, Qwen2Config, Qwen2ForCausalLM
 
 from interp import capture, load_model
 from interp.embedded import MODEL_FOLDER
@@ -94,7 +95,7 @@ def test_every_path_from_text_agrees_on_bos(embedded: Any, tmp_path: Path) -> No
 def test_a_tokenizer_that_puts_none_goes_on_putting_none(tmp_path: Path) -> None:
     published = AutoTokenizer.from_pretrained(MODEL_FOLDER, add_bos_token=False)
     assert not puts_bos(published)
-    model = tiny_model("llama")
+    model = copy.deepcopy(tiny_model("llama"))  # with its configuration, which others share
     model.resize_token_embeddings(len(published))
     model.save_pretrained(tmp_path)
     published.save_pretrained(tmp_path)
@@ -139,3 +140,13 @@ def test_a_row_may_begin_with_one_separator(embedded: Any) -> None:
 def test_text_needs_a_tokenizer() -> None:
     with pytest.raises(ValueError, match="'Emma' is text, and this model has no tokenizer"):
         checked_inputs(tiny_model("gpt2"), "Emma")
+
+
+def test_padding_on_the_left_is_refused_where_nothing_compared_it(tmp_path: Path) -> None:
+    config = Qwen2Config(vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    (left, left_mask), (right, right_mask) = padded("left"), padded("right")
+    with pytest.raises(ValueError, match=r"padding on the left was compared in .*, not in 'qwen2': pad on the right"):
+        checked_inputs(model, left, left_mask)
+    assert checked_inputs(model, right, right_mask)[1] == {"use_cache": False}

@@ -26,8 +26,11 @@ FILES = ("documents.npy", "ids.npy", "tokens.json")
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """The embedded model's own, which puts no BOS before a text; its separator and BOS are id 0."""
-    return AutoTokenizer.from_pretrained(MODEL_FOLDER)
+    """The embedded model's own, but that it puts no BOS before a text; its separator and BOS are id 0."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
+    tokenizer.add_bos_token = True
+    tokenizer.add_bos_token = False  # a change is what it acts upon
+    return tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from interp import Site, processes
-from saes import TrainConfig, selection, train, training
+from saes import TrainConfig, selection, train
+from saes.training import loop
 from tests.saes.sources import MemorySource, planted
 
 ROWS, BATCH, STEPS = 513, 256, 20
@@ -79,7 +80,7 @@ def main(folder: Path) -> None:
 
 def ending(folder: Path, case: str, shards: int, how: str) -> None:
     """End at a step: the last process, by an error or by SIGKILL, or the "first" by SIGKILL."""
-    step = training.train_step
+    step = loop.train_step
 
     def last_step(state, *arguments, **options):  # type: ignore[no-untyped-def]
         job = processes.current()
@@ -89,7 +90,7 @@ def ending(folder: Path, case: str, shards: int, how: str) -> None:
             raise ValueError("no more")
         step(state, *arguments, **options)
 
-    training.train_step = last_step
+    loop.train_step = last_step
     activation, changes = CASES[case]
     train(config(folder, activation, latent_shards=shards, **changes), source())
 

@@ -15,8 +15,9 @@ import torch
 
 from interp import processes
 from interp.processes import Processes
-from saes import SAE, train, training
+from saes import SAE, train
 from saes.activations import ACTIVATIONS
+from saes.training import loop
 from saes.training.checkpoints import TrainState, claim
 from tests.patience import PATIENCE
 from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, source
@@ -58,7 +59,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     activation, changes = CASES["continued"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_step", interrupted(training.train_step))
+        patch.setattr(loop, "train_step", interrupted(loop.train_step))
         for shards in (1, 2):
             with pytest.raises(KeyboardInterrupt):
                 train(config(folder / f"continued-{shards}", activation, **changes), source())
@@ -151,7 +152,7 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
 def test_a_killed_process_is_missed_in_words(how: str, killed: int, tmp_path: Path) -> None:
     """Started by hand: what gloo says of a closed connection is no news to anyone."""
     command = [*RUNS, str(tmp_path), "topk", "1", how]
-    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT, timeout=300)
+    statuses, errors = run_two(command, cwd=ROOT, environment=ENVIRONMENT)
     assert statuses[killed] == -signal.SIGKILL
     assert statuses[1 - killed] == 1
     message = errors[1 - killed].strip().splitlines()[-1]

@@ -34,7 +34,7 @@ def text_of(model: Any, rows: TokenRows, **options: Any) -> Text:
 @torch.no_grad()
 def dense_activations(sae: SAE, model: Any, rows: TokenRows, first_position: int = 0) -> tuple[Tensor, Tensor]:
     """All of them at once, 0 where a token is not measured; and which are."""
-    x = capture(model, rows.tensor_of("ids"), [SITE])[SITE]
+    x = capture(model, rows.tensor_of("ids"), [SITE], attention_mask=rows.tensor_of("documents") >= 0)[SITE]
     kept = rows.tensor_of("documents") >= 0
     kept[:, :first_position] = False
     return sae.encode(x).to_dense() * kept[..., None], kept

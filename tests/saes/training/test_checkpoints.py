@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from saes import SAE, TrainConfig, train, training
+from saes import SAE, TrainConfig, train
+from saes.training import loop
 from tests.saes.sources import MemorySource, planted
 
 ROOT = Path(__file__).parents[3]
@@ -58,15 +60,15 @@ def straight(config: TrainConfig, source: MemorySource, tmp_path: Path) -> SAE:
 @pytest.fixture
 def stopped(config: TrainConfig, source: MemorySource, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that ended at step 10; the checkpoints of steps 6 and 9."""
-    step = training.train_step
+    step = loop.train_step
 
-    def stepping(state: training.TrainState, *arguments: object, **options: object) -> None:
+    def stepping(state: Any, *arguments: object, **options: object) -> None:
         if state.step == STOPPED_AT:
             raise KeyboardInterrupt
         step(state, *arguments, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_step", stepping)
+        patch.setattr(loop, "train_step", stepping)
         with pytest.raises(KeyboardInterrupt):
             train(config, source)
     assert checkpoints(config.out) == [6, 9]
@@ -163,7 +165,7 @@ def test_what_a_kill_left_is_cleaned_when_the_run_is_claimed_again(
     for path in left:
         path.write_bytes(b"half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_loop", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(loop, "_loop", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config, source)
     assert checkpoints(stopped) == [6, 9]
@@ -223,6 +225,7 @@ FULL_DISK = """
 import resource, signal, sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 import torch
 from saes import TrainConfig, train
 from tests.saes.sources import MemorySource, planted

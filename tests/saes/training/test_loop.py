@@ -29,15 +29,15 @@ SLOW_RUN = """
 import sys, time
 from pathlib import Path
 import torch
-from saes import training
+from saes.training import loop
 from tests.saes.training.test_loop import killable, planted, MemorySource
 torch.set_num_threads(1)
-step = training.train_step
+step = loop.train_step
 def slow(*arguments, **options):
     time.sleep(0.05)
     step(*arguments, **options)
-training.train_step = slow
-training.train(killable(Path(sys.argv[1]), sys.argv[2]), MemorySource(planted(1000, d=32, features=64)[0]))
+loop.train_step = slow
+loop.train(killable(Path(sys.argv[1]), sys.argv[2]), MemorySource(planted(1000, d=32, features=64)[0]))
 """
 
 
