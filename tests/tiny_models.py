@@ -146,12 +146,19 @@ CONFIGS |= {
         qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6, **_SHARED,
     ),
 }  # fmt: skip
+IN_A_BRIDGE = tuple(case for case in CONFIGS if case not in ("falcon_40b", "falcon_11b", "phi_normed"))
+"""Without the layouts that transformer-lens cannot wrap, of which only the plain model is captured."""
 
 
 def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A plain Hugging Face causal LM (eager attention) with weights large enough that no site is near zero."""
+    """A plain Hugging Face causal LM with weights large enough that no site is near zero.
+
+    Attention is eager, except in Falcon with linear biases: transformers 5.23 counts them twice there.
+    """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[family]), attn_implementation="eager")
+    config = copy.deepcopy(CONFIGS[family])
+    attention = "sdpa" if getattr(config, "alibi", False) else "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

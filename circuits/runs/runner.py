@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Runner:
         with ExitStack() as hooks, torch.set_grad_enabled(gradients):
             for module, entering in at:
                 hooks.callback(hook_at(module, entering, change).remove)
-            for block in self.anatomy.blocks[: 0 if start is None else start.layer]:
+            for block in islice(self.anatomy.blocks, 0 if start is None else start.layer):
                 hooks.enter_context(_skipped(block.whole, in_tuple=self.anatomy.family.block_returns_tuple))
             device = next(self.anatomy.root.parameters()).device
             output = self.anatomy.root(

@@ -76,7 +76,7 @@ def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple
         if declared(hf_model.config) is None:
             raise ValueError(
                 f"padding on the left was compared in {', '.join(FAMILIES)}, not in {hf_model.config.model_type!r}: pad"
-                " on the right, or run the prompts one by one"
+                " on the right, run the prompts one by one, or declare the family (see CONTRIBUTING.md)"
             )
         options |= {"attention_mask": mask.long().to(device)} | _positions(hf_model, mask.to(device))
     return tokens.to(device), options

@@ -4,7 +4,7 @@ Found by their place, never by their class: 21 architectures use one class for t
 those of queries and keys, and only the place tells them apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,9 @@ class Block:
         return tuple(norm for norm in found if norm is not None)
 
 
-class Blocks(Sequence[Block]):
-    """The blocks of a model, each found when it is first asked for."""
+class Blocks:
+    """The blocks of a model, each found when it is first asked for. No Sequence: what checks types would look into one,
+    and so find blocks that nobody asked for."""
 
     def __init__(self, model: Any, family: Family, count: int) -> None:
         self._model, self._family, self._count = model, family, count
@@ -74,13 +75,14 @@ class Blocks(Sequence[Block]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, layer: Any) -> Any:
-        if isinstance(layer, slice):
-            return tuple(self[number] for number in range(self._count)[layer])
+    def __getitem__(self, layer: int) -> Block:
         number = range(self._count)[layer]
         if number not in self._found:
             self._found[number] = _block(self._model, self._family, number)
         return self._found[number]
+
+    def __iter__(self) -> Iterator[Block]:
+        return map(self.__getitem__, range(self._count))
 
 
 @dataclass(frozen=True, kw_only=True)

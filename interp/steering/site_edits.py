@@ -17,10 +17,6 @@ from interp.sites.kinds import KINDS
 from interp.sites.site import Site, check_site, find_module
 from interp.steering.positions import Positions
 
-EDITED = ("gpt2", "gpt_neox", "llama", "gemma2", "gemma3_text")
-"""Families in which tests compare what an edit at a named site does. In some others a bridge shows values that nothing
-reads: patterns of GPT-J, GPT-Neo and OPT."""
-
 Edit = Callable[[Tensor], Tensor | None] | Tensor | float
 """A function of the site's tensor, which returns a new one or None for no change; or what to put there, broadcast."""
 
@@ -89,13 +85,14 @@ def _module(model: Any, site: Site) -> nn.Module:
     check_site(model, site)
     module = find_module(model, site)
     if is_bridge(model) and site.kind != "path":
-        name = model.original_model.config.model_type
-        family = declared(model.original_model.config)
-        if name not in EDITED or family is None or site.kind not in family.bridge or module is None:
+        config = model.original_model.config
+        family = declared(config)
+        if family is None or site.kind not in family.bridge - family.unread or module is None:
+            kinds = [] if family is None else [kind for kind in KINDS if kind in family.bridge - family.unread]
             raise ValueError(
-                f"{site} of a {name!r} model cannot be edited: no test compared what comes of it. Named sites can be"
-                f" edited in {', '.join(EDITED)}; elsewhere name a module by its path, or use"
-                " interp.steering.edits.steer_residual"
+                f"{site} of a {config.model_type!r} model cannot be edited: no test compared what comes of it, or it"
+                f" is not what follows in the bridge. Kinds that can be are {', '.join(kinds) or 'none'}; otherwise"
+                " name a module by its path, or use interp.steering.edits.steer_residual"
             )
     if module is None:
         raise ValueError(

@@ -111,3 +111,5 @@ class Family:
     bridge: frozenset[str] = BRIDGE
     """Kinds of sites at which TransformerLens's bridge shows the same values; tests compare each. Where somebody's
     hooks edit the bridge, others are refused."""
+    unread: frozenset[str] = frozenset()
+    """Kinds among them whose edits do not reach what follows in the bridge, and are refused too."""

@@ -5,6 +5,9 @@ from typing import Any
 
 from interp.models.families.family import BRIDGE, Family
 
+UNREAD_PATTERN = frozenset({"pattern"})
+"""Where a bridge leaves attention to the Hugging Face module, which has used its pattern when the bridge shows it."""
+
 GPT2 = Family(
     blocks="transformer.h",
     embedding="transformer.wte",
@@ -33,6 +36,7 @@ GPT_NEO = replace(
     v="v_proj",
     o="out_proj",
     bridge=BRIDGE - {"scores"},  # it shows patterns there
+    unread=UNREAD_PATTERN,
 )
 
 GPTJ = replace(GPT_NEO, attention="attn", position_embedding=None, parallel=True, norm2=None, down="fc_out")
@@ -95,6 +99,7 @@ def opt(config: Any) -> Family:
         up=None,
         down="fc2",
         bridge=BRIDGE - {"scores", "ln2_scale", "ln2_normalized"} - (set() if before else {"embed", "resid_mid"}),
+        unread=UNREAD_PATTERN,
     )
 
 

@@ -19,7 +19,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "mistral": llama.LLAMA,
     "qwen2": llama.LLAMA,
     "smollm3": llama.LLAMA,
-    "olmo": llama.LLAMA,
+    "olmo": llama.OLMO,
     "qwen3": llama.QWEN3,
     "phi3": llama.PHI3,
     "granite": llama.granite,

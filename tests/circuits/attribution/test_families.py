@@ -12,36 +12,13 @@ from circuits.anatomy.nodes import places
 from circuits.rules import relevance
 from circuits.runs.pair import open_session
 from tests.circuits.pairs import LENGTH, model_of, random_task
+from tests.interp.sites.edits_by_hand import hooked, module_of
 from tests.interp.sites.family_oracle import FACTS
 from tests.tiny_models import CONFIGS, LAYERS
 
 NODES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
 WITH_RULES = ("qwen3", "gptj", "phi", "cohere", "olmo2", "granite", "glm4", "stablelm", "falcon_40b")
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3")
-
-
-def model_for(case: str) -> Any:
-    model = model_of(case)
-    if case == "falcon_1b":  # transformers' eager attention counts its linear biases twice
-        for module in model.modules():
-            if hasattr(module, "config"):
-                module.config._attn_implementation = "sdpa"
-    return model
-
-
-def place(case: str, model: Any, node: str, layer: int) -> tuple[Any, bool]:
-    """A module, and whether the node is its input."""
-    facts = FACTS[case]
-    at = f"{facts['at']}.{layer}"
-    paths = {
-        "resid_pre": (at, True),
-        "resid_post": (at, False),
-        "z": (f"{at}.{facts['attn']}.{facts['o']}", True),
-        "attn_out": (f"{at}.{facts.get('p1') or facts['attn']}", False),
-        "mlp_out": (f"{at}.{facts.get('p2') or facts['mlp']}", False),
-    }
-    path, entering = paths[node]
-    return model.get_submodule(path), entering
 
 
 def metric(model: Any, tokens: Tensor, task: Task) -> Tensor:
@@ -52,23 +29,8 @@ def metric(model: Any, tokens: Tensor, task: Task) -> Tensor:
 
 def passing(model: Any, module: Any, entering: bool, tokens: Tensor, change: Any) -> Tensor:
     """The metric's model call with ``change`` applied to what passes by; a tuple's first entry counts."""
-
-    def on_input(_module: Any, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": change(kwargs["hidden_states"])}
-
-    def on_output(_module: Any, _args: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-    if entering:
-        handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(on_output)
-    try:
+    with hooked(module, entering, change):
         return metric(model, tokens, change.task)
-    finally:
-        handle.remove()
 
 
 class Change:
@@ -88,7 +50,8 @@ class Change:
 
 def by_hand(case: str, model: Any, task: Task, node: str, layer: int) -> tuple[Tensor, Tensor]:
     """Exact effects and their first-order estimates, ``[position]``, of all heads together for z."""
-    module, entering = place(case, model, node, layer)
+    path, entering = module_of(case, node, layer)
+    module = model.get_submodule(path)
     with torch.no_grad():
         source, base = Change(task), Change(task)
         clean = passing(model, module, entering, task.source, source).mean()
@@ -118,7 +81,7 @@ def nodes_of(case: str) -> list[str]:
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_patching_and_its_estimate_are_what_hooks_on_the_modules_do(case: str) -> None:
-    model, task = model_for(case), random_task()
+    model, task = model_of(case), random_task()
     layers = model.config.num_hidden_layers
     nodes = nodes_of(case)
     exact = circuits.attribute(model, task, nodes=nodes, method="patching")
@@ -140,7 +103,7 @@ def test_patching_and_its_estimate_are_what_hooks_on_the_modules_do(case: str) -
 )
 @pytest.mark.parametrize("rules", ["paper", "no_ah"])
 def test_relevance_runs_where_every_norm_gate_and_activation_has_its_rule(case: str, rules: str) -> None:
-    model, task = model_for(case), random_task()
+    model, task = model_of(case), random_task()
     with torch.no_grad():
         plain = model(task.clean).logits
         with relevance(model, rules=rules):
@@ -156,7 +119,7 @@ def test_relevance_runs_where_every_norm_gate_and_activation_has_its_rule(case: 
 @pytest.mark.parametrize("case", ["granite", "olmo2"])
 def test_the_stream_between_attention_and_mlp_is_patched_as_what_it_is(case: str) -> None:
     """At every position at once, source's stream there and its later layers give source's logits."""
-    model, task = model_for(case), random_task()
+    model, task = model_of(case), random_task()
     scores = circuits.attribute(model, task, nodes=["resid_mid", "embed"], method="patching", by_position=False)
     torch.testing.assert_close(scores["resid_mid"].values, torch.ones(LAYERS).double(), atol=1e-4, rtol=0)
     torch.testing.assert_close(scores["embed"].values, torch.ones(1).double(), atol=1e-4, rtol=0)
@@ -165,7 +128,7 @@ def test_the_stream_between_attention_and_mlp_is_patched_as_what_it_is(case: str
 @pytest.mark.parametrize("case", ["qwen3", "granite", "cohere", "glm4"])
 def test_relevance_is_conserved_under_the_rules(case: str) -> None:
     """Without biases, and with patterns held, the model is linear in what enters it: relevance adds up to the logit."""
-    model, task = model_for(case), random_task()
+    model, task = model_of(case), random_task()
     embedding = model.get_input_embeddings()
     with relevance(model, rules="paper"):
         x = embedding(task.clean).detach().requires_grad_()
@@ -181,7 +144,7 @@ def test_relevance_is_conserved_under_the_rules(case: str) -> None:
 @pytest.mark.parametrize("case", MIXTURES)
 def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case: str) -> None:
     with pytest.raises(ValueError, match=r"mixtures of experts.*Exact patching, 'atp'"):
-        circuits.attribute(model_for(case), random_task(), nodes="resid_pre", method="relp")
+        circuits.attribute(model_of(case), random_task(), nodes="resid_pre", method="relp")
 
 
 @pytest.mark.parametrize(
@@ -196,10 +159,10 @@ def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case:
 )
 def test_nodes_that_a_family_lacks(case: str, node: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        places(open_session(model_for(case), random_task()).anatomy, node)
+        places(open_session(model_of(case), random_task()).anatomy, node)
 
 
 @pytest.mark.parametrize("case", ["cohere", "olmo2", "granite", "opt_post_norm", "deepseek_v3"])
 def test_edges_are_refused_where_readers_are_not_known(case: str) -> None:
     with pytest.raises(ValueError, match=r"edges of a .* model are not known"):
-        circuits.attribute_edges(model_for(case), random_task(), method="eap")
+        circuits.attribute_edges(model_of(case), random_task(), method="eap")

@@ -194,17 +194,21 @@ def _projected(case: str, module: Any, config: Any, facts: Any, x: Tensor) -> li
     whole = _apply(module.get_submodule(names[0]), x)
     size = config.hidden_size // heads
     piece = [whole[..., i * size : (i + 1) * size] for i in range(whole.shape[-1] // size)]
+    return [torch.stack([piece[i] for i in numbers], -2) for numbers in head_order(case, config)]
+
+
+def head_order(case: str, config: Any) -> list[list[int]]:
+    """Which heads of a fused projection's output are the queries, which the keys and which the values."""
+    heads = config.num_attention_heads
     kv = {"phi3": 2, "falcon_7b": 1, "falcon_40b": 2, "falcon_11b": 2}.get(case, heads)
     if case in ("gpt2", "phi3", "falcon_7b"):  # all queries, all keys, all values
-        order = [range(heads), range(heads, heads + kv), range(heads + kv, heads + 2 * kv)]
-    else:  # of each key-value head its queries, its key, its value
-        step = heads // kv + 2
-        order = [
-            [group * step + i for group in range(kv) for i in range(step - 2)],
-            [group * step + step - 2 for group in range(kv)],
-            [group * step + step - 1 for group in range(kv)],
-        ]
-    return [torch.stack([piece[i] for i in numbers], -2) for numbers in order]
+        return [[*range(heads)], [*range(heads, heads + kv)], [*range(heads + kv, heads + 2 * kv)]]
+    step = heads // kv + 2  # of each key-value head its queries, its key, its value
+    return [
+        [group * step + i for group in range(kv) for i in range(step - 2)],
+        [group * step + step - 2 for group in range(kv)],
+        [group * step + step - 1 for group in range(kv)],
+    ]
 
 
 def _head_size(config: Any) -> int:

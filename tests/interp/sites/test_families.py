@@ -12,35 +12,19 @@ from interp.models.loading import load_hf_model, load_model
 from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites, check_site
 from tests.interp.sites.family_oracle import FACTS, recompute
-from tests.tiny_models import CONFIGS, VOCAB, tiny_model
+from tests.tiny_models import CONFIGS, IN_A_BRIDGE, VOCAB, tiny_model
 
 TOKENS = torch.randint(2, VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
-NO_BRIDGE = {"falcon_40b", "falcon_11b", "phi_normed"}
-"""Layouts that transformer-lens cannot wrap; of these the plain model is captured."""
 
 
 @functools.cache
 def plain(case: str) -> Any:
-    model = tiny_model(case)
-    if case == "falcon_1b":  # its eager attention counts linear biases twice
-        model.config._attn_implementation = "sdpa"
-    return model
+    return tiny_model(case)
 
 
 @functools.cache
 def expected(case: str) -> dict[str, Tensor]:
     return recompute(case, plain(case), TOKENS)
-
-
-@pytest.fixture(scope="module")
-def bridges(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    @functools.cache
-    def get(case: str) -> Any:
-        folder = tmp_path_factory.mktemp(case)
-        plain(case).save_pretrained(folder)
-        return load_model(folder, device="cpu")
-
-    return get
 
 
 def assert_equal(site: Site, found: Tensor, wanted: Tensor) -> None:
@@ -74,7 +58,7 @@ def test_every_site_of_a_plain_model(case: str) -> None:
         assert_equal(site, cache[site], wanted[str(site)])
 
 
-@pytest.mark.parametrize("case", [case for case in CONFIGS if case not in NO_BRIDGE])
+@pytest.mark.parametrize("case", IN_A_BRIDGE)
 def test_every_site_of_a_bridge(bridges: Any, case: str) -> None:
     bridge, wanted = bridges(case), expected(case)
     sites = named(bridge)
@@ -85,7 +69,7 @@ def test_every_site_of_a_bridge(bridges: Any, case: str) -> None:
             assert_equal(site, value, wanted[str(site)])
 
 
-@pytest.mark.parametrize("case", [case for case in CONFIGS if case not in NO_BRIDGE])
+@pytest.mark.parametrize("case", IN_A_BRIDGE)
 def test_what_the_bridge_itself_shows_where_hooks_edit_it(bridges: Any, case: str) -> None:
     """A hook that changes nothing makes the bridge run; sites that it shows otherwise are refused by name."""
     bridge, wanted = bridges(case), expected(case)
@@ -100,7 +84,7 @@ def test_what_the_bridge_itself_shows_where_hooks_edit_it(bridges: Any, case: st
                 capture(bridge, TOKENS, site)
 
 
-@pytest.mark.parametrize("case", NO_BRIDGE)
+@pytest.mark.parametrize("case", sorted(set(CONFIGS) - set(IN_A_BRIDGE)))
 def test_a_layout_without_a_bridge_is_refused_with_the_way_out(case: str, tmp_path: Any) -> None:
     plain(case).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"cannot wrap .*interp\.load_hf_model loads it"):
@@ -112,6 +96,7 @@ def test_a_layout_without_a_bridge_is_refused_with_the_way_out(case: str, tmp_pa
 
 def test_attention_that_transformers_computes_wrongly_is_refused() -> None:
     model = tiny_model("falcon_1b")
+    model.config._attn_implementation = "eager"
     with pytest.raises(ValueError, match="linear biases count twice"):
         capture(model, TOKENS, "blocks.0.hook_resid_post")
     with torch.no_grad():
