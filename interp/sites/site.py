@@ -98,6 +98,10 @@ class Site:
         return name if self.head is None else f"{name}[{self.head}]"
 
 
+Presence = Callable[[Site], str | None]
+"""The reason why a model lacks a site; None where it has it."""
+
+
 def available_sites(model: nn.Module) -> tuple[Site, ...]:
     """Every named site of a TransformerBridge; of another model its named sites and the path of every module.
 
@@ -130,8 +134,9 @@ def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) 
     if not given:
         raise ValueError("no site was asked for; name at least one, such as 'blocks.*.hook_resid_post'")
     found: dict[Site, None] = {}
+    why = _presence(model)
     for pattern in given:
-        found |= dict.fromkeys(_expand(model, pattern))
+        found |= dict.fromkeys(_expand(model, pattern, why))
     return tuple(sorted(found, key=_place_in_order))
 
 
@@ -166,13 +171,17 @@ def declared_parts(model: Any) -> Parts | None:
 
 def check_site(model: nn.Module, site: Site) -> None:
     """Raise an error that names the fix where the model lacks the site, its layer or its head."""
+    _check(model, site, _presence(model))
+
+
+def _check(model: nn.Module, site: Site, why: Presence) -> None:
     if site.kind not in KINDS and site.kind != "path":
         raise ValueError(f"{site.kind!r} is not a kind of site; kinds are {', '.join(KINDS)} and path")
     layers = layer_count(model)
     if site.layer is not None and layers and not 0 <= site.layer < layers:
         raise ValueError(f"layer {site.layer} of {site} is out of range: {_title(model)} has layers 0 to {layers - 1}")
-    if (why := _presence(model)(site)) is not None:
-        raise ValueError(f"{_title(model)} has no {site} ({why}). It has {_summary(model)}")
+    if (reason := why(site)) is not None:
+        raise ValueError(f"{_title(model)} has no {site} ({reason}). It has {_summary(model)}")
     if site.head is not None:
         _check_has_heads(site)
         heads = head_count(model, site.kind)
@@ -187,8 +196,7 @@ def head_count(model: Any, kind: str) -> int:
     return parts.key_value_heads if kind in ("k", "k_normed", "v") else parts.heads
 
 
-def _presence(model: Any) -> Callable[[Site], str | None]:
-    """A function from sites to the reason why the model lacks it; None where it has it."""
+def _presence(model: Any) -> Presence:
     parts = declared_parts(model)
 
     def why(site: Site) -> str | None:
@@ -216,11 +224,11 @@ def _split_head(text: str) -> tuple[str, int | None]:
     return (text, None) if match is None else (match[1], int(match[2]))
 
 
-def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
+def _expand(model: nn.Module, pattern: str | Site, why: Presence) -> Iterable[Site]:
     wildcard = None if isinstance(pattern, Site) else _WILDCARD.search(pattern)
     if wildcard is None:
         site = Site.parse(pattern)
-        check_site(model, site)
+        _check(model, site, why)
         return [site]
     assert isinstance(pattern, str)
     before, after = pattern[: wildcard.start()], pattern[wildcard.end() :]
@@ -228,10 +236,9 @@ def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
         raise ValueError(f"{pattern!r} has more than one wildcard; one can stand for the number of the layer")
     if wildcard[0] == "*":
         sites = [Site.parse(f"{before}{layer}{after}") for layer in range(_numbered(model, before))]
-        why = _presence(model)
         present = [site for site in sites if why(site) is None]
         for site in present or sites[:1]:  # of none, the first says why
-            check_site(model, site)
+            _check(model, site, why)
         if not present:
             raise ValueError(f"{pattern!r} matches nothing in {_title(model)}. It has {_summary(model)}")
         return present
@@ -240,7 +247,7 @@ def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
         raise ValueError(f"layers {wildcard[0]} of {pattern!r} run backwards; write {last}-{first}")
     sites = [Site.parse(f"{before}{layer}{after}") for layer in range(first, last + 1)]
     for site in sites:
-        check_site(model, site)
+        _check(model, site, why)
     return sites
 
 

@@ -63,6 +63,7 @@ def test_neurons_of_mixtures_and_of_a_flat_mlp_are_refused() -> None:
         pass
 
 
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @pytest.mark.parametrize("case", IN_A_BRIDGE)
 @torch.no_grad()
 def test_an_edit_at_a_named_site_does_what_the_same_change_of_the_modules_does(bridges: Any, case: str) -> None:
