@@ -13,6 +13,12 @@ from circuits import Task
 from tests.tiny_models import _GROUPED, _SHARED, FAMILIES, VOCAB, tiny_model
 
 ALL_FAMILIES = (*FAMILIES, "qwen2")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
+WIRED = (*ALL_FAMILIES, *MIXTURES) + (
+    "gpt_neox_sequential", "gemma3_mixed", "gemma", "mistral", "qwen3", "smollm3", "olmo", "glm4", "stablelm",
+    "starcoder2", "phi3", "gpt_neo", "falcon_1b",
+)  # fmt: skip
+"""Where edges are known and compared; in every other tiny model they are refused."""
 LENGTH, DIFFERS_AT = 7, 3
 
 

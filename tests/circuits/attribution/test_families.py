@@ -11,14 +11,13 @@ from circuits import Task
 from circuits.anatomy.nodes import places
 from circuits.rules import relevance
 from circuits.runs.pair import open_session
-from tests.circuits.pairs import LENGTH, model_of, random_task
+from tests.circuits.pairs import LENGTH, MIXTURES, WIRED, model_of, random_task
 from tests.interp.sites.edits_by_hand import hooked, module_of
 from tests.interp.sites.family_oracle import FACTS
 from tests.tiny_models import CONFIGS, LAYERS
 
 NODES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
 WITH_RULES = ("qwen3", "gptj", "phi", "cohere", "olmo2", "granite", "glm4", "stablelm", "falcon_40b")
-MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3")
 
 
 def metric(model: Any, tokens: Tensor, task: Task) -> Tensor:
@@ -141,7 +140,7 @@ def test_relevance_is_conserved_under_the_rules(case: str) -> None:
     torch.testing.assert_close(total, logit.detach(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", MIXTURES)
+@pytest.mark.parametrize("case", [*MIXTURES, "deepseek_v3"])
 def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case: str) -> None:
     with pytest.raises(ValueError, match=r"mixtures of experts.*Exact patching, 'atp'"):
         circuits.attribute(model_of(case), random_task(), nodes="resid_pre", method="relp")
@@ -162,7 +161,7 @@ def test_nodes_that_a_family_lacks(case: str, node: str, why: str) -> None:
         places(open_session(model_of(case), random_task()).anatomy, node)
 
 
-@pytest.mark.parametrize("case", ["cohere", "olmo2", "granite", "opt_post_norm", "deepseek_v3"])
+@pytest.mark.parametrize("case", sorted(set(CONFIGS) - set(WIRED)))
 def test_edges_are_refused_where_readers_are_not_known(case: str) -> None:
     with pytest.raises(ValueError, match=r"edges of a .* model are not known"):
         circuits.attribute_edges(model_of(case), random_task(), method="eap")
