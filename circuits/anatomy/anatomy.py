@@ -36,7 +36,7 @@ def model_type(anatomy: Anatomy) -> str:
 
 
 def part_of_projection(anatomy: Anatomy, number: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """What takes the queries (0), keys (1) or values (2) out of their module's output, ``[..., head, d_head]``, and what
+    """What takes queries (0), keys (1) or values (2), ``[..., head, d_head]``, out of their module's output, and what
     puts them back among zeros."""
     fusion, heads, shared = anatomy.family.fusion, anatomy.heads, anatomy.key_value_heads
     return (

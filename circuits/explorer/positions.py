@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.anatomy.anatomy import model_type
 from circuits.anatomy.nodes import Spot
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights
 from circuits.attribution.edge_gradients import through_norm
@@ -33,12 +34,20 @@ def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> 
         least: Links below this share of the strongest are left out, and nodes that then have none.
 
     Raises:
-        ValueError: as :func:`circuits.attribute`; a circuit of another model.
+        ValueError: as :func:`circuits.attribute`; a circuit of another model; a family in which heads share a norm of
+            queries and keys.
     """
     task.require_aligned("links of an unfolded circuit")
     rules = circuit.about.get("rules")
     in_force = None if rules is None else frozenset(rules)
     session = open_session(model, task.replace(direction=circuit.about.get("direction", task.direction)))
+    family = session.anatomy.family
+    if family.q_norm is not None and family.query_key_norm_axes == "flat":
+        raise ValueError(
+            f"a {model_type(session.anatomy)!r} model's edges are not known by position: one norm of queries and keys"
+            " goes over all heads, so that what enters one head changes the others. Show the circuit summed"
+            " (view='summed')"
+        )
     unfolding = _Unfolding(session, Wiring(session.anatomy), in_force)
     links = [
         Link(source=f"{u}@{k}", target=f"{v}@{q}", score=score, reader=reader_part(reader))

@@ -11,13 +11,8 @@ from circuits.attribution.edge_patching import EdgePatcher
 from circuits.attribution.edges import attribute_edges
 from circuits.runs.pair import open_session
 from circuits.tasks.task import Task
-from tests.circuits.pairs import ALL_FAMILIES, MIXTURES, WIRED, model_of, random_task
+from tests.circuits.pairs import ALL_FAMILIES, MIXTURES, WIRED, model_of, precise, random_task
 from tests.tiny_models import HEADS
-
-
-def precise(family: str):
-    """In float64; experts are multiplied in float32 at most."""
-    return model_of(family, dtype=torch.float32 if family in MIXTURES else torch.float64)
 
 
 def node_scores(model, task, **options) -> dict[str, float]:
@@ -31,7 +26,8 @@ def node_scores(model, task, **options) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("family", "direction"), [*((family, "denoise") for family in WIRED), *((family, "noise") for family in ALL_FAMILIES)]
+    ("family", "direction"),
+    [*((family, "denoise") for family in WIRED), *((family, "noise") for family in ALL_FAMILIES)],
 )
 def test_edges_of_a_writer_sum_to_its_node_score(family: str, direction: str) -> None:
     """Also under the rules, and where heads share keys and values."""
@@ -155,7 +151,9 @@ def test_cutting_everything_is_the_other_run_and_cutting_a_node_is_patching_it(f
     assert float(effects[0]) == pytest.approx(0, abs=1e-5)
     assert float(effects[1]) == pytest.approx(1, abs=1e-4)
     exact = circuits.attribute(model, task, nodes="z", method="patching", by_position=False).values[1, 2]
-    if session.anatomy.blocks[1].attention_post_norm is None:  # there a head's output depends on the norm behind all of them
+    if (
+        session.anatomy.blocks[1].attention_post_norm is None
+    ):  # there a head's output depends on the norm behind all of them
         assert float(effects[2]) == pytest.approx(float(exact), abs=1e-4)
 
 

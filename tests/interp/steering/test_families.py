@@ -75,7 +75,10 @@ def test_an_edit_at_a_named_site_does_what_the_same_change_of_the_modules_does(b
         if site.layer not in (None, 1):
             continue
         if site.kind.endswith("_scale") or site.kind not in family.bridge - family.unread:
-            with pytest.raises(ValueError, match=r"can be read, not set|cannot be edited"), intervene(bridge, {site: 0.0}):
+            with (
+                pytest.raises(ValueError, match=r"can be read, not set|cannot be edited"),
+                intervene(bridge, {site: 0.0}),
+            ):
                 pass
             continue
         value = capture(bridge, TOKENS, site)[site]
@@ -98,7 +101,9 @@ def test_what_is_refused_as_unread_is_indeed(bridges: Any, case: str, kind: str)
         with bridge.hooks(fwd_hooks=[(f"blocks.1.attn.hook_{kind}", lambda value, hook: value * 0)]):
             assert torch.equal(bridge.original_model(TOKENS).logits, before)
     with (
-        pytest.raises(ValueError, match="cannot be edited: no test compared what comes of it, or it is not what follows"),
+        pytest.raises(
+            ValueError, match="cannot be edited: no test compared what comes of it, or it is not what follows"
+        ),
         intervene(bridge, {f"blocks.1.attn.hook_{kind}": 0.0}),
     ):
         pass

@@ -190,7 +190,9 @@ def test_bad_edits(llama: Any, edits: Any, message: str) -> None:
 
 def test_a_family_that_is_not_declared_is_refused(monkeypatch: pytest.MonkeyPatch, llama: Any) -> None:
     monkeypatch.delitem(families.FAMILIES, "llama")
-    with pytest.raises(ValueError, match=r"hook_resid_post of a 'llama' model cannot be edited: .* are none; .* by its"):
+    with pytest.raises(
+        ValueError, match=r"hook_resid_post of a 'llama' model cannot be edited: .* are none; .* by its"
+    ):
         intervene(llama, {"blocks.1.hook_resid_post": 0.0}).__enter__()
 
 
