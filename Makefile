@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 
-.PHONY: demo test test-peers lint clean
+.PHONY: demo test test-slow test-peers lint clean
 
 # pyproject.toml and constraints.txt decide what is installed; the stamp is newer than both once it is.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -17,8 +17,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed
 	$(BIN)/interp demo --out $(OUT)
 
+# Two processes of one thread each; a file stays with one of them, since its tests share models and stores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-slow: $(VENV)/installed
+	$(PYTEST) -m slow
 
 # SAE files exchanged with the real packages, and relevance against lxt: about 8 GB of environments, made once.
 test-peers: $(VENV)/installed

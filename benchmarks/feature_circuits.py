@@ -19,8 +19,8 @@ from circuits.features.comparison import compare_features
 from interp import capture, load_model
 from interp.embedded import TEXT_FOLDER
 from interp.embedded.synthetic import ioi_prompts
-from interp.html_page import Page
 from interp.metrics import fvu
+from interp.pages.html_page import Page
 from interp.store.live import LiveActivations
 from interp.tokens.token_rows import write_token_rows
 from saes import SAE, TrainConfig, train_many

@@ -24,9 +24,9 @@ class Circuit:
     """
 
     nodes: Mapping[str, float]
-    """Score by node."""
+    """Score of each node, on the scale of the metric."""
     edges: Mapping[Edge, float]
-    """Score by (writer, reader)."""
+    """Score of each edge, by (writer, reader)."""
     groups: Mapping[str, tuple[str, ...]]
     """The nodes that each reader belongs to."""
     about: Mapping[str, Any] = field(default_factory=dict)

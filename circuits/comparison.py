@@ -9,6 +9,7 @@ from circuits.attribution.dispatch import attribute
 from circuits.scores.agreement import agreement
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "AtP": {"method": "atp"},
@@ -25,9 +26,11 @@ class Comparison:
     """Exact scores by family, and estimates with their agreement by variant and family."""
 
     exact: Mapping[str, Scores]
+    """Scores by exact patching, for each family of nodes."""
     estimates: Mapping[str, Mapping[str, Scores]]
+    """Estimated scores with their agreement, by variant and then by family."""
     seconds: Mapping[str, float]
-    """Wall time by variant, and of ``exact``."""
+    """Wall time in seconds by variant, and of ``exact``."""
 
     def markdown(self) -> str:
         """Pearson on all cells with its 95 % interval, and the slope; a row for each family."""
@@ -54,7 +57,7 @@ class Comparison:
 
 
 def compare(
-    model: Any,
+    model: Model,
     task: Task,
     *,
     nodes: Sequence[str] = FAMILIES,

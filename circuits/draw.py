@@ -11,7 +11,7 @@ from circuits.faithfulness import Curve, Faithfulness
 from circuits.mib.areas import MIBAreas
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
-from interp.html_page import COLORS, Page
+from interp.pages.html_page import COLORS, Page
 
 _NAMES = {
     "resid_pre": "Residual stream before each block",

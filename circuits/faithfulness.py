@@ -10,7 +10,6 @@ that the MIB benchmark calls CPR and CMD follow a recipe of its own, in ``circui
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from circuits.runs.pair import open_session
 from circuits.scores.uncertainty import standard_error
 from circuits.tasks.roles import mean_over_prompts
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 
 ABLATIONS = ("resample", "mean", "zero")
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -75,7 +75,7 @@ class Evaluator:
         ValueError: an unknown ablation; ablating everything changes nothing.
     """
 
-    def __init__(self, model: Any, task: Task, *, ablation: str = "resample", memory: int = MEMORY) -> None:
+    def __init__(self, model: Model, task: Task, *, ablation: str = "resample", memory: int = MEMORY) -> None:
         if ablation not in ABLATIONS:
             raise ValueError(f"ablation {ablation!r} is not one of {', '.join(ABLATIONS)}")
         self.ablation = ablation

@@ -4,6 +4,7 @@ Every package of the distribution registers its own commands there, so this modu
 """
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -12,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from interp import __version__
 from interp.name_clash import warn_of_name_clash
+
+COMMANDS = "deepfield.commands"
 
 
 class Terminated(KeyboardInterrupt):
@@ -40,6 +43,30 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _OnStderr(logging.Handler):
+    """A line a record, through ``sys.stderr``: while rich shows a bar it has taken that over, and puts lines above."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """Inside, what the packages that have commands log, from INFO upwards, is shown."""
+    packages = {entry.module.split(".")[0] for entry in entry_points(group=COMMANDS)}
+    loggers, handler = [logging.getLogger(name) for name in packages], _OnStderr()
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
 def build_app() -> App:
     """The command with every registered subcommand."""
     app = App(
@@ -48,7 +75,7 @@ def build_app() -> App:
         version=__version__,
         suppress_keyboard_interrupt=False,  # main has more to say than nothing
     )
-    for entry in sorted(entry_points(group="deepfield.commands"), key=lambda e: e.name):
+    for entry in sorted(entry_points(group=COMMANDS), key=lambda e: e.name):
         try:
             app.command(entry.load(), name=entry.name)
         except ImportError as error:  # in a damaged installation `interp doctor` must still run
@@ -62,17 +89,19 @@ def main(argv: list[str] | None = None) -> None:
         faulthandler.enable(sys.__stderr__)  # a file that is cut while it is mapped ends the process: say where
     warn_of_name_clash()
     try:
-        with _sigterm_raises():
-            build_app()(argv)
+        with _sigterm_raises(), _log_shown():
+            build_app()(argv, print_error=False, exit_on_error=False)
+    except CycloptsError as error:  # of the command line itself; in the library's box paths would be broken
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
         print("(DEEPFIELD_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         sys.exit(2)
-    except Terminated:
-        print("ended by SIGTERM; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        said = "ended by SIGTERM" if terminated else "interrupted"
+        print("; ".join([said, *dict.fromkeys(getattr(stop, "__notes__", ()))]), file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))

@@ -23,6 +23,7 @@ class Estimate:
     """A measured number with its uncertainty."""
 
     value: float
+    """The number itself, in the unit of what it estimates."""
     standard_error: float
     """Of the value; NaN when there is only one unit, since nothing is then known about the spread."""
     n: int

@@ -103,6 +103,7 @@ class TopK(_Common):
     """The k largest pre-activations of each row, those above zero among them (Gao et al. 2024)."""
 
     k: int
+    """Number of latents that each row may have active."""
     name: ClassVar[str] = "topk"
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
@@ -125,6 +126,7 @@ class BatchTopK(_Common):
     """
 
     k: int
+    """Number of latents that a row has active on average."""
     name: ClassVar[str] = "batchtopk"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType(
         {"threshold": Extra(per_latent=False, learned=False, float32=True)}
@@ -160,6 +162,7 @@ class Matryoshka(BatchTopK):
     """
 
     shares: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    """Shares of d_sae that reconstruct alone, rising; the last is 1."""
     name: ClassVar[str] = "matryoshka"
 
     def prefixes(self, d_sae: int) -> tuple[int, ...]:
@@ -176,6 +179,7 @@ class JumpReLU(_Common):
     """
 
     bandwidth: float = 0.5
+    """Width of the kernel, in the unit of pre-activations."""
     name: ClassVar[str] = "jumprelu"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
@@ -222,6 +226,7 @@ class TopAFA(_Common):
     """
 
     sentinel: Literal["safe", "parity"] = "safe"
+    """What overwrites the last cumulative sum: infinity (``safe``) or the published 1e8 (``parity``)."""
     name: ClassVar[str] = "afa"
     uses_b_enc: ClassVar[bool] = False
     unit_norm_encoder: ClassVar[bool] = False

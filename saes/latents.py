@@ -15,8 +15,11 @@ class Latents:
     """Active latents of each row. Slots that hold no active latent have value 0 (their index means nothing)."""
 
     values: Float[Tensor, "*batch k_max"]
+    """Activation of the latent in each slot, 0 in empty ones; k_max slots a row."""
     indices: Int[Tensor, "*batch k_max"]
+    """Number of the latent in each slot, from 0 to d_sae - 1."""
     d_sae: int
+    """Number of latents that there are, active or not."""
     pre: Float[Tensor, "*batch k_max"] | None = None
     """Pre-activations of the slots, from variants whose loss needs them; in empty slots 0, or minus infinity where 0
     would be taken for one (JumpReLU)."""
@@ -25,6 +28,16 @@ class Latents:
     def l0(self) -> Int[Tensor, "*batch"]:
         """Active latents of each row: non-zero values, not slots."""
         return (self.values != 0).sum(-1)
+
+    @classmethod
+    def from_dense(cls, dense: Float[Tensor, "*batch d_sae"]) -> "Latents":
+        """The entries that are not zero, to which the gradient flows.
+
+        >>> Latents.from_dense(torch.tensor([[0.0, 2.0, 0.0]])).indices
+        tensor([[1]])
+        """
+        slots = slots_where(dense != 0)
+        return cls(dense.gather(-1, slots.indices).masked_fill(~slots.taken, 0), slots.indices, dense.shape[-1])
 
     def to_dense(self) -> Float[Tensor, "*batch {self.d_sae}"]:
         """The same latents with their zeros."""

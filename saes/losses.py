@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from saes.activations import JumpReLU
 from saes.latents import Latents
 from saes.sae import SAE
 from saes.straight_through import step
@@ -57,8 +58,8 @@ def l1(p: Pass) -> Float[Tensor, ""]:
 def l0(p: Pass) -> Float[Tensor, ""]:
     """Mean number of latents above their thresholds, over d_in; the gradient goes to the thresholds alone."""
     assert p.latents.pre is not None
-    bandwidth = p.sae.activation.bandwidth  # type: ignore[attr-defined]
-    return _mean_sum(p, step(p.latents.pre, p.sae.threshold[p.latents.indices], bandwidth))
+    assert isinstance(p.sae.activation, JumpReLU)
+    return _mean_sum(p, step(p.latents.pre, p.sae.threshold[p.latents.indices], p.sae.activation.bandwidth))
 
 
 def gate_l1(p: Pass) -> Float[Tensor, ""]:

@@ -144,8 +144,11 @@ class SAE(nn.Module):
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Latents:
         """Sparse latents of each row.
 
-        Raises ValueError for rows that are not finite; in training the loss tells, without a second look at the data.
+        Raises ValueError for rows of another width, and for rows that are not finite; in training the loss tells,
+        without a second look at the data.
         """
+        if x.shape[-1] != self.d_in:
+            raise ValueError(f"the rows have {x.shape[-1]} dimensions; this SAE reads {self.d_in}: {self._place()}")
         if not self.training and not (finite := x.isfinite().all(-1)).all():
             rows = (~finite).reshape(-1).nonzero().flatten().tolist()
             raise ValueError(
@@ -162,8 +165,13 @@ class SAE(nn.Module):
     ) -> Float[Tensor, "*batch d_out"]:
         """Sum of the active latents' decoder rows, plus b_dec; a skip connection and ``layer_norm`` need ``x``.
 
-        ``frozen``: the gradient reaches the latents alone, not the decoder.
+        ``frozen``: the gradient reaches the latents alone, not the decoder. Raises ValueError for dense latents.
         """
+        if not isinstance(latents, Latents):
+            raise ValueError(
+                f"decode takes sparse Latents, as encode returns them, not a {type(latents).__name__}; of a dense"
+                " [..., d_sae] tensor make them with saes.Latents.from_dense(tensor)"
+            )
         W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
         dense = latents.values.shape[-1] > GATHER_UP_TO * self.d_sae
         rows = latents.to_dense() @ W_dec if dense else decode(latents.values, latents.indices, W_dec)
@@ -180,6 +188,18 @@ class SAE(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction."""
         return self.decode(self.encode(x), x)
+
+    def _place(self) -> str:
+        there = f"it was trained at {self.site}" if self.site else "it does not say at which site"
+        return there + (f" for {self.target_site}" if self.target_site else "")
+
+    def extra_repr(self) -> str:
+        """What it is, in one line."""
+        widths = f"d_in={self.d_in}, d_sae={self.d_sae}" + (f", d_out={self.d_out}" if self.d_out != self.d_in else "")
+        place = f", site={self.site!r}" if self.site else ""
+        return f"{self.activation}, {widths}{place}" + (
+            f", target_site={self.target_site!r}" if self.target_site else ""
+        )
 
     @torch.no_grad()
     def fold_scales(self, scale: float, target_scale: float | None = None) -> "SAE":

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from interp.model_identity import relation
+from interp.models.bridge import Model
 from interp.models.loading import source_of
 from saes.sae import SAE
 
@@ -26,7 +27,7 @@ def said_model(sae: SAE) -> str | None:
     return next((name for name in said if isinstance(name, str) and name), None)
 
 
-def name_of(model: Any) -> str | None:
+def name_of(model: Model) -> str | None:
     """Of a loaded model; None where only its class is known."""
     name = source_of(model).name
     return None if name == type(model).__name__ else name

@@ -13,6 +13,14 @@ install_import_hook(["interp", "saes", "circuits"], "beartype.beartype").__enter
 import pytest
 from transformer_lens.model_bridge import TransformerBridge
 
+from tests.left_out import (  # noqa: F401
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_testnodedown,
+    pytest_unconfigure,
+)
+
 
 @pytest.fixture(scope="session")
 def embedded() -> TransformerBridge:

@@ -1,12 +1,17 @@
 """Rules of the house that no reviewer should have to check by hand."""
 
 import ast
+import dataclasses
 import importlib
+import inspect
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +154,39 @@ def test_whatever_the_docs_use_opens_by_dot() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_only_commands_print() -> None:
+    """The library logs, so that whoever imports it decides what is shown; ``main`` is the command of a module."""
+    wrong = []
+    for file in (file for package in ORDER for file in (ROOT / package).rglob("*.py")):
+        if file.parent.name == "commands" or file.name in ("cli.py", "name_clash.py"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            calls = () if getattr(node, "name", None) == "main" else ast.walk(node)
+            wrong += [
+                f"{file.name}:{c.lineno}" for c in calls if isinstance(c, ast.Call) and ast.unparse(c.func) == "print"
+            ]
+    assert wrong == []
+
+
+def strings_in(file: Path) -> Iterator[str]:
+    """Every string of a file but docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    loose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in loose:
+            yield node.value
+
+
+def test_html_is_written_by_templates_alone() -> None:
+    """And templates, style sheets and scripts are part of what is installed."""
+    files = [file for package in ORDER for file in (ROOT / package).rglob("*.py")]
+    tag = re.compile(r"</?(html|body|div|span|p|table|t[drh]|h\d|script|style|figure)\b[^<]*>")
+    assert {file.name for file in files for text in strings_in(file) if tag.search(text)} == set()
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    kinds = {file.suffix for package in ORDER for file in (ROOT / package).rglob("*") if file.is_file()}
+    assert {f"*{kind}" for kind in kinds & {".jinja", ".css", ".js"}} <= set(data["*"])
+
+
 def test_no_pickle_is_read_or_written() -> None:
     """``torch.load`` and ``np.load`` appear only with their safe arguments; ``torch.save`` only where a tool that we
     write for reads nothing else."""
@@ -218,4 +256,33 @@ def test_everything_public_is_documented() -> None:
                 public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
                 if public and ast.get_docstring(node) is None and node.name != "main":
                     bare.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert bare == []
+
+
+def field_docs(kind: type) -> dict[str, str | None]:
+    """What the source says behind each field of a dataclass, or of those it inherits from; ``Attributes:`` counts."""
+    docs: dict[str, str | None] = {}
+    for one in reversed([one for one in kind.__mro__ if dataclasses.is_dataclass(one)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        for statement, after in itertools.zip_longest(body, body[1:]):
+            if isinstance(statement, ast.AnnAssign):
+                doc = after.value if isinstance(after, ast.Expr) else None
+                said = doc.value if isinstance(doc, ast.Constant) else None
+                docs[ast.unparse(statement.target)] = said if isinstance(said, str) else None
+        docs |= dict(re.findall(r"^ +(\w+): (.+)$", one.__doc__ or "", re.MULTILINE))
+    return docs
+
+
+def test_every_field_of_a_public_dataclass_is_a_sentence() -> None:
+    """Of at least four words, since some become ``--help``: what it is, its unit and its shape."""
+    faces = [importlib.import_module(package) for package in ORDER]
+    kinds = [kind for face in faces for name in face.__all__ if dataclasses.is_dataclass(kind := getattr(face, name))]
+    assert len(kinds) > 15
+    bare = []
+    for kind in kinds:
+        docs = field_docs(kind)
+        for field in dataclasses.fields(kind):
+            said = docs.get(field.name) or ""
+            if not field.name.startswith("_") and (len(said.split()) < 4 or not said.strip().endswith(".")):
+                bare.append(f"{kind.__name__}.{field.name}: {said!r}")
     assert bare == []

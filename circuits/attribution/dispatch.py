@@ -13,7 +13,7 @@ Gradients are taken in the base run: the corrupt one in direction ``denoise``.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -32,7 +32,14 @@ from circuits.scores.edges import EdgeScores
 from circuits.scores.nodes import Scores
 from circuits.tasks.roles import sum_by_role
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 from saes.sae import SAE
+
+Family = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "heads", "mlp_post", "neurons", "q", "k", "v",
+    "embed", "embeddings",
+]  # fmt: skip
+"""What ``nodes`` can be for a family of nodes, aliases included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,42 +56,90 @@ class Asked:
 
 @overload
 def attribute(
-    model: Any,
+    model: Model,
+    task: Task,
+    *,
+    nodes: Literal["latents"],
+    method: str = ...,
+    rules: str | Iterable[str] | None = ...,
+    steps: int = ...,
+    agreement: bool = ...,
+    by_position: bool = ...,
+    saes: Sequence[SAE],
+) -> FeatureScores:
+    """Features and errors of SAEs."""
+
+
+@overload
+def attribute(
+    model: Model,
+    task: Task,
+    *,
+    nodes: Literal["edges"],
+    method: str = ...,
+    rules: str | Iterable[str] | None = ...,
+    steps: int = ...,
+    agreement: bool = ...,
+    by_position: bool = ...,
+    saes: None = ...,
+) -> EdgeScores:
+    """Edges between heads, MLPs, the input and the logits."""
+
+
+@overload
+def attribute(
+    model: Model,
+    task: Task,
+    *,
+    nodes: Family,
+    method: str = ...,
+    rules: str | Iterable[str] | None = ...,
+    steps: int = ...,
+    agreement: bool = ...,
+    by_position: bool = ...,
+    saes: None = ...,
+) -> Scores:
+    """One family of nodes."""
+
+
+@overload
+def attribute(
+    model: Model,
+    task: Task,
+    *,
+    nodes: list[str] | tuple[str, ...],
+    method: str = ...,
+    rules: str | Iterable[str] | None = ...,
+    steps: int = ...,
+    agreement: bool = ...,
+    by_position: bool = ...,
+    saes: None = ...,
+) -> dict[str, Scores]:
+    """Several families, by name."""
+
+
+@overload
+def attribute(
+    model: Model,
     task: Task,
     *,
     nodes: str,
     method: str = ...,
     rules: str | Iterable[str] | None = ...,
-    by_position: bool = ...,
     steps: int = ...,
     agreement: bool = ...,
-    saes: Sequence[SAE] | None = ...,
-) -> Any:
-    """Of one family of nodes, ``latents`` or ``edges``."""
-
-
-@overload
-def attribute(
-    model: Any,
-    task: Task,
-    *,
-    nodes: Sequence[str],
-    method: str = ...,
-    rules: str | Iterable[str] | None = ...,
     by_position: bool = ...,
-    steps: int = ...,
-    agreement: bool = ...,
     saes: Sequence[SAE] | None = ...,
-) -> dict[str, Scores]:
-    """Of several families, by name."""
+) -> Scores | FeatureScores | EdgeScores:
+    """Whatever a name that is read at run time stands for."""
 
 
 @torch.enable_grad()
 def attribute(
-    model: Any,
+    model: Model,
     task: Task,
     *,
-    nodes: str | Sequence[str],
+    nodes: str | list[str] | tuple[str, ...],
     method: str = "relp",
     rules: str | Iterable[str] | None = None,
     by_position: bool = True,

@@ -84,7 +84,9 @@ class FeatureCircuit:
     """Which features and errors are in: masks by site, ``[position, d_sae]`` and ``[position]``."""
 
     features: Mapping[str, Tensor]
+    """By site ``[position, d_sae]``: True for features that are in."""
     errors: Mapping[str, Tensor]
+    """By site ``[position]``: True where the SAE's error is in."""
 
     @classmethod
     def above(cls, scores: FeatureScores, threshold: float) -> "FeatureCircuit":

@@ -1,11 +1,11 @@
 """``interp circuit``: score the edges of a task, cut the model down to a circuit, and measure what it explains."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
+from interp.commands.options import OutFile
 
 app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
 
@@ -23,12 +23,12 @@ def circuit(
     threshold: float = 1e-2,
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
-    out: Path | None = None,
-    graphml: Path | None = None,
-    dot: Path | None = None,
-    neuronpedia: Path | None = None,
-    mib: Path | None = None,
-    html: Path | None = None,
+    out: OutFile | None = None,
+    graphml: OutFile | None = None,
+    dot: OutFile | None = None,
+    neuronpedia: OutFile | None = None,
+    mib: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Find a circuit.
 
@@ -85,13 +85,16 @@ def circuit(
     found = whole.prune(size=min(size, len(whole.edges)))
     evaluator = Evaluator(language_model, opened, ablation=ablation)
     measured, curve = evaluator.evaluate(found), evaluator.curve(whole)
-    console = Console()
+    console = Console(highlight=False)
     console.print(
         f"{opened.name} in {model}: {measured.edges} of {len(whole.edges)} edges, faithfulness"
         f" {measured.faithfulness:.3f}{plus_minus(measured.standard_error)}, completeness {measured.completeness:.3f},"
         f" area {curve.area:.3f}, distance {curve.distance:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
         f" {scores.cost.forwards:g} forwards, {scores.cost.backwards:g} backwards)"
     )
+    strongest = sorted(found.edges.items(), key=lambda edge: -abs(edge[1]))[:5]
+    named = ", ".join(f"{writer} -> {reader} {score:+.3f}" for (writer, reader), score in strongest)
+    console.print(f"Strongest edges: {named}", markup=False)
     areas = None if unlike_mib(evaluator) else mib_areas(evaluator, whole)
     if areas is not None:
         console.print(f"By MIB's recipe: CPR {areas.cpr:.3f}, CMD {areas.cmd:.3f}")

@@ -1,11 +1,11 @@
 """``interp patch``: exact patching beside its estimates, as a table and as heat maps."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
+from interp.commands.options import OutFile
 
 app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
 
@@ -18,8 +18,8 @@ def patch(
     about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     nodes: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out"),
     direction: Literal["denoise", "noise"] = "denoise",
-    out: Path | None = None,
-    html: Path | None = None,
+    out: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Compare attribution with exact patching.
 
@@ -46,7 +46,11 @@ def patch(
 
     language_model, opened = open_task(model, about, direction=direction)
     found = compare(language_model, opened, nodes=nodes)
-    console = Console()
+    console = Console(highlight=False)
+    way = "restoring the clean value" if direction == "denoise" else "putting the corrupt value in"
+    console.print(f"Largest exact effects of {way}, as a share of the metric's change ({len(opened)} prompts):")
+    for family, scores in found.exact.items():
+        console.print(f"  {family}: {scores.finding()}", markup=False)
     columns, rows = agreement_table(found)
     table = Table(*columns, title=f"{opened.name} in {model}: {len(opened)} prompts, {direction}", title_justify="left")
     for row in rows:

@@ -12,6 +12,7 @@ from typing import Any
 
 import anywidget
 import traitlets
+from markupsafe import Markup
 
 from circuits.attribution.features import FeatureCircuit, FeatureScores
 from circuits.circuit import Circuit
@@ -26,7 +27,8 @@ from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
-from interp.files.writing import atomic_path
+from interp.models.bridge import Model
+from interp.pages.templates import write_html
 from saes.features.examples import Text
 from saes.sae import SAE
 
@@ -89,7 +91,7 @@ class Explorer(anywidget.AnyWidget):
         self,
         shown: Any,
         *,
-        model: Any = None,
+        model: Model = None,
         task: Task | None = None,
         evaluator: Evaluator | None = None,
         scores: FeatureScores | None = None,
@@ -190,11 +192,10 @@ class Explorer(anywidget.AnyWidget):
             details: Of how many nodes (the strongest of every view) to save the detail, and the metric without each:
                 the page cannot run the model.
         """
-        with atomic_path(Path(path)) as partial:
-            partial.write_text(explorer_page.page(self.about["title"], self.saved(details=details)), encoding="utf-8")
+        write_html(path, explorer_page.page(self.about["title"], self.saved(details=details)))
         return Path(path)
 
-    def fragment(self, *, details: int = 60) -> str:
+    def fragment(self, *, details: int = 60) -> Markup:
         """What :meth:`save` writes, as markup for a part of another page."""
         return explorer_page.fragment(self.saved(details=details))
 

@@ -19,6 +19,7 @@ from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
 from circuits.scores.uncertainty import standard_error
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 from saes.sae import SAE
 
 VALUES: Mapping[str, str] = {
@@ -50,7 +51,7 @@ class Interventions:
         ValueError: as :func:`circuits.attribute` and, for SAEs, :func:`circuits.attribute_features`.
     """
 
-    def __init__(self, model: Any, task: Task, saes: Sequence[SAE] = ()) -> None:
+    def __init__(self, model: Model, task: Task, saes: Sequence[SAE] = ()) -> None:
         task.require_aligned("parts to set in the explorer")
         self.task = task.replace(direction="denoise")
         self.session = open_session(model, self.task)

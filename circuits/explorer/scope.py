@@ -11,6 +11,7 @@ from circuits.explorer.interventions import Measured
 from circuits.faithfulness import Evaluator
 from circuits.features.faithfulness import FeatureEvaluator
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 from saes.sae import SAE
 
 
@@ -33,7 +34,7 @@ class Scope:
 
 
 def scope_of(
-    shown: Any, *, model: Any, task: Task | None, saes: Sequence[SAE], evaluator: Evaluator | None
+    shown: Any, *, model: Model, task: Task | None, saes: Sequence[SAE], evaluator: Evaluator | None
 ) -> Scope | None:
     """The scope of a circuit; None for scores of nodes, and where nothing can be run."""
     if isinstance(shown, Circuit) and (evaluator is not None or task is not None):
@@ -43,7 +44,7 @@ def scope_of(
     return None
 
 
-def _of_edges(circuit: Circuit, model: Any, task: Task | None, evaluator: Evaluator | None) -> Scope:
+def _of_edges(circuit: Circuit, model: Model, task: Task | None, evaluator: Evaluator | None) -> Scope:
     known = {} if evaluator is None else {evaluator.ablation: evaluator}
 
     def faithfulness(parts: Sequence[Part], to: str, threshold: float, _node_threshold: float) -> Measured:
@@ -66,7 +67,7 @@ def _of_edges(circuit: Circuit, model: Any, task: Task | None, evaluator: Evalua
     return Scope(values=list(known) if task is None else ("resample", "mean", "zero"), faithfulness=faithfulness)
 
 
-def _of_features(circuit: FeatureCircuit, model: Any, task: Task, saes: Sequence[SAE]) -> Scope:
+def _of_features(circuit: FeatureCircuit, model: Model, task: Task, saes: Sequence[SAE]) -> Scope:
     known: dict[str, FeatureEvaluator] = {}
 
     def faithfulness(parts: Sequence[Part], to: str, _threshold: float, _node_threshold: float) -> Measured:

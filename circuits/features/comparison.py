@@ -11,6 +11,7 @@ from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.features.faithfulness import FeatureEvaluator, FeatureFaithfulness
 from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 from saes.sae import SAE
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -61,7 +62,7 @@ class FeatureComparison:
 
 
 def compare_features(
-    model: Any,
+    model: Model,
     task: Task,
     saes: Sequence[SAE],
     *,

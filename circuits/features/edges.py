@@ -8,7 +8,6 @@ passes through a site in between belongs to the features there, so gradients sto
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,14 @@ from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
 from circuits.tasks.task import Task
 from interp.inference_mode import refuse_inference_mode
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from saes.sae import SAE
 
 
 @torch.enable_grad()
 def feature_edges(
-    model: Any,
+    model: Model,
     task: Task,
     saes: Sequence[SAE],
     circuit: FeatureCircuit,

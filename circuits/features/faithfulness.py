@@ -6,7 +6,6 @@ position by position.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
 from circuits.scores.uncertainty import standard_error
 from circuits.tasks.task import Task
+from interp.models.bridge import Model
 from saes.sae import SAE
 
 
@@ -38,7 +38,7 @@ class FeatureEvaluator:
         mean: ``False`` sets them to their values on the pair's corrupt prompt instead.
     """
 
-    def __init__(self, model: Any, task: Task, saes: Sequence[SAE], *, mean: bool = True) -> None:
+    def __init__(self, model: Model, task: Task, saes: Sequence[SAE], *, mean: bool = True) -> None:
         task.require_aligned("circuits of features")
         task = task.replace(direction="noise")
         self._session = open_session(model, task)

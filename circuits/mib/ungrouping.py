@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from circuits.anatomy.anatomy import anatomy_of
+from interp.models.bridge import Model
 from interp.models.plain import plain_module
 
 _SHARED = ("k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias")
 
 
 @torch.no_grad()
-def ungroup(model: Any) -> nn.Module:
+def ungroup(model: Model) -> nn.Module:
     """A plain Hugging Face model that computes what ``model`` does, with the keys and values of every group repeated
     for each of its query heads; itself where none are shared.
 

@@ -14,18 +14,23 @@ class Attributed:
     """Scores on the scale of the metric, and everything needed to read them; subclasses say of what."""
 
     values: Tensor
-    """The means of ``per_prompt``."""
+    """Scores on the scale of the metric: the means of ``per_prompt``."""
     per_prompt: Tensor
-    """``[n, *values.shape]``."""
+    """``[n, *values.shape]``: the scores of each prompt."""
     method: str
+    """Name of the method, such as ``relp``."""
     rules: tuple[str, ...] | None
-    """The relevance rules in force; None for methods without."""
+    """Relevance rules in force; None for methods without."""
     direction: str
+    """Which way was patched, ``denoise`` or ``noise``."""
     metric: str
+    """Name of the task's metric, such as ``logit_difference``."""
     clean_metric: float
     """The raw metric of the clean run, which is 1 on the scale of the scores."""
     corrupt_metric: float
+    """The raw metric of the corrupt run, which is 0 on that scale."""
     cost: Cost
+    """Forward and backward passes that the scores took."""
 
     @property
     def n(self) -> int:

@@ -15,13 +15,15 @@ class EdgeScores(Attributed):
     """A number for every edge, ``values[writer, reader]``; 0 where there is no edge."""
 
     writers: tuple[str, ...]
+    """Names of the nodes that write, in the order of the first axis."""
     readers: tuple[str, ...]
+    """Names of what reads, in the order of the second axis."""
     mask: Tensor
-    """``[writer, reader]``: where there is an edge."""
+    """``[writer, reader]``: True where there is an edge."""
     groups: Mapping[str, tuple[str, ...]]
     """The nodes that each reader belongs to: several heads where they share keys and values."""
     agreement: Agreement | None = None
-    """With path patching, where it was asked for."""
+    """Agreement with path patching, where it was asked for."""
     family: ClassVar[str] = "edges"
     axes: ClassVar[tuple[str, ...]] = ("writer", "reader")
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import OutFolder
 from interp.counts import Count
 
 app = App(name="cache", help="Cache a model's activations in a folder. The same command again continues.")
@@ -19,7 +20,7 @@ def cache(
     sites: Annotated[list[str], Parameter(consume_multiple=True)],
     data: str,
     tokens: Count,
-    out: Path,
+    out: OutFolder,
     revision: str | None = None,
     model_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from interp.commands.options import RowOptions
+from interp.commands.options import OutFile, OutFolder, RowOptions
 
 app = App(name="massive", help="Massive activations: find them, follow them through training, intervene on them.")
 
@@ -26,7 +26,7 @@ def measure(
     mad: float | None = None,
     persistence: float | None = None,
     top: int = 3,
-    report: Path | None = None,
+    report: OutFile | None = None,
 ) -> None:
     """Measure every layer: largest magnitudes and median, massive activations, attention sinks, super weights.
 
@@ -159,7 +159,7 @@ def sweep_(
     /,
     *,
     data: str,
-    out: Path,
+    out: OutFolder,
     steps: str = "all",
     budget: str | None = None,
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),

@@ -1,7 +1,42 @@
 """Options that several commands share."""
 
+import os
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+
+def _check_place(path: Path) -> None:
+    """That something can be made at ``path``, before minutes of work go into it."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if there != path.absolute() and not there.is_dir():
+        raise ValueError(f"{there} is a file, so that nothing can be written below it; choose another path")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{there} may not be written; choose another path")
+
+
+def _check_file(_type: object, path: Path | None) -> None:
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
+    _check_place(path)
+
+
+def _check_folder(_type: object, path: Path | None) -> None:
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; name a folder")
+    _check_place(path)
+
+
+OutFile = Annotated[Path, Parameter(validator=_check_file)]
+"""A file to write, tried when the command line is read."""
+OutFolder = Annotated[Path, Parameter(validator=_check_folder)]
+"""A folder to write into, tried when the command line is read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from interp.commands.options import RowOptions
+from interp.commands.options import OutFolder, RowOptions
 
 app = App(name="sparsity", help="Activation sparsity: the share of neurons that a model can do without.")
 
@@ -18,7 +18,7 @@ def sparsity(
     data: str,
     ppl: float = 1.0,
     steps: str | None = None,
-    scratch: Path = Path("runs/sparsity"),
+    scratch: OutFolder = Path("runs/sparsity"),
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,

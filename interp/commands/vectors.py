@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import OutFile
+
 app = App(name="vectors", help="Feed-forward neurons as words: project them, find those of a concept, steer by them.")
 
 
@@ -51,7 +53,7 @@ def project(
     model: str,
     /,
     *,
-    html: Path,
+    html: OutFile,
     top_k: int = 10,
     reading: Annotated[Reading, Parameter(name="*")] = Reading(),
 ) -> None:
@@ -86,8 +88,8 @@ def find(
     antonyms: str = "",
     method: Literal["neighbours", "logit"] = "neighbours",
     top: int = 20,
-    out: Path | None = None,
-    html: Path | None = None,
+    out: OutFile | None = None,
+    html: OutFile | None = None,
     reading: Annotated[Reading, Parameter(name="*")] = Reading(),
 ) -> None:
     """Find the neurons of a concept and print them with the tokens that justify them.

@@ -1,12 +1,28 @@
 """``interp vla``: a small vision-language-action policy, and whether its neurons steer it in closed loop."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import OutFile, OutFolder
+
 app = App(name="vla", help="Steer a vision-language-action policy by its neurons, in a simulator.")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """More are no faster at this size; who calls a command from Python finds the number unchanged."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +40,10 @@ class Steering:
 
 
 @app.command
+@_one_thread()
 def train(
     *,
-    out: Path,
+    out: OutFolder,
     camera: int | None = None,
     seed: int = 0,
     steps: int | None = None,
@@ -54,12 +71,9 @@ def train(
         Of the loss on sentences of text alone. With 0, and --language-steps 0, the policy is the negative control.
     """
     _require_simulator()
-    import torch
-
     from interp.vla.policy.training import Recipe
     from interp.vla.policy.training import train as train_policy
 
-    torch.set_num_threads(1)  # more are no faster at this size
     recipe = Recipe(
         seed=seed,
         camera=camera,
@@ -68,16 +82,17 @@ def train(
         language_steps=language_steps,
         text_weight=text_weight,
     )
-    train_policy(recipe, out, progress=lambda text: print(text, flush=True))
+    train_policy(recipe, out)
     print(f"The policy is {out / 'policy.safetensors'}; interp vla evaluate {out} --out DIR measures it.")
 
 
 @app.command
+@_one_thread()
 def evaluate(
     policy: str = "state",
     /,
     *,
-    out: Path,
+    out: OutFolder,
     steering: Annotated[Steering, Parameter(name="*")] = Steering(),
     instruction: str | None = None,
     doses: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0),
@@ -85,7 +100,7 @@ def evaluate(
     episodes: int = 8,
     steps: int = 30,
     seed: int = 0,
-    figure: Path | None = None,
+    figure: OutFile | None = None,
 ) -> None:
     """Does a cluster steer? Against nothing, random sets and the word in the prompt. Continues where it stopped.
 
@@ -113,8 +128,6 @@ def evaluate(
         Write the dose curve there, as SVG.
     """
     _require_simulator()
-    import torch
-
     from interp.vla.policy.policy import load_policy
     from interp.vla.study.dose_svg import dose_svg
     from interp.vla.study.film import SIZE, film, gif
@@ -122,13 +135,12 @@ def evaluate(
     from interp.vla.study.rollouts import arena_for
     from interp.vla.study.study import Options, study
 
-    torch.set_num_threads(1)
     options = Options(
         **vars(steering), instruction=instruction, doses=doses, sets=sets, episodes=episodes, steps=steps, seed=seed
     )
     loaded = load_policy(policy)
     with arena_for(loaded, range(episodes)) as arena:
-        found = study(loaded, arena, options, name=policy, out=out, progress=lambda text: print(text, flush=True))
+        found = study(loaded, arena, options, name=policy, out=out)
     with arena_for(loaded, [0], film=SIZE) as arena:
         page = study_page(
             found, gif(film(loaded, arena, found.between, found.instruction, value=steering.value, steps=steps))
@@ -139,11 +151,12 @@ def evaluate(
 
 
 @app.command
+@_one_thread()
 def render(
     policy: str = "state",
     /,
     *,
-    out: Path,
+    out: OutFile,
     steering: Annotated[Steering, Parameter(name="*")] = Steering(),
     instruction: str = "move up",
     episode: int = 0,
@@ -165,15 +178,12 @@ def render(
         Length of the film.
     """
     _require_simulator()
-    import torch
-
     from interp.vla.policy.policy import load_policy
     from interp.vla.study.contests import contest
     from interp.vla.study.film import SIZE, check_film_path, film, write_film
     from interp.vla.study.rollouts import arena_for
 
     check_film_path(out)
-    torch.set_num_threads(1)
     loaded = load_policy(policy)
     between = contest(loaded, steering.concept, top=steering.top, method=steering.method, sets=1)
     with arena_for(loaded, [episode], film=SIZE) as arena:

@@ -8,7 +8,7 @@ had happened.
 
 import argparse
 import json
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from interp.embedded.text import documents_of
 from interp.files.folder_lock import alone_in
 from interp.files.tensor_files import read_sealed, write_sealed, write_tensors
 from interp.files.writing import PARTIAL, make_folder, sync_file, sync_folder, told_if_full
+
+logger = logging.getLogger(__name__)
 
 VOCAB = 4000
 CONTEXT = 256
@@ -270,7 +272,7 @@ def _train(books: list[str], out: Path, *, checkpoint_steps: tuple[int, ...], sa
         step = load_state(model, optimizers, state_file) if state_file.exists() else 0
     except ValueError as error:
         step = 0
-        print(f"{error}; not used, training starts over", file=sys.stderr)
+        logger.warning("%s; not used, training starts over", error)
     wall, cpu = time.monotonic(), time.process_time()
     while True:
         if step in checkpoint_steps and not (revisions / f"step{step}").exists():
@@ -300,7 +302,7 @@ def _train(books: list[str], out: Path, *, checkpoint_steps: tuple[int, ...], sa
             }
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+            logger.info("%s", row)
 
 
 def main() -> None:
@@ -308,6 +310,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder of .txt files to train on")
     parser.add_argument("--out", type=Path, required=True, help="folder for the revisions and the training state")
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     books = [file.read_text(encoding="utf-8") for file in sorted(args.corpus.glob("*.txt"))]
     if not books:
         raise SystemExit(f"no .txt files in {args.corpus}; point --corpus at the folder of training books")

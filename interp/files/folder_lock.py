@@ -25,6 +25,8 @@ def alone_in(folder: Path, *, below: Sequence[str] = (), wait: bool = False) -> 
         below: Subfolders that the run writes into too, and in which no other run has a lock of its own.
         wait: For a run that is in it, instead of refusing.
 
+    Whoever waits only fetches something; others are runs that continue, and an interruption is told so.
+
     Raises:
         ValueError: another run is in it, or it cannot be written.
     """
@@ -38,7 +40,12 @@ def alone_in(folder: Path, *, below: Sequence[str] = (), wait: bool = False) -> 
     with lock:
         for place in (folder, *(folder / name for name in below)):
             _clean(place)
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as interruption:
+            if not wait:
+                interruption.add_note(f"the same command continues from what is in {folder}")
+            raise
 
 
 def _clean(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +10,7 @@ from torch import Tensor
 from interp import metrics
 from interp.massive.detection import MassiveActivation
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
@@ -58,7 +58,7 @@ def importance(pattern: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*ba
 
 @torch.no_grad()
 def attention_sinks(
-    model: Any, tokens: Int[Tensor, "sequences position"], *, window: int | None = 64, batch: int = 1
+    model: Model, tokens: Int[Tensor, "sequences position"], *, window: int | None = 64, batch: int = 1
 ) -> SinkStats:
     """Measure where every head of every layer looks; patterns are reduced inside their hooks.
 

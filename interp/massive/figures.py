@@ -10,11 +10,11 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from interp.html_page import COLORS
 from interp.massive.attention import SinkStats
 from interp.massive.stats import LayerStats
 from interp.massive.sweep_table import Quantity, SweepTable
 from interp.metrics import Estimate
+from interp.pages.html_page import COLORS
 from interp.trajectory.fitting import Trajectory
 
 Captioned = tuple[go.Figure, str]

@@ -18,6 +18,7 @@ from interp import metrics
 from interp.massive.detection import MassiveActivation, detect
 from interp.massive.stats import layer_stats
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, check_site
@@ -73,7 +74,7 @@ class Intervention:
 
 @torch.no_grad()
 def intervene(
-    model: Any,
+    model: Model,
     tokens: Int[Tensor, "sequences position"],
     *,
     entries: Iterable[Entry | MassiveActivation] | None = None,
@@ -123,7 +124,7 @@ Place = tuple[int, int, int, int]
 """Layer, sequence, position, dimension."""
 
 
-def _massive_at_first_layer(model: Any, tokens: Tensor) -> tuple[MassiveActivation, ...]:
+def _massive_at_first_layer(model: Model, tokens: Tensor) -> tuple[MassiveActivation, ...]:
     found = detect(layer_stats(model, tokens))
     if not found:
         raise ValueError(
@@ -132,7 +133,7 @@ def _massive_at_first_layer(model: Any, tokens: Tensor) -> tuple[MassiveActivati
     return tuple(each for each in found if each.layer == found.first_layer)
 
 
-def _places(model: Any, tokens: Tensor, entries: Sequence[Entry | MassiveActivation]) -> list[Place]:
+def _places(model: Model, tokens: Tensor, entries: Sequence[Entry | MassiveActivation]) -> list[Place]:
     if not entries:
         raise ValueError("there is no entry to overwrite; give at least one")
     for layer in {entry.layer for entry in entries}:
@@ -153,7 +154,7 @@ def _places(model: Any, tokens: Tensor, entries: Sequence[Entry | MassiveActivat
 class _Values:
     """What an entry is set to."""
 
-    def __init__(self, model: Any, layers: Sequence[int], to: str | float, heldout: Tensor | None) -> None:
+    def __init__(self, model: Model, layers: Sequence[int], to: str | float, heldout: Tensor | None) -> None:
         if isinstance(to, str) and to not in ("zero", "mean"):
             raise ValueError(f"to={to!r} is neither 'zero', 'mean' nor a number")
         self._constant = None if to == "mean" else 0.0 if to == "zero" else float(to)
@@ -162,7 +163,7 @@ class _Values:
                 raise ValueError("to='mean' needs heldout=..., rows of text that the effect is not measured on")
             self._measure(model, layers, heldout)
 
-    def _measure(self, model: Any, layers: Sequence[int], heldout: Tensor) -> None:
+    def _measure(self, model: Model, layers: Sequence[int], heldout: Tensor) -> None:
         sites = {layer: Site("resid_post", layer) for layer in layers}
         self._start, self._rest = (dict.fromkeys(layers, torch.zeros(())) for _ in range(2))
         for rows in heldout.split(1):
@@ -208,7 +209,7 @@ def _other_positions(places: list[Place], tokens: Tensor, generator: torch.Gener
 
 
 def _run(
-    model: Any, tokens: Tensor, variants: list[list[Place]], values: _Values, batch: int
+    model: Model, tokens: Tensor, variants: list[list[Place]], values: _Values, batch: int
 ) -> tuple[Estimate, Effect, Effect, Effect]:
     """The clean loss, and the effect of each variant; every batch meets all of them before the next."""
     before: list[Tensor] = []
@@ -240,7 +241,7 @@ def _run(
     return metrics.mean(loss), *effects  # type: ignore[return-value]
 
 
-def _overwritten(model: Any, rows: Tensor, values: dict[Place, float]) -> Float[Tensor, "batch position vocab"]:
+def _overwritten(model: Model, rows: Tensor, values: dict[Place, float]) -> Float[Tensor, "batch position vocab"]:
     def hook_of(layer: int) -> Callable[..., Tensor]:
         of_layer = {place[1:]: value for place, value in values.items() if place[0] == layer}
         index = torch.tensor(list(of_layer), dtype=torch.long).T

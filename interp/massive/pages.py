@@ -1,26 +1,26 @@
 """The two reports: of one model, and of a training run. One HTML file each, which opens offline."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.html_page import Page
 from interp.massive import figures
 from interp.massive.attention import SinkStats
 from interp.massive.detection import Detection
 from interp.massive.stats import LayerStats
 from interp.massive.super_weights import SuperWeight
 from interp.massive.sweep_table import SweepTable
+from interp.models.bridge import Model
+from interp.pages.html_page import Page
 from interp.sites.capturing import capture
 from interp.trajectory.fitting import Trajectory
 
 
 @torch.no_grad()
 def model_page(
-    model: Any,
+    model: Model,
     tokens: Int[Tensor, "sequences position"],
     *,
     name: str,
@@ -148,5 +148,5 @@ def _interval(fit: Trajectory, name: str, value: float) -> str:
     return f"{value:,.4g} ({low:,.4g} to {high:,.4g})"
 
 
-def _word(model: Any, token: int) -> str:
+def _word(model: Model, token: int) -> str:
     return str(token) if model.tokenizer is None else str(model.tokenizer.decode([token]))

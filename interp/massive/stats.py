@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
@@ -58,7 +59,7 @@ class LayerStats:
 
 @torch.no_grad()
 def layer_stats(
-    model: Any,
+    model: Model,
     tokens: Int[Tensor, "sequences position"],
     *,
     mask: Bool[Tensor, "sequences position"] | None = None,

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.models.feed_forward import output_weights, projection
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
@@ -38,7 +38,7 @@ class SuperWeight:
 
 @torch.no_grad()
 def find_super_weights(
-    model: Any, tokens: Int[Tensor, "sequences position"], *, threshold: float = 50.0, limit: int = 10
+    model: Model, tokens: Int[Tensor, "sequences position"], *, threshold: float = 50.0, limit: int = 10
 ) -> tuple[SuperWeight, ...]:
     """In each layer where both input and output of ``down_proj`` spike above ``threshold``: the weight at the dimension
     and the neuron of the two spikes. It is set to zero and the layer looked at again, until no spike is left, or one
@@ -65,7 +65,7 @@ def find_super_weights(
 
 
 @contextmanager
-def zeroed(model: Any, weight: SuperWeight) -> Iterator[None]:
+def zeroed(model: Model, weight: SuperWeight) -> Iterator[None]:
     """Within the block the weight is zero; afterwards, also after an error, it is what it was, to the bit."""
     entry = _entry(model, weight.layer, weight.row, weight.column)
     before = entry.clone()
@@ -78,12 +78,12 @@ def zeroed(model: Any, weight: SuperWeight) -> Iterator[None]:
             entry.copy_(before)
 
 
-def _entry(model: Any, layer: int, row: int, column: int) -> Tensor:
+def _entry(model: Model, layer: int, row: int, column: int) -> Tensor:
     return output_weights(model, layer).detach()[row, column]
 
 
 def _spikes(
-    model: Any, tokens: Int[Tensor, "sequences position"], layers: Sequence[int], threshold: float
+    model: Model, tokens: Int[Tensor, "sequences position"], layers: Sequence[int], threshold: float
 ) -> dict[int, tuple[int, int, float, float]]:
     """Layer -> row, column, input and output of its spike; one pass, each tensor reduced to its largest entry."""
     modules = {id(projection(model, layer)): layer for layer in layers}

@@ -4,6 +4,12 @@ from typing import Any
 
 from torch import nn
 
+Model = Any
+"""A TransformerBridge from ``load_model``; where a function says so, a plain Hugging Face model or any torch module.
+
+``Any`` to type checkers: what is read of a model, such as ``tokenizer`` or ``cfg``, is no attribute of ``nn.Module``.
+"""
+
 
 def is_bridge(model: nn.Module) -> bool:
     """Whether the model is a TransformerBridge, which has all the named sites."""

@@ -14,8 +14,9 @@ class ModelSource:
     name: str
     """Full hub id, ``embedded``, ``smollm2-135m``, or the absolute path of a folder or GGUF file."""
     revision: str | None
+    """Training checkpoint or commit; None for the published weights."""
     dtype: str
-    """Of the weights in memory, such as ``float32``."""
+    """Type of the weights in memory, such as ``float32``."""
     processed: bool
     """LayerNorms were folded or weights centred: activations are no longer those of the published model."""
 

@@ -36,17 +36,60 @@ ENGINES = {"hooks": run_with_hooks, "nnsight": run_with_nnsight}
 class ActivationCache(Mapping[Site, Tensor]):
     """Captured tensors by site, in the order of the layers; a site's name will do as a key."""
 
-    def __init__(self, tensors: Mapping[Site, Tensor]) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[Site, Tensor],
+        *,
+        going_on: Mapping[Site, Tensor] | None = None,
+        positions: slice | Tensor | None = None,
+    ) -> None:
         self._tensors = dict(tensors)
+        self._going_on, self._positions = going_on or {}, positions
 
     def __getitem__(self, site: Site | str) -> Tensor:
+        return self._tensors[self._captured(site)]
+
+    def gradient(self, of: Tensor, site: Site | str) -> Tensor:
+        """d ``of`` / d the activation at ``site``, in the shape of the activation, of a capture with gradients=True.
+
+        ``of`` is one number made of tensors of this cache that are computed later. Everything between counts: both the
+        blocks and the residual stream around them.
+
+        Raises:
+            ValueError: ``of`` is not one number, or no number that depends on the site; or the model does not go on
+                from what is read at the site, as with a norm's scale.
+
+        Example:
+            >>> import interp
+            >>> model, sites = interp.load_model("embedded"), ["blocks.0.hook_resid_post", "blocks.3.hook_resid_post"]
+            >>> cache = interp.capture(model, "Emma was", sites, gradients=True)
+            >>> later = cache["blocks.3.hook_resid_post"]
+            >>> cache.gradient(later[0, -1, 5], "blocks.0.hook_resid_post").shape == later.shape
+            True
+        """
+        key = self._captured(site)
+        if of.numel() != 1:
+            raise ValueError(f"a gradient is of one number, not of shape {list(of.shape)}: sum it, or take one entry")
+        if key not in self._going_on or not of.requires_grad:
+            why = "the model does not go on from what is read there" if of.requires_grad else "nothing has gradients"
+            raise ValueError(f"no gradient at {key}: {why}; capture with gradients=True a site that lies on the way")
+        (found,) = torch.autograd.grad(of, self._going_on[key], retain_graph=True, allow_unused=True)
+        if found is None:
+            raise ValueError(f"the number does not depend on {key}; take an earlier site, or make it of a later one")
+        return _selected(found, key, self._positions)
+
+    def _captured(self, site: Site | str) -> Site:
         key = Site.parse(site)
         if key not in self._tensors:
             raise KeyError(f"{key} was not captured; this cache holds {', '.join(map(str, self._tensors))}")
-        return self._tensors[key]
+        return key
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self._tensors)
+
+    def __repr__(self) -> str:
+        shapes = (f"{site}: {list(tensor.shape)}" for site, tensor in self._tensors.items())
+        return f"ActivationCache({', '.join(shapes)})"
 
     def __len__(self) -> int:
         return len(self._tensors)
@@ -83,7 +126,8 @@ def capture(
             ints, negative ones counted from the end.
         reduce: Called on each tensor inside the forward pass, after positions and head were selected; its result is
             kept in the tensor's place.
-        gradients: Keep the tensors attached to the graph of the bridge's parameters. By default no graph is built.
+        gradients: Keep the tensors attached to the graph of the bridge's parameters, and of each other: see
+            :meth:`ActivationCache.gradient`. By default no graph is built.
         engine: ``hooks``, or ``nnsight`` for the same tensors through an nnsight trace.
         remote: Run the trace elsewhere: True on NDIF, a URL on another server, ``local`` only through the same
             serialisation. The model is then nnsight's ``TransformersModel``, which loads no weights here, and the sites
@@ -110,11 +154,16 @@ def capture(
     if any(site.kind != "path" for site in wanted):
         require_declared(model)
     found: dict[Site, Tensor] = {}
+    going_on: dict[Site, Tensor] = {}
 
     def keep(site: Site, passing: Any) -> bool:
         if site not in found:  # of a module that is called again, the first call
             whole = _first_tensor(passing, site)
-            value = _selected(_value(places[site], passing, whole), site, where)
+            shown = _value(places[site], passing, whole)
+            at_output = not (isinstance(places[site].module, HookPoint) or places[site].entering)
+            if gradients and at_output and shown is whole:
+                going_on[site] = whole
+            value = _selected(shown, site, where)
             value = value if reduce is None else reduce(value)
             found[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
         return stop and len(found) == len(places)
@@ -127,16 +176,16 @@ def capture(
                 " engine='hooks'"
             )
         hooks.enter_context(torch.set_grad_enabled(gradients))
-        for place in places.values() if gradients else ():
-            if isinstance(place.module, HookPoint):  # a norm that nobody observes detaches its scale from the graph
-                hooks.callback(remove_hook, place.module, place.module.add_hook(_observe))
+        for site, place in places.items() if gradients else ():
+            if isinstance(place.module, HookPoint):
+                _go_on_from(model, site, place.module, going_on, hooks)
         ENGINES[engine](runner, inputs, options, places, keep)
     if missing := [str(site) for site in wanted if site not in found]:
         raise ValueError(
             f"{', '.join(missing)} did not run in this forward pass. A bridge computes attention itself, so the"
             " modules inside Hugging Face's run only where no scores, pattern, scale or gradients are asked for too"
         )
-    return ActivationCache({site: found[site] for site in wanted})
+    return ActivationCache({site: found[site] for site in wanted}, going_on=going_on, positions=where)
 
 
 def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None:
@@ -150,8 +199,29 @@ def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None
         raise ValueError("reduce and gradients are for runs on this machine; leave them out with remote")
 
 
-def _observe(_value: Tensor, *, hook: Any) -> None:
-    """Look, and change nothing."""
+def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, Tensor], hooks: ExitStack) -> None:
+    """Let the run go on from a tensor in the site's shape, which ``going_on`` holds, so that there is a gradient at it.
+
+    A bridge shows the stream between attention and MLP where it enters the MLP's norm. What has a gradient there is a
+    copy, which joins the stream at the block's end: as its difference from the original, which is 0.
+    """
+    copies = site.kind == "resid_mid"
+    joining: list[Tensor] = []
+
+    def go_on(value: Tensor, *, hook: Any) -> Tensor | None:
+        if site.kind.endswith("_scale"):  # a norm that nobody looks at detaches its scale from the graph
+            return None
+        going_on[site] = value.clone() if copies else value
+        if copies:
+            joining.append(going_on[site] - value)
+        return going_on[site]
+
+    hooks.callback(remove_hook, point, point.add_hook(go_on))
+    if copies:
+        end = find_module(model, Site("resid_post", site.layer))
+        assert isinstance(end, HookPoint)
+        end.add_hook(lambda value, hook: value + joining.pop(), prepend=True)
+        hooks.callback(remove_hook, end, end.fwd_hooks[0])
 
 
 def _places(
@@ -167,7 +237,7 @@ def _places(
             _require_eager(model)
         return model, {site: _place_in_plain(model, site, parts, inputs, undo) for site in sites}, False
     family = declared(model.original_model.config)
-    by_bridge = frozenset() if family is None else family.bridge
+    by_bridge = frozenset() if family is None else family.bridge - (family.unread if gradients else frozenset())
     if has_plain_values(model) and not (gradients and kinds <= by_bridge):
         copy = PlainCopy(model, eager=bool(kinds & {"scores", "pattern"}))
         parts = None if family is None else parts_of(copy.model)

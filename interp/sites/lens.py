@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import metrics
-from interp.models.bridge import is_bridge
+from interp.models.bridge import Model, is_bridge
 from interp.models.inputs import checked_inputs
 from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
@@ -29,7 +29,7 @@ class LogitLens:
     logits: Float[Tensor, "sites batch position vocab"]
     """What final norm and unembedding make of it; the last block's are the model's own."""
     final: Float[Tensor, "batch position vocab"]
-    """The model's logits."""
+    """The model's own logits, at the positions that were asked for."""
 
     def top(self, k: int = 5) -> Int[Tensor, "sites batch position k"]:
         """Ids of the ``k`` most likely next tokens, most likely first."""
@@ -47,7 +47,7 @@ class LogitLens:
 
 @torch.no_grad()
 def logit_lens(
-    model: Any,
+    model: Model,
     tokens: Any,
     *,
     sites: str | Site | Sequence[str | Site] = "blocks.*.hook_resid_post",
@@ -95,7 +95,7 @@ def logit_lens(
     return LogitLens(sites=wanted, logits=torch.stack([read[site] for site in wanted]), final=final)
 
 
-def _unembedded(model: Any, residual: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position vocab"]:
+def _unembedded(model: Model, residual: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position vocab"]:
     logits = model.original_model.get_output_embeddings()(model.ln_final(residual))
     return behind_unembedding(model.original_model.config, logits.float()).cpu()
 

@@ -39,6 +39,7 @@ _UNDECLARED = (
     "the family {name!r} is not declared in interp.models.families, so no test compared this site; of such a model"
     " there are the residual stream around its blocks and the paths of its modules"
 )
+_KINDS_WILDCARD = re.compile(r"(blocks\.(?:\*|\d+|\d+-\d+)\.)([^\[]*\*[^\[]*)(\[\d+\])?")
 _WILDCARD = re.compile(r"(?<![^.])(\*|\d+-\d+)(?![^.\[])")
 
 
@@ -74,7 +75,7 @@ class Site:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"a site is a name such as 'blocks.3.hook_resid_post' or a module path, not {text!r}")
         text = text.strip()
-        if _WILDCARD.search(text):
+        if "*" in text or _WILDCARD.search(text):
             raise ValueError(f"{text!r} names many sites; interp.sites.expand_sites(model, {text!r}) lists them")
         if text in KINDS and text not in _TEMPLATES:
             raise ValueError(f"{text!r} is a kind of site; its layer is missing: {KINDS[text].name.format(layer=3)}")
@@ -125,7 +126,8 @@ def available_sites(model: nn.Module) -> tuple[Site, ...]:
 def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) -> tuple[Site, ...]:
     """The sites meant by names and patterns, in layer order, each once, and each checked to be in the model.
 
-    In place of a layer number, ``*`` means every layer that has the site, and ``2-5`` layers 2 to 5.
+    In place of a layer number, ``*`` means every layer that has the site, and ``2-5`` layers 2 to 5. Behind it ``*``
+    stands for any letters between two dots: ``blocks.3.hook_*_out`` is every kind that the model has of that name.
 
     Raises:
         ValueError: a site the model lacks, with those it has; a layer or head out of range; nothing asked for.
@@ -225,6 +227,8 @@ def _split_head(text: str) -> tuple[str, int | None]:
 
 
 def _expand(model: nn.Module, pattern: str | Site, why: Presence) -> Iterable[Site]:
+    if isinstance(pattern, str) and (kinds := _KINDS_WILDCARD.fullmatch(pattern.strip())):
+        return _expand_kinds(model, pattern, *kinds.groups(default=""), why=why)
     wildcard = None if isinstance(pattern, Site) else _WILDCARD.search(pattern)
     if wildcard is None:
         site = Site.parse(pattern)
@@ -249,6 +253,26 @@ def _expand(model: nn.Module, pattern: str | Site, why: Presence) -> Iterable[Si
     for site in sites:
         _check(model, site, why)
     return sites
+
+
+def _expand_kinds(
+    model: nn.Module, pattern: str, block: str, name: str, head: str, *, why: Presence
+) -> list[Site]:
+    """Of the names that match, those that this model has."""
+    names = [name.removeprefix("blocks.{layer}.") for name in _TEMPLATES if name.startswith("blocks.{layer}.")]
+    regex = re.compile(re.escape(name).replace(r"\*", "[^.]*"))
+    if not (matching := [each for each in names if regex.fullmatch(each)]):
+        raise ValueError(f"{pattern!r} matches no name of a site; behind {block!r} there can be {', '.join(names)}")
+    found: list[Site] = []
+    refused: list[ValueError] = []
+    for each in matching:
+        try:
+            found += _expand(model, f"{block}{each}{head}", why)
+        except ValueError as error:
+            refused.append(error)
+    if not found:
+        raise ValueError(f"{pattern!r} matches {', '.join(matching)}, and none is there: {refused[0]}")
+    return found
 
 
 def _numbered(model: nn.Module, before: str) -> int:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.models.feed_forward import output_weights, projection
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
@@ -61,7 +62,7 @@ class Sparsity:
 
 
 @torch.no_grad()
-def nonzeros(model: Any, tokens: Int[Tensor, "sequences position"], *, eps: float = 0.0) -> Nonzeros:
+def nonzeros(model: Model, tokens: Int[Tensor, "sequences position"], *, eps: float = 0.0) -> Nonzeros:
     """Neurons with |a| > ``eps``. Without ``eps`` this is 1 for GELU and SiLU: use :func:`ppl_sparsity` there."""
     require_raw_weights(model, purpose="measure activation sparsity")
     sites = [Site("mlp_post", layer) for layer in range(layer_count(model))]
@@ -79,7 +80,7 @@ def nonzeros(model: Any, tokens: Int[Tensor, "sequences position"], *, eps: floa
 
 
 @contextmanager
-def topk_mlps(model: Any, k: int) -> Iterator[None]:
+def topk_mlps(model: Model, k: int) -> Iterator[None]:
     """Within the block every MLP keeps, for each token, its ``k`` activations of largest magnitude; others are zero.
 
     Of equal ones the first are kept. Gradients go through those kept. With k = d_mlp nothing changes.
@@ -98,7 +99,7 @@ def topk_mlps(model: Any, k: int) -> Iterator[None]:
 
 
 @contextmanager
-def pruned(model: Any, thresholds: Sequence[float]) -> Iterator[None]:
+def pruned(model: Model, thresholds: Sequence[float]) -> Iterator[None]:
     """Within the block neurons with ||n_i|| at most their layer's threshold are zero."""
 
     def drop(layer: int, threshold: float) -> Any:
@@ -111,7 +112,7 @@ def pruned(model: Any, thresholds: Sequence[float]) -> Iterator[None]:
         yield
 
 
-def ppl_sparsity(model: Any, tokens: Int[Tensor, "sequences position"], *, p: float = 1.0) -> Sparsity:
+def ppl_sparsity(model: Model, tokens: Int[Tensor, "sequences position"], *, p: float = 1.0) -> Sparsity:
     """PPL-p% sparsity; the paper recommends p = 1.
 
     Bisection on CETT until the perplexity ratio is within 1e-4 of 1 + p / 100; where even CETT 1 does not raise it as
@@ -133,7 +134,7 @@ def ppl_sparsity(model: Any, tokens: Int[Tensor, "sequences position"], *, p: fl
     return curves.at(middle)
 
 
-def sparsity_at(model: Any, tokens: Int[Tensor, "sequences position"], *, cett: float) -> Sparsity:
+def sparsity_at(model: Model, tokens: Int[Tensor, "sequences position"], *, cett: float) -> Sparsity:
     """Sparsity at a CETT found elsewhere, as the paper carries the last checkpoint's back through training."""
     if not 0 <= cett <= 1:
         raise ValueError(f"cett={cett} is a share of the output's norm, from 0 to 1")
@@ -144,7 +145,7 @@ class _Curves:
     """Thresholds of every layer as functions of CETT, and what pruning to them does to the loss."""
 
     @torch.no_grad()
-    def __init__(self, model: Any, tokens: Int[Tensor, "sequences position"]) -> None:
+    def __init__(self, model: Model, tokens: Int[Tensor, "sequences position"]) -> None:
         require_raw_weights(model, purpose="measure activation sparsity")
         self._model, self._tokens = model, tokens
         self._weights = [output_weights(model, layer).detach() for layer in range(layer_count(model))]
@@ -223,7 +224,7 @@ class _Curves:
 
 
 @contextmanager
-def _edited(model: Any, edits: Sequence[Any]) -> Iterator[None]:
+def _edited(model: Model, edits: Sequence[Any]) -> Iterator[None]:
     """Edit what enters every layer's last projection; the hooks are gone afterwards, also after an error."""
 
     def hook(edit: Any) -> Any:

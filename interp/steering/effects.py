@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.models.feed_forward import root_of
 from interp.models.inputs import checked_inputs
 
@@ -31,7 +32,7 @@ class SideEffects:
 
 @torch.no_grad()
 def side_effects(
-    model: Any,
+    model: Model,
     tokens: Int[Tensor, "sequences position"],
     steering: Callable[[], AbstractContextManager[Any]],
     *,
@@ -63,7 +64,7 @@ def side_effects(
     return SideEffects(**{name: metrics.mean(torch.cat(values)) for name, values in found.items()})
 
 
-def _logits(model: Any, rows: Tensor) -> Tensor:
+def _logits(model: Model, rows: Tensor) -> Tensor:
     inputs, options = checked_inputs(model, rows)
     out = root_of(model)(inputs, **options)
     logits: Tensor = getattr(out, "logits", out)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from interp.models.bridge import module_at
+from interp.models.bridge import Model, module_at
 from interp.models.feed_forward import Stack, root_of
 
 SCOPES = ("all", "prefill", "decode", "text", "image", "last")
@@ -38,7 +38,7 @@ class Positions:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         stack: Stack,
         scope: Any,
         *,

@@ -6,8 +6,8 @@ first what was asked, and ``manifest.json`` last what is there. While the model 
 one before.
 """
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -27,6 +27,7 @@ from interp.files.folder_lock import alone_in
 from interp.files.outside import read_json
 from interp.files.seals import write_sealed_json
 from interp.files.writing import DiskFull, write_json
+from interp.models.bridge import Model
 from interp.processes import Processes
 from interp.sites.site import Site, expand_sites
 from interp.store.activation_store import ActivationStore
@@ -38,6 +39,8 @@ from interp.store.shards import COLUMNS, read_record, shard_fault, shard_path, w
 from interp.store.streaming import check_input, default_batch_rows, describe, site_widths, stream
 from interp.tokens.token_rows import TokenRows
 
+logger = logging.getLogger(__name__)
+
 SHARD_BYTES = 1 << 28
 _VERSIONS = ("deepfield", "torch", "transformers")
 Advance = Callable[[int], None]
@@ -47,7 +50,7 @@ Advance = Callable[[int], None]
 class Harvest:
     """A run, checked and ready; see :func:`prepare`."""
 
-    model: Any
+    model: Model
     rows: TokenRows
     widths: dict[Site, int]
     out: Path
@@ -72,7 +75,7 @@ class Harvest:
 
 
 def cache_activations(
-    model: Any,
+    model: Model,
     rows: TokenRows,
     sites: str | Site | Iterable[str | Site],
     out: str | Path,
@@ -109,7 +112,7 @@ def cache_activations(
 
 
 def prepare(
-    model: Any,
+    model: Model,
     rows: TokenRows,
     sites: str | Site | Iterable[str | Site],
     out: str | Path,
@@ -269,7 +272,7 @@ def _is_whole(job: Harvest, index: int, *, checksum: bool) -> bool:
     record = read_record(path)
     fault = shard_fault(path, record, checksum=checksum) if record else None
     if fault:
-        print(f"{fault}; computing it again", file=sys.stderr)
+        logger.warning("%s; computing it again", fault)
     return record is not None and fault is None
 
 

@@ -7,13 +7,13 @@ whole text and, within the buffer, over tokens; an :class:`~interp.store.Activat
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.sites.site import Site, expand_sites
 from interp.store.activation_store import check_batches
 from interp.store.masks import Masks
@@ -41,7 +41,7 @@ class LiveActivations:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         rows: TokenRows,
         sites: str | Site | Iterable[str | Site],
         *,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.models.fingerprint import weights_fingerprint
 from interp.models.loading import context_length, require_raw_weights, source_of
 from interp.sites.capturing import capture
@@ -37,7 +38,7 @@ def default_batch_rows(rows: TokenRows) -> int:
     return max(1, TOKENS_A_BATCH // rows.ids.shape[1])
 
 
-def check_input(model: Any, rows: TokenRows) -> None:
+def check_input(model: Model, rows: TokenRows) -> None:
     """Refuse a model whose activations are not those published, and rows that it cannot read."""
     require_raw_weights(model, purpose="cache activations")
     context, limit = rows.ids.shape[1], context_length(model)
@@ -51,7 +52,7 @@ def check_input(model: Any, rows: TokenRows) -> None:
         )
 
 
-def site_widths(model: Any, sites: Sequence[Site]) -> dict[Site, int]:
+def site_widths(model: Model, sites: Sequence[Site]) -> dict[Site, int]:
     """Numbers a token of each site, found by running two rows of two tokens.
 
     Raises:
@@ -71,7 +72,7 @@ def site_widths(model: Any, sites: Sequence[Site]) -> dict[Site, int]:
     return {site: prod(found[site].shape[2:]) for site in sites}
 
 
-def describe(model: Any, rows: TokenRows, widths: Mapping[Site, int], masks: Masks) -> dict[str, Any]:
+def describe(model: Model, rows: TokenRows, widths: Mapping[Site, int], masks: Masks) -> dict[str, Any]:
     """Where activations come from, as flat JSON: what a store and everything trained on it records."""
     source = source_of(model)
     return {
@@ -91,7 +92,7 @@ def describe(model: Any, rows: TokenRows, widths: Mapping[Site, int], masks: Mas
 
 
 def stream(
-    model: Any, rows: TokenRows, sites: Sequence[Site], which: np.ndarray, *, masks: Masks, batch_rows: int
+    model: Model, rows: TokenRows, sites: Sequence[Site], which: np.ndarray, *, masks: Masks, batch_rows: int
 ) -> Iterator[Activations]:
     """Activations of the rows numbered ``which``, ``batch_rows`` at a time; the norm mask is the caller's to apply.
 

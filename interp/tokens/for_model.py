@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from interp.models.bridge import Model
 from interp.models.source import context_length
 from interp.tokens.token_rows import TokenRows, write_token_rows
 
@@ -11,7 +12,7 @@ LONGEST_BY_DEFAULT = 512
 
 
 def rows_for(
-    model: Any, data: Any, out: str | Path, *, tokens: int, context: int | None = None, **options: Any
+    model: Model, data: Any, out: str | Path, *, tokens: int, context: int | None = None, **options: Any
 ) -> TokenRows:
     """Rows of ``data`` that ``model`` can take, in the folder ``out``; filled before in the same way, it is opened.
 

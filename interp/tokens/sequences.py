@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from interp.checkpoints.sources import Source
 from interp.files.scratch import scratch_folder
+from interp.models.bridge import Model
 from interp.models.loading import context_length
 from interp.tokens.token_rows import write_token_rows
 
@@ -16,7 +17,7 @@ Rows = tuple[Int[Tensor, "sequences position"], Bool[Tensor, "sequences position
 
 
 def text_rows(
-    model: Any, data: str | Path, *, sequences: int, context: int | None = None, bos: str = "never", skip: int = 0
+    model: Model, data: str | Path, *, sequences: int, context: int | None = None, bos: str = "never", skip: int = 0
 ) -> Rows:
     """The first rows of a text after ``skip`` of them, and a mask without the padding that ends a text too short.
 

@@ -1,6 +1,7 @@
 """Documents, one after the other, from wherever text or token ids are kept; nothing is read before it is asked for.
 
-Text: a ``.txt`` file or a folder of them (a document a file), JSONL, parquet, a Hugging Face dataset. Token ids: a
+Text: a ``.txt`` file or a folder of them (a document a file), ``.md`` or ``.rst`` where there is nothing else to read,
+JSONL, parquet, a Hugging Face dataset. Token ids: a
 column of any of these that holds lists of ids (a document an entry), or a flat stream in ``.npy``, ``.bin`` (nanoGPT's
 format) or an array.
 """
@@ -26,12 +27,14 @@ from interp.tokens.huggingface import load_from_disk, of_dataset, open_hub_datas
 
 _BLOCK = 1 << 20
 _TEXT = (".txt",)
+_MARKED_TEXT = (".md", ".rst")
+"""Read where a folder holds nothing else: beside data they are about it."""
 _LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
-_KINDS = (_TEXT, _LINES, (".parquet",), (".npy",), (".bin",))
+_KINDS = (_TEXT, _MARKED_TEXT, _LINES, (".parquet",), (".npy",), (".bin",))
 ACCEPTED = (
-    "a .txt, .jsonl, .json (an object a line), .jsonl.gz, .jsonl.zst or .parquet file, a folder of them, token ids as"
-    " .npy or .bin, a folder written by datasets' save_to_disk, a data set of the Hugging Face hub, or from Python a"
-    " datasets.Dataset or an integer array"
+    "a .txt, .md, .rst, .jsonl, .json (an object a line), .jsonl.gz, .jsonl.zst or .parquet file, a folder of them,"
+    " token ids as .npy or .bin, a folder written by datasets' save_to_disk, a data set of the Hugging Face hub, or"
+    " from Python a datasets.Dataset or an integer array"
 )
 
 
@@ -87,13 +90,18 @@ def _refuse_missing_path(source: str | Path, path: Path) -> None:
 def _of_path(path: Path, column: str, id_dtype: str) -> Source:
     files = _files(path)
     kinds = {kind for kind in _KINDS for file in files if file.name.lower().endswith(kind)}
-    if len(kinds) != 1:
-        found = "nothing" if not kinds else "a mixture of " + " and ".join(sorted(kind[0] for kind in kinds))
-        raise ValueError(f"{found} to read in {str(path)!r}; data is {ACCEPTED}")
+    if len(kinds) > 1:
+        kinds -= {_MARKED_TEXT}
+    if not kinds:
+        raise ValueError(f"nothing to read in {str(path)!r}: {_not_read(path, files)}; data is {ACCEPTED}")
+    if len(kinds) > 1:
+        found = " and ".join(sorted(kind[0] for kind in kinds))
+        raise ValueError(f"a mixture of {found} to read in {str(path)!r}; data is {ACCEPTED}")
     kind = kinds.pop()
     files = [file for file in files if file.name.lower().endswith(kind)]
     readers: dict[tuple[str, ...], Callable[[Path], Iterator[Document]]] = {
         _TEXT: text_file,
+        _MARKED_TEXT: text_file,
         _LINES: lambda file: json_lines(file, column),
         (".parquet",): lambda file: parquet(file, column),
         (".npy",): npy_file,
@@ -106,6 +114,18 @@ def _of_path(path: Path, column: str, id_dtype: str) -> Source:
         read=lambda: (document for file in files for document in reader(file)),
         flat=kind in ((".npy",), (".bin",)),
     )
+
+
+def _not_read(path: Path, files: list[Path]) -> str:
+    """What is there, and what to do about it."""
+    if path.is_file():
+        return (
+            f"no kind is known by {path.suffix or 'a name without ending'}; call it {path.stem}.txt if it is plain text"
+        )
+    if not files:
+        return "the folder holds no files"
+    names = ", ".join(file.name for file in files[:3]) + (", …" if len(files) > 3 else "")
+    return f"of its {len(files)} files ({names}) none is of a known kind; end plain text in .txt"
 
 
 def _files(path: Path) -> list[Path]:

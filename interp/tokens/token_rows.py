@@ -38,8 +38,9 @@ class TokenRows:
     """Rows of token ids, memory-mapped. Padding is on the right, so that causal models need no attention mask."""
 
     folder: Path
+    """Folder that holds them, and what they were made from."""
     ids: np.ndarray
-    """[rows, context] int32."""
+    """[rows, context] int32: token ids, which are the model's input."""
     documents: np.ndarray
     """[rows, context] int32: running number of the token's document, -1 for padding. A separator and a BOS belong to
     the document that follows."""

@@ -9,6 +9,7 @@ import torch
 
 from interp.files.outside import read_json, reading, record
 from interp.files.writing import write_json
+from interp.models.bridge import Model
 from interp.models.feed_forward import Neuron, checked_neurons, stack_of, value_vectors
 from interp.models.fingerprint import weights_fingerprint
 
@@ -54,7 +55,7 @@ class Cluster:
         """As ``steer`` takes them."""
         return [(member.layer, member.index) for member in self.members]
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         """Refuse a model whose weights are not those that the neurons were found in.
 
         Raises:
@@ -73,7 +74,7 @@ class Cluster:
         return target
 
 
-def load_cluster(path: str | Path, model: Any) -> Cluster:
+def load_cluster(path: str | Path, model: Model) -> Cluster:
     """A cluster that :meth:`Cluster.save` wrote, for the model whose neurons it holds.
 
     Raises:
@@ -92,7 +93,7 @@ def load_cluster(path: str | Path, model: Any) -> Cluster:
 
 
 def matched_random_sets(
-    model: Any,
+    model: Model,
     neurons: Iterable[Any],
     *,
     sets: int = 40,

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from interp.html_page import Page
+from interp.pages.html_page import Page
 from interp.value_vectors.clusters import Cluster
 from interp.value_vectors.projection import Projection
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from interp import metrics
 from interp.metrics import Estimate
-from interp.models.bridge import unwrapped
+from interp.models.bridge import Model, unwrapped
 from interp.models.feed_forward import Neuron, Stack, final_gain, stack_of, value_vectors
 from interp.models.fingerprint import weights_fingerprint
 from interp.models.source import source_of
@@ -91,7 +91,7 @@ class Projection:
 
 @torch.no_grad()
 def project(
-    model: Any,
+    model: Model,
     *,
     layers: Layers = "all",
     top_k: int = 10,
@@ -136,7 +136,7 @@ def project(
 
 @torch.no_grad()
 def find(
-    model: Any,
+    model: Model,
     words: Sequence[str | int],
     *,
     antonyms: Sequence[str | int] = (),
@@ -221,7 +221,7 @@ class _Reader:
     @torch.no_grad()
     def __init__(
         self,
-        model: Any,
+        model: Model,
         stack: str | None,
         norm: str,
         tokenizer: Any,

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.models.feed_forward import Stack, require_vocabulary, root_of
 from interp.value_vectors.action_tokens import ActionTokens
 
@@ -62,7 +63,7 @@ class Vocabulary:
 
 
 def vocabulary_of(
-    model: Any,
+    model: Model,
     stack: Stack,
     *,
     tokenizer: Any = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import OutFolder
 from saes.dark_matter.settings import Settings
 
 app = App(name="darkmatter", help="Split the error of SAEs into parts and measure them, as a page and as JSON.")
@@ -15,7 +16,7 @@ def darkmatter(
     *,
     sae: Annotated[list[Path], Parameter(consume_multiple=True)],
     store: Path,
-    out: Path,
+    out: OutFolder,
     components: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     model: str | None = None,
     revision: str | None = None,
@@ -38,8 +39,24 @@ def darkmatter(
     revision
         Training checkpoint of the model.
     """
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from saes.dark_matter.page import family_table, figure_table
     from saes.dark_matter.run import run_study
 
-    run_study(
+    result = run_study(
         sae, store, out, components=components or (), model=model, revision=revision, settings=settings or Settings()
     )
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    columns, lines = figure_table(result) if len(result.saes) == 1 else family_table(result)
+    table = Table(title=f"Dark matter at {result.site}: {result.tokens:,} tokens")
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+    print(f"The page is {(out / 'darkmatter.html').resolve()}: open it in a browser.")

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from cyclopts import App
 
+from interp.commands.options import OutFolder
+
 app = App(name="demo", help="Cache, train, evaluate and report on the embedded model: about two minutes on two cores.")
 
 
 @app.default
-def demo(*, out: Path = Path("runs/demo")) -> None:
+def demo(*, out: OutFolder = Path("runs/demo")) -> None:
     """Run the demo; killed and started again, it continues.
 
     Parameters
@@ -16,6 +18,8 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
     out
         Folder for activations, SAEs and the report.
     """
+    from rich.console import Console
+
     from saes.demo.demo import run_demo
 
-    run_demo(out)
+    run_demo(out, console=Console())

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from interp.commands.options import OutFile
 from interp.counts import Count
 from saes.commands.options import TextOptions
 
@@ -20,8 +21,8 @@ def evaluate(
     text: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
     tokens: Count = 100_000,
     first_position: int = 0,
-    out: Path | None = None,
-    html: Path | None = None,
+    out: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Evaluate and print.
 

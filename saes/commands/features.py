@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from interp.commands.options import OutFile
 from interp.counts import Count
 from saes.commands.options import TextOptions
 
@@ -14,7 +15,7 @@ def features(
     /,
     *,
     data: Path,
-    out: Path,
+    out: OutFile,
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,

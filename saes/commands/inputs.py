@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from interp.files.scratch import scratch_folder
+from interp.models.bridge import Model
 from interp.models.loading import load_model
 from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
@@ -20,7 +20,7 @@ class Inputs:
     """What a measurement takes."""
 
     sae: SAE
-    model: Any
+    model: Model
     model_name: str
     rows: TokenRows
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from cyclopts import App
 
+from interp.commands.options import OutFolder
 from saes.commands.features import features
 
 app = App(name="sae", help="Work with saved SAEs.")
@@ -17,7 +18,7 @@ def convert(
     /,
     *,
     to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning"],
-    out: Path,
+    out: OutFolder,
 ) -> None:
     """Read an SAE of any known format and write it for another tool.
 

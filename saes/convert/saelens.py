@@ -113,8 +113,8 @@ def write(sae: Record, folder: Path) -> None:
             "deepfield": sae.provenance,
         },
     }
-    if architecture == "topk":
-        config |= {"k": sae.activation.k, "rescale_acts_by_decoder_norm": False}  # type: ignore[attr-defined]
+    if isinstance(sae.activation, TopK):
+        config |= {"k": sae.activation.k, "rescale_acts_by_decoder_norm": False}
     if transcoder:
         config["d_out"] = sae.d_out
     write_tensors(folder / _WEIGHTS, weights)

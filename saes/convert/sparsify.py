@@ -41,7 +41,7 @@ def write(sae: Record, folder: Path) -> None:
     Raises:
         ValueError: any variant but TopK, transcoders whose output has another width than their input, ``layer_norm``.
     """
-    if sae.activation.name != "topk":
+    if not isinstance(sae.activation, TopK):
         raise ValueError(f"sparsify holds TopK alone, not {sae.activation.name}")
     if sae.d_out != sae.d_in:
         raise ValueError(f"sparsify's output is as wide as its input; here they are {sae.d_out} and {sae.d_in}")
@@ -55,7 +55,7 @@ def write(sae: Record, folder: Path) -> None:
         "expansion_factor": max(1, sae.d_sae // sae.d_in),
         "normalize_decoder": True,
         "num_latents": sae.d_sae,
-        "k": sae.activation.k,  # type: ignore[attr-defined]
+        "k": sae.activation.k,
         "multi_topk": False,
         "skip_connection": sae.skip,
         "transcode": not sae.subtract_b_dec,

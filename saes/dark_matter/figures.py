@@ -6,8 +6,8 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from interp.html_page import COLORS
 from interp.metrics import Estimate
+from interp.pages.html_page import COLORS
 from saes.dark_matter.experiments.downstream import SPLICES
 from saes.dark_matter.experiments.error_saes import PARTS
 from saes.dark_matter.experiments.norm_prediction import VECTORS

@@ -1,7 +1,7 @@
 """The page of a study: the figures of the paper, the tables behind them, and what each figure means."""
 
-from interp.html_page import Page
 from interp.metrics import Estimate
+from interp.pages.html_page import Page
 from saes.dark_matter import figures
 from saes.dark_matter.definitions import DEFINITIONS
 from saes.dark_matter.experiments.downstream import SPLICES

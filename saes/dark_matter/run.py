@@ -1,23 +1,22 @@
 """From folders to a report: what ``interp darkmatter`` does."""
 
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from interp.files.folder_lock import alone_in
 from interp.files.writing import write_json
 from interp.store.activation_store import ActivationStore
 from interp.store.folder import TOKENS
 from interp.tokens.token_rows import TokenRows, open_token_rows
-from saes.dark_matter.page import build_page, family_table, figure_table
+from saes.dark_matter.page import build_page
 from saes.dark_matter.settings import Settings
 from saes.dark_matter.study import Study, study
 from saes.sae import SAE
 from saes.same_model import check_same_names, name_of
+
+logger = logging.getLogger(__name__)
 
 
 def run_study(
@@ -30,7 +29,7 @@ def run_study(
     model: str | None = None,
     revision: str | None = None,
 ) -> Study:
-    """Load, measure, print, and write ``darkmatter.json`` and ``darkmatter.html`` below ``out``.
+    """Load, measure, and write ``darkmatter.json`` and ``darkmatter.html`` below ``out``.
 
     Raises:
         ValueError: something of the input is of no use, or another run is writing to ``out``; the message says what.
@@ -61,18 +60,8 @@ def _run_study(
         rows=rows,
         progress=True,
     )
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     write_json(out / "darkmatter.json", result.to_json())
-    page = build_page(result).write(out / "darkmatter.html")
-    columns, lines = figure_table(result) if len(result.saes) == 1 else family_table(result)
-    table = Table(title=f"Dark matter at {result.site}: {result.tokens:,} tokens")
-    for i, column in enumerate(columns):
-        table.add_column(column, no_wrap=i == 0)
-    for line in lines:
-        table.add_row(*line)
-    Console().print(table)
-    print(f"The page is {page}: open it in a browser.")
+    build_page(result).write(out / "darkmatter.html")
     return result
 
 
@@ -97,7 +86,7 @@ def _model(store: ActivationStore, rows: TokenRows | None, name: str | None, rev
     from interp.models.loading import load_model
 
     if rows is None:
-        print(f"{store.path} has no {TOKENS} folder: the loss is not measured", file=sys.stderr)
+        logger.warning("%s has no %s folder: the loss is not measured", store.path, TOKENS)
         return None
     if rows.fingerprint != store.provenance.get("data"):
         raise ValueError(f"{rows.folder} is not the text that {store.path} was cached from")

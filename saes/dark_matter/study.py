@@ -1,7 +1,7 @@
 """The whole study of a family of SAEs on one store: every experiment of the paper that the store and the SAEs allow."""
 
+import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
 from interp.tokens.token_rows import TokenRows
@@ -27,6 +28,8 @@ from saes.dark_matter.split.kept_tokens import KeptTokens, keep_tokens
 from saes.dark_matter.split.least_squares import LinearMap
 from saes.dark_matter.split.reconstructions import RowsOfSAE
 from saes.sae import SAE
+
+logger = logging.getLogger(__name__)
 
 SAME_L0 = 0.2
 """SAEs count as of one L0 where theirs differ by at most this share (the paper flags more)."""
@@ -75,7 +78,7 @@ class Study:
 class _Text:
     """What the loss is measured on."""
 
-    model: Any
+    model: Model
     rows: TokenRows
     max_rows: int
 
@@ -102,7 +105,7 @@ def study(
     *,
     settings: Settings | None = None,
     components: Mapping[str, SAE] | None = None,
-    model: Any = None,
+    model: Model = None,
     rows: TokenRows | None = None,
     progress: bool = False,
 ) -> Study:
@@ -153,8 +156,7 @@ def study(
     )
     measured: list[SAEStudy] = []
     for name, sae in saes.items():
-        if progress:
-            print(f"measuring {name}, {len(measured) + 1} of {len(saes)}", file=sys.stderr)
+        logger.info("measuring %s, %d of %d", name, len(measured) + 1, len(saes))
         measured.append(_measure(name, sae, job))
     groups = of_one_l0(measured)
     same_text = ", ".join(name for name, sae in saes.items() if trained_on_same_text(sae, store))

@@ -17,6 +17,7 @@ from rich.console import Console
 from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
 from interp.massive import sweep
+from interp.models.bridge import Model
 from interp.models.loading import context_length, load_model
 from interp.sites.capturing import capture
 from interp.sites.site import Site, expand_sites
@@ -32,8 +33,8 @@ from saes.training.loop import train
 
 
 def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None = None) -> Path:
-    """Run everything below ``out``; returns the page."""
-    sizes, console = sizes or Sizes(), console or Console()
+    """Run everything below ``out``, said on ``console`` where there is one; returns the page."""
+    sizes, console = sizes or Sizes(), console or Console(quiet=True)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -75,7 +76,7 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
                 batch_size=sizes.batch_size,
                 checkpoint_every=200,
             )
-            sae = train(config, store, progress=True)
+            sae = train(config, store, progress=not console.quiet)
         with stage(f"Evaluate the {name} SAE on held-out text"):
             report = evaluate(sae, model, rows["heldout"], max_tokens=sizes.heldout_tokens)
             dark_matter = _decompose(sae, model, rows["heldout"], site)
@@ -105,7 +106,7 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
 
 
 @torch.no_grad()
-def _decompose(sae: SAE, model: Any, rows: TokenRows, site: Site) -> Decomposition:
+def _decompose(sae: SAE, model: Model, rows: TokenRows, site: Site) -> Decomposition:
     ids, documents = rows.tensor_of("ids"), rows.tensor_of("documents")
     batches = zip(ids.split(16), (documents >= 0).split(16), strict=True)
     x = torch.cat([capture(model, some, [site], attention_mask=real)[site] for some, real in batches]).float()

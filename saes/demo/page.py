@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from interp.html_page import COLORS, Page
 from interp.massive import figures
 from interp.massive.pages import add_fits
 from interp.metrics import Estimate
+from interp.pages.html_page import COLORS, Page
 from saes.evaluation.report import DENSITY_EDGES
 
 if TYPE_CHECKING:

@@ -9,18 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
-from saes.evaluation.baseline import reference
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
-from saes.evaluation.token_table import TokenTable, measure_tokens
+from saes.evaluation.token_table import Measured, measure_tokens
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
 
@@ -33,47 +32,56 @@ class Report:
     """Figures of one SAE on one text. Cross-entropy and KL are nats a predicted token."""
 
     site: str
+    """Name of the site that the SAE reads."""
     tokens: int
+    """Number of tokens that are counted: no padding, none before ``first_position``."""
     documents: int
+    """Number of documents that these are from."""
     d_sae: int
+    """Number of latents of the SAE."""
     fvu: Estimate
     """Fraction of variance unexplained, about the mean activation of this text."""
     explained_variance: Estimate
+    """1 - FVU, with the same standard error."""
     mse: Estimate
-    """A dimension."""
+    """Squared error of a dimension, in the activation's unit squared."""
     cosine: Estimate
+    """Cosine of activation and reconstruction, mean over tokens."""
     l0: Estimate
+    """Number of active latents of a token, mean over tokens."""
     l0_histogram: dict[int, int]
-    """Tokens by the number of their active latents."""
+    """Number of tokens by the number of their active latents."""
     dead_fraction: Estimate
     """Share of latents that no token of this text activates; the error is over latents."""
     density_histogram: tuple[int, ...]
     """Living latents by log10 of the share of tokens they are active on, bins ``DENSITY_EDGES``."""
     ce_clean: Estimate
+    """Cross-entropy of the unchanged model."""
     ce_spliced: Estimate
-    """The SAE's reconstruction in place of the activation."""
+    """Cross-entropy with the SAE's reconstruction in place of the activation."""
     ce_difference: Estimate
-    """CE_spliced - CE_clean, token by token."""
+    """CE_spliced - CE_clean, taken token by token."""
     ce_zero: Estimate
-    """Zero in its place."""
+    """Cross-entropy with zero in place of the activation."""
     ce_mean: Estimate
-    """The mean activation of this text in its place."""
+    """Cross-entropy with the mean activation of this text in its place."""
     ce_recovered_zero: Estimate
     """(CE_zero - CE_spliced) / (CE_zero - CE_clean)."""
     ce_recovered_mean: Estimate
+    """(CE_mean - CE_spliced) / (CE_mean - CE_clean)."""
     kl: Estimate
-    """KL(clean || spliced)."""
+    """KL(clean || spliced) of the next token's distribution."""
 
     afa: AFAQuality | None
     """Norm of the latents against the norm of the activation; None where no latent is active and b_dec is 0."""
     positions: tuple[AtPositions, ...]
-    """By position in the row."""
+    """The same figures by position in the row."""
     massive_norm: float
     """Tokens whose activation has a norm above it, ``MASSIVE_TIMES`` the median norm of this text, are massive."""
     without_massive: Figures
     """Massive tokens are not counted, and stay clean in the splice."""
     only_massive: Figures | None
-    """None where there is none."""
+    """Figures of massive tokens alone; None where there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; a standard error that is not known becomes None."""
@@ -83,7 +91,7 @@ class Report:
 @torch.no_grad()
 def evaluate(
     sae: SAE,
-    model: Any,
+    model: Model,
     rows: TokenRows,
     *,
     site: str | Site | None = None,
@@ -108,16 +116,14 @@ def evaluate(
         raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
     check_same_model(sae, name_of(model))
     count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
-    options = {"count": count, "batch_rows": batch_rows, "first_position": first_position}
-    known = reference(model, rows, place, target, **options)
-    for where, width, takes in ((place, known.d_in, sae.d_in), (target, len(known.mean), sae.d_out)):
-        if width != takes:
-            raise ValueError(f"activations at {where} have width {width}, the SAE's is {takes}; pass another site")
-    table, active = measure_tokens(sae, model, rows, place, target, known, **options)
-    return _report(sae, place, table, active, massive_norm=known.massive_norm)
+    found = measure_tokens(
+        sae, model, rows, place, target, count=count, batch_rows=batch_rows, first_position=first_position
+    )
+    return _report(sae, place, found)
 
 
-def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae"], *, massive_norm: float) -> Report:
+def _report(sae: SAE, site: Site, found: Measured) -> Report:
+    table, active = found.table, found.active
     unexplained = metrics.ratio(table.error, table.variance, groups=table.documents)
     predicting = table.where(table.predicts)
 
@@ -151,7 +157,7 @@ def _report(sae: SAE, site: Site, table: TokenTable, active: Int[Tensor, " d_sae
         kl=predicting.mean(predicting.kl),
         afa=afa_quality(table, d_sae=sae.d_sae),
         positions=by_position(table, d_sae=sae.d_sae),
-        massive_norm=massive_norm,
+        massive_norm=found.massive_norm,
         without_massive=without_massive(table, d_sae=sae.d_sae),
         only_massive=only_massive(table, d_sae=sae.d_sae),
     )

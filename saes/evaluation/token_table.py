@@ -1,7 +1,8 @@
 """What an evaluation keeps of every token: a few numbers, of which every figure, of any of the tokens, is a ratio."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -10,14 +11,16 @@ from torch.nn import functional
 
 from interp import metrics
 from interp.metrics import Estimate
-from interp.sites.capturing import capture
+from interp.models.bridge import Model
 from interp.sites.site import Site
-from interp.sites.splicing import spliced_logits
+from interp.sites.splicing import edited_logits, looking, spliced_logits
 from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
-from saes.evaluation.baseline import Reference
 from saes.latents import Latents
 from saes.sae import SAE
+
+MASSIVE_TIMES = 10.0
+"""A token is massive where its activation's norm is above this many times the median norm, as in ``Masks``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,66 +70,124 @@ class TokenTable:
         return metrics.mean(values, groups=self.documents)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the model was run for: as few times a batch as there are losses, four or five."""
+
+    table: TokenTable
+    active: Int[Tensor, " d_sae"]
+    """Number of tokens that each latent is active on."""
+    massive_norm: float
+    """``MASSIVE_TIMES`` the median norm of the SAE's inputs."""
+
+
 @torch.no_grad()
 def measure_tokens(
     sae: SAE,
-    model: Any,
+    model: Model,
     rows: TokenRows,
     site: Site,
     target: Site,
-    known: Reference,
     *,
     count: int,
     batch_rows: int,
     first_position: int,
-) -> tuple[TokenTable, Int[Tensor, " d_sae"]]:
-    """The table of the first ``count`` rows, and the number of tokens that each latent is active on."""
+) -> Measured:
+    """Run the model over the first ``count`` rows, and keep nothing wider than a number a token.
+
+    Three sweeps, since the mean, and which tokens are massive, are known only after the first: clean, spliced and zero;
+    spliced without massive tokens, in batches that have some; mean. Each later sweep looks at the clean activation in
+    the run that replaces it.
+
+    Raises ValueError where the SAE has another width than its site, or its target runs before it.
+    """
     device = sae.W_enc.device
-    mean, ordinary_mean = known.mean.to(device), known.ordinary_mean.to(device)
-    columns: dict[str, list[Tensor]] = {field.name: [] for field in fields(TokenTable)}
+    columns: dict[str, list[Tensor]] = defaultdict(list)
+    norms: list[Tensor] = []
     active = torch.zeros(sae.d_sae, dtype=torch.int64)
-    for ids, documents in row_batches(rows, count, batch_rows, device=device):
-        found = capture(model, ids, [site, target], attention_mask=documents >= 0)
-        x, z, given = found[site].float(), found[target].float(), found[site].to(sae.W_enc.dtype)
-        latents = sae.encode(given)
-        z_hat = sae.decode(latents, given).float()
-        kept = measured(documents, first_position)
-        massive = x.norm(dim=-1) > known.massive_norm
-        chosen = latents.indices[(latents.values != 0) & kept[..., None]]
-        active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
+    total, total_massive = (torch.zeros(sae.d_out, dtype=torch.float64, device=device) for _ in range(2))
 
-        def spliced(replacement: Tensor, where: Tensor, ids: Tensor = ids) -> Tensor:
-            return spliced_logits(model, ids, target, replacement.expand(*ids.shape, -1), where=where)
+    seen: dict[Site, Tensor] = {}
 
-        def loss(logits: Tensor, ids: Tensor = ids) -> Tensor:
-            """At the position before the token that it is about."""
-            return functional.pad(metrics.cross_entropy(logits, ids), (0, 1))
+    def reconstruction() -> Tensor:
+        return sae(seen[site].to(sae.W_enc.dtype))
 
-        clean, logits = model(ids), spliced(z_hat, kept)
-        values = {
-            "documents": documents,
-            "positions": torch.arange(ids.shape[1], device=device).expand_as(ids),
-            "massive": massive,
-            "predicts": functional.pad(kept[:, 1:], (0, 1)),
-            "error": (z - z_hat).square().sum(-1),
-            "variance": (z - mean).square().sum(-1),
-            "variance_ordinary": (z - ordinary_mean).square().sum(-1),
-            "cosine": functional.cosine_similarity(z, z_hat, dim=-1),
-            "l0": latents.l0.float(),
-            "z_squared": sae.normalised(z, as_=x).double().square().sum(-1),
-            "z_hat_squared": sae.normalised(z_hat, as_=x).double().square().sum(-1),
-            "f_squared": feature_norm_squared(sae, latents),
-            "kl": metrics.kl(clean, logits),
-            "ce_clean": loss(clean),
-            "ce_spliced": loss(logits),
-            "ce_zero": loss(spliced(torch.zeros_like(mean), kept)),
-            "ce_mean": loss(spliced(mean, kept)),
-        }
-        clean_massive = bool(massive[kept].any())
-        values["ce_ordinary"] = loss(spliced(z_hat, kept & ~massive)) if clean_massive else values["ce_spliced"]
+    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for ids, documents in row_batches(rows, count, batch_rows, device=device):
+            yield ids, documents, measured(documents, first_position)
+
+    def keep(kept: Tensor, **values: Tensor) -> None:
         for name, value in values.items():
             columns[name].append(value[kept].cpu())
-    return TokenTable(**{name: torch.cat(parts) for name, parts in columns.items()}), active
+
+    for ids, documents, kept in batches():
+        clean = edited_logits(model, ids, looking((site, target), seen))
+        _check_fit(sae, seen, site, target)
+        given = seen[site].to(sae.W_enc.dtype)
+        latents = sae.encode(given)
+        x, z, z_hat = seen[site].float(), seen[target].float(), sae.decode(latents, given).float()
+        spliced = spliced_logits(model, ids, target, z_hat, where=kept)
+        zero = spliced_logits(model, ids, target, torch.zeros_like(z), where=kept)
+        keep(
+            kept,
+            documents=documents,
+            positions=torch.arange(ids.shape[1], device=device).expand_as(ids),
+            predicts=functional.pad(kept[:, 1:], (0, 1)),
+            error=(z - z_hat).square().sum(-1),
+            cosine=functional.cosine_similarity(z, z_hat, dim=-1),
+            l0=latents.l0.float(),
+            z_squared=sae.normalised(z, as_=x).double().square().sum(-1),
+            z_hat_squared=sae.normalised(z_hat, as_=x).double().square().sum(-1),
+            f_squared=feature_norm_squared(sae, latents),
+            kl=metrics.kl(clean, spliced),
+            ce_clean=_loss(clean, ids),
+            ce_spliced=_loss(spliced, ids),
+            ce_zero=_loss(zero, ids),
+        )
+        norms.append(x.norm(dim=-1)[kept].cpu())
+        chosen = latents.indices[(latents.values != 0) & kept[..., None]]
+        active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
+        total += z[kept].double().sum(0)
+
+    massive_norm = MASSIVE_TIMES * float(torch.cat(norms).median())
+    columns["massive"] = [part > massive_norm for part in norms]
+    for number, (ids, _, kept) in enumerate(batches()):
+        massive = torch.zeros_like(kept).masked_scatter(kept, columns["massive"][number].to(device))
+        if not massive.any():
+            columns["ce_ordinary"].append(columns["ce_spliced"][number])
+            continue
+        before = looking((site, target), seen)
+        logits = spliced_logits(model, ids, target, reconstruction, where=kept & ~massive, before=before)
+        keep(kept, ce_ordinary=_loss(logits, ids))
+        total_massive += seen[target].float()[massive].double().sum(0)
+
+    is_massive = torch.cat(columns["massive"])
+    mean = (total / len(is_massive)).float()
+    ordinary_mean = ((total - total_massive) / (~is_massive).sum()).float()
+    for ids, _, kept in batches():
+        logits = spliced_logits(model, ids, target, mean, where=kept, before=looking([target], seen))
+        z = seen[target].float()
+        keep(
+            kept,
+            variance=(z - mean).square().sum(-1),
+            variance_ordinary=(z - ordinary_mean).square().sum(-1),
+            ce_mean=_loss(logits, ids),
+        )
+    table = TokenTable(**{name: torch.cat(parts) for name, parts in columns.items()})
+    return Measured(table=table, active=active, massive_norm=massive_norm)
+
+
+def _check_fit(sae: SAE, seen: dict[Site, Tensor], site: Site, target: Site) -> None:
+    if next(iter(seen)) != site:
+        raise ValueError(f"{target} runs before {site}, so nothing read there can stand in for it; pass another site")
+    for place, takes in ((site, sae.d_in), (target, sae.d_out)):
+        if (width := seen[place].shape[-1]) != takes:
+            raise ValueError(f"activations at {place} have width {width}, the SAE's is {takes}; pass another site")
+
+
+def _loss(logits: Float[Tensor, "batch position vocab"], ids: Int[Tensor, "batch position"]) -> Tensor:
+    """At the position before the token that it is about."""
+    return functional.pad(metrics.cross_entropy(logits, ids), (0, 1))
 
 
 def feature_norm_squared(sae: SAE, latents: Latents, *, bias: bool = True) -> Float64[Tensor, "*batch"]:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from interp.models.bridge import Model
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.tokens.batches import measured, row_batches, rows_wanted
@@ -27,7 +28,7 @@ from saes.same_model import check_same_model, name_of
 class Text:
     """The part of a text that features are looked up in, with the model that reads it."""
 
-    model: Any
+    model: Model
     rows: TokenRows
     site: Site
     max_tokens: int = 100_000

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.models.bridge import Model
 from interp.sites.site import Site
 from saes.sae import SAE
 
@@ -31,7 +31,7 @@ class Effects:
 
 
 @torch.no_grad()
-def logit_effects(sae: SAE, model: Any, latents: Sequence[int], *, k: int = 10) -> list[Effects] | None:
+def logit_effects(sae: SAE, model: Model, latents: Sequence[int], *, k: int = 10) -> list[Effects] | None:
     """The ``k`` most raised and most lowered tokens of each latent.
 
     None where the SAE does not write to the residual stream (a transcoder writes at its target site).
@@ -50,7 +50,7 @@ def logit_effects(sae: SAE, model: Any, latents: Sequence[int], *, k: int = 10) 
 
 
 @torch.no_grad()
-def through_final_norm(model: Any, directions: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+def through_final_norm(model: Model, directions: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """What the final norm makes of directions, but for its division: centred in a LayerNorm, times its weight.
 
     The weight is read off the norm's output, since families keep it as w or as 1 + w.

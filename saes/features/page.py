@@ -1,19 +1,16 @@
 """A browser of latents in one HTML file: it needs no network, and shows every token as text, whatever is in it.
 
-The numbers and texts are one JSON block, in which no ``<`` can end the block early; ``page_parts`` beside this has the
-script that shows them, which writes to the page through ``textContent`` alone.
+The numbers and texts are one JSON block; the script beside this, ``page.js``, shows them, and writes to the page
+through ``textContent`` alone.
 """
 
-import json
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from interp.files.writing import atomic_path
+from interp.pages.templates import render, write_html
 from saes.features.book import FeatureBook
 from saes.features.logit_effects import NOTE
-from saes.features.page_parts import BODY, SCRIPT, STYLE
 
 
 def token_texts(tokenizer: Any) -> Callable[[int], str]:
@@ -33,18 +30,8 @@ def write_feature_page(
     book: FeatureBook, path: str | Path, *, title: str, data: str, text_of: Callable[[int], str]
 ) -> Path:
     """Write the page, atomically; ``data`` names the text. Returns its absolute path."""
-    target = Path(path).resolve()
-    block = json.dumps(_content(book, title, data, text_of), allow_nan=False, separators=(",", ":"))
-    html = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>{BODY}"
-        f'<script type="application/json" id="content">{block.replace("<", chr(92) + "u003c")}</script>'
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
-    with atomic_path(target) as partial:
-        partial.write_text(html, encoding="utf-8")
-    return target
+    content = _content(book, title, data, text_of)
+    return write_html(path, render(Path(__file__).parent, "page.html.jinja", title=title, content=content))
 
 
 def _content(book: FeatureBook, title: str, data: str, text_of: Callable[[int], str]) -> dict[str, Any]:

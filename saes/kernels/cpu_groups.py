@@ -33,7 +33,8 @@ def largest(
     """The k largest values of each row, in any order, and their latents."""
     _, size, n_groups = products.shape
     if size == 1:
-        return tuple(products.flatten(1).topk(k, sorted=False))  # type: ignore[return-value]
+        values, latents = products.flatten(1).topk(k, sorted=False)
+        return values, latents
     chosen = products.amax(1).topk(k, sorted=False).indices
     members = products.gather(2, chosen[:, None].expand(-1, size, -1)).flatten(1)
     values, places = members.topk(k, sorted=False)

@@ -66,11 +66,11 @@ class PreActivations:
     def _operands(self, x: Float[Tensor, "*n d_in"]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Centred inputs, W_enc transposed and b_enc, in the dtype that products are asked for in."""
         assert self._W_enc is not None
-        operands = (x if self._b_dec is None else x - self._b_dec, self._W_enc.T, self._b_enc)
+        x, table, bias = x if self._b_dec is None else x - self._b_dec, self._W_enc.T, self._b_enc
         if not torch.is_autocast_enabled(x.device.type):
-            return operands
+            return x, table, bias
         dtype = torch.get_autocast_dtype(x.device.type)
-        return tuple(o if o is None else o.to(dtype) for o in operands)  # type: ignore[return-value]
+        return x.to(dtype), table.to(dtype), None if bias is None else bias.to(dtype)
 
     def _differentiable(self, values: Tensor, indices: Tensor) -> Tensor:
         if self._x is None:

@@ -5,7 +5,7 @@ files with a checksum inside, each whole or absent, and at the end the SAE itsel
 """
 
 import json
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +22,8 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import atomic_path, sync_file, sync_folder, told_if_full, write_json
 from saes.sae import CONFIG, SAE
+
+logger = logging.getLogger(__name__)
 
 KEEP_CHECKPOINTS = 2
 LOG = "log.jsonl"
@@ -117,7 +119,7 @@ def _parts(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
 def resume(state: TrainState, folder: Path) -> None:
     """Put the newest checkpoint that is whole, if there is one, into ``state``, and the log to where it was then.
 
-    Of a damaged one it is said on stderr, and the one before is taken: the run ends with the same bits either way.
+    A damaged one is logged, and the one before is taken: the run ends with the same bits either way.
     """
     faults = []
     for path in reversed(_checkpoints(folder)):
@@ -127,7 +129,7 @@ def resume(state: TrainState, folder: Path) -> None:
         except ValueError as error:
             faults.append(f"{error}; not used")
     for fault in faults:
-        print(f"{fault}: continuing from step {state.step}", file=sys.stderr)
+        logger.warning("%s: continuing from step %d", fault, state.step)
     _prune(folder)
     _truncate_log(folder, state.step)
 

@@ -34,11 +34,11 @@ class TrainConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of the activation, such as bandwidth of jumprelu."""
     d_sae: int = 8192
-    """Number of latents."""
+    """Number of latents of the SAE."""
     tokens: Count = 10_000_000
     """Activations to train on; passes over the store repeat, in a new order, until they are reached."""
     batch_size: int = 4096
-    """Activations a step."""
+    """Number of activations in each step."""
     lr: float | None = None
     """Peak learning rate; by default 2e-4 / sqrt(d_sae / 16384)."""
     warmup: float = 0.05
@@ -46,7 +46,7 @@ class TrainConfig:
     decay: float = 0.2
     """Share of the steps, the last ones, over which it falls to zero."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; longer ones are shortened."""
     loss_weights: dict[str, float] = field(default_factory=dict)
     """Weights of loss terms (--loss-weights.l0 2) where they are not the activation's own; 0 leaves a term out."""
     sparsity_warmup: float = 0.05
@@ -66,15 +66,15 @@ class TrainConfig:
     init_from: Path | None = None
     """Folder of an SAE to start from, instead of random weights."""
     seed: int = 0
-    """Of the initial weights."""
+    """Seed of the initial weights."""
     data_seed: int = 0
-    """Of the order of the data."""
+    """Seed of the order of the data."""
     checkpoint_every: int = 500
-    """Steps."""
+    """Steps from one checkpoint to the next."""
     log_every: int = 10
-    """Steps."""
+    """Steps from one line of log.jsonl to the next."""
     device: str | None = None
-    """Such as cuda:1 or cpu; by default a GPU where there is one."""
+    """Device such as cuda:1 or cpu; by default a GPU where there is one."""
     log_to: tuple[str, ...] = ()
     """tensorboard, wandb, trackio: where the figures of log.jsonl go too; what fails there never stops the run."""
 
@@ -92,7 +92,9 @@ class TrainConfig:
         """The activation with its options."""
         from saes.activations import activation_from_config
 
-        return activation_from_config({"name": self.activation, **self.options} | ({"k": self.k} if self.k else {}))
+        return activation_from_config(
+            {"name": self.activation, **self.options} | ({} if self.k is None else {"k": self.k})
+        )
 
     def weights(self, activation: "Activation") -> dict[str, float]:
         """Terms with a weight other than 0, the reconstruction first."""

@@ -18,9 +18,9 @@ class FinetuneConfig:
     reconstruction: float = 1.0
     """Weight of the fraction of variance unexplained (FVU) beside it; 0 leaves the reconstruction free."""
     tokens: Count = 1_000_000
-    """To train on; the text repeats, in a new order, until they are reached."""
+    """Tokens to train on; the text repeats, in a new order, until they are reached."""
     batch_rows: int = 8
-    """Rows of text a step."""
+    """Rows of text in each step."""
     first_position: int = 0
     """Earlier positions of a row stay clean, and no loss is taken there."""
     lr: float = 5e-5
@@ -30,11 +30,11 @@ class FinetuneConfig:
     decoder: Literal["unit_norm", "free"] = "unit_norm"
     """unit_norm: rows of W_dec keep norm 1."""
     seed: int = 0
-    """Of the order of the rows."""
+    """Seed of the order of the rows."""
     checkpoint_every: int = 200
-    """Steps."""
+    """Steps from one checkpoint to the next."""
     log_every: int = 10
-    """Steps."""
+    """Steps from one line of log.jsonl to the next."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without the folder: moving a run does not make it another one."""

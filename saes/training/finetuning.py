@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from interp import metrics
 from interp.inference_mode import refuse_inference_mode
+from interp.models.bridge import Model
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits
@@ -43,7 +43,7 @@ from saes.training.loop import fresh_state, set_learning_rate, update
 
 
 @torch.enable_grad()
-def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, progress: bool = False) -> SAE:
+def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *, progress: bool = False) -> SAE:
     """Fine-tune a copy of ``sae`` at its site, or continue the run in ``config.out``, or return its finished SAE.
 
     The model's weights are not touched. Terms of the loss that keep a variant sparse (L1, L0, the gate's) stay, with
@@ -71,7 +71,7 @@ def finetune(sae: SAE, model: Any, rows: TokenRows, config: FinetuneConfig, *, p
 
 
 def _loop(
-    state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, *, progress: bool
+    state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, *, progress: bool
 ) -> None:
     steps = _steps(rows, config)
     with (
@@ -106,7 +106,7 @@ def _check(sae: SAE, rows: TokenRows, config: FinetuneConfig) -> Site:
     return Site.parse(sae.site)
 
 
-def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig) -> TrainState:
+def _initial_state(sae: SAE, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig) -> TrainState:
     """A copy at the scale of its training, where learning rates and weights of losses mean what they meant there."""
     first = slice(0, 8)
     ids, real = rows.tensor_of("ids", first), rows.tensor_of("documents", first) >= 0
@@ -128,7 +128,7 @@ def _initial_state(sae: SAE, model: Any, rows: TokenRows, site: Site, config: Fi
     return fresh_state(own.fold_scales(1 / scale), scale, scale, decoder=config.decoder)
 
 
-def _step(state: TrainState, model: Any, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
+def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
     ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, state.step))
     where = measured(documents, config.first_position)
     predicting = where[:, :-1] & where[:, 1:]

@@ -5,6 +5,7 @@ was killed at any step ends, when started again, with the same bits. Several SAE
 takes the steps that it would take alone.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,9 @@ from saes.training.memory import keep_freed_memory
 from saes.training.sinks import OpenSinks
 from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
+from saes.training.stopping import held_back
+
+logger = logging.getLogger(__name__)
 
 DIVERGED = 1000
 """How many times the norm of the activations that of the reconstruction may be."""
@@ -85,8 +89,8 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
             claims.enter_context(claim(config.out, {"train": config.to_json(), "source": source_of(store)}))
         known: dict[tuple[str, bool], SiteStatistics] = {}
         states = [initial_state(config, store, known) for config in configs]
-        if progress and leads:
-            print(*known.values(), sep="\n")
+        for statistics in known.values() if leads else ():
+            logger.log(logging.WARNING if statistics.massive else logging.INFO, "%s", statistics)
         for state, config in zip(states, configs, strict=True):
             if leads:
                 _continue(state, config)
@@ -127,6 +131,7 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
         task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
         logs = [stack.enter_context(appended_log(c.out)) if leads else _write_nothing for _, c in runs]
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
+        stopped = stack.enter_context(held_back()) if processes.current().size == 1 else _never
         for step, batch in enumerate(_batches(store, first, sites, done), done):
             for (state, config), log, sinks in zip(runs, logs, told, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
@@ -140,6 +145,15 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
+            if stopped():
+                for state, config in runs:
+                    save_checkpoint(state, config.out)
+                break
+
+
+def _never() -> bool:
+    """Several processes do not stop at the same step."""
+    return False
 
 
 def _write_nothing(_figures: dict[str, Any]) -> None:

@@ -4,11 +4,13 @@ The tools are imported when they are asked for; each takes up the run's earlier 
 """
 
 import hashlib
-import sys
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
 
 PROJECT = "deepfield"
 Figures = Mapping[str, float]
@@ -94,7 +96,7 @@ def _tried(name: str, action: Callable[..., Any], *arguments: Any) -> Any:
         return action(*arguments)
     except Exception as error:  # whatever a tool or its server does, training goes on
         first = (str(error).strip().splitlines() or [""])[0]
-        print(f"{name} gets no more figures of this run: {type(error).__name__} {first}", file=sys.stderr)
+        logger.warning("%s gets no more figures of this run: %s %s", name, type(error).__name__, first)
         return None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from saes.evaluation.baseline import MASSIVE_TIMES
+from saes.evaluation.token_table import MASSIVE_TIMES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from circuits.comparison import compare
 from circuits.draw import agreement_table
 from circuits.explorer.explorer import Explorer
 from circuits.features.comparison import compare_features
+from circuits.runs.runner import Cost
+from circuits.scores.nodes import Scores
 from circuits.scores.uncertainty import standard_error
 from saes import SAE, TopK
 from tests.circuits.pairs import model_of, random_task
@@ -64,6 +67,29 @@ def test_features_and_the_explorer() -> None:
     assert " (n = 1) " in explorer.measured["words"]
 
 
+def test_the_largest_scores_in_words() -> None:
+    per_prompt = torch.zeros(2, 2, 3, 2, dtype=torch.float64)  # [prompt, layer, position, head]
+    per_prompt[:, 1, 2, 0] = torch.tensor([-0.9, -0.7])
+    per_prompt[:, 0, 1, 1] = torch.tensor([0.5, 0.5])
+    scores = Scores(
+        values=per_prompt.mean(0),
+        per_prompt=per_prompt,
+        method="patching",
+        rules=None,
+        direction="noise",
+        metric="logit_diff",
+        clean_metric=1.0,
+        corrupt_metric=0.0,
+        cost=Cost(forwards=1.0, backwards=0.0),
+        axes=("layer", "position", "head"),
+        family="z",
+        labels=("When", " Mary", " to"),
+    )
+    assert scores.finding(2) == "layer 1 head 0 at ' to' -0.80 ± 0.1, layer 0 head 1 at ' Mary' +0.50 ± 0"
+    unlabelled = replace(scores, labels=None, per_prompt=per_prompt[:1], values=per_prompt[0])
+    assert unlabelled.finding(1) == "layer 1 head 0 at position 2 -0.90 (n = 1)"
+
+
 def test_commands_say_n_is_1(tmp_path, capsys) -> None:
     patch(
         "embedded", about=TaskOptions(prompts=1), nodes=("attn_out",), out=tmp_path / "p.json", html=tmp_path / "p.html"
@@ -71,6 +97,8 @@ def test_commands_say_n_is_1(tmp_path, capsys) -> None:
     circuit("embedded", about=TaskOptions(prompts=1), size=30, method="eap", html=tmp_path / "c.html")
     printed = capsys.readouterr().out
     assert "n = 1" in printed
+    assert "  attn_out: layer " in printed
+    assert "Strongest edges: " in printed
     assert "nan" not in printed.lower().split()
     scores = json.loads((tmp_path / "p.json").read_text())
     assert scores["estimates"]["AtP"]["attn_out"]["agreement"]["pearson_interval"] == [None, None]

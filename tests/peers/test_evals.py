@@ -18,6 +18,8 @@ from saes.convert import write
 from saes.evaluation.report import evaluate
 from tests.saes.evaluation.evaluated import sae_at_site
 
+pytestmark = pytest.mark.peers
+
 HERE = Path(__file__).parent
 
 

@@ -12,6 +12,8 @@ from benchmarks.peers import made_python
 from circuits.rules import relevance
 from tests.circuits.pairs import model_of, random_task
 
+pytestmark = pytest.mark.peers
+
 FAMILIES = ("gpt2", "llama", "qwen2")
 SAME = "attnLRP, constant patterns"
 

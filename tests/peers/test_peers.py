@@ -74,6 +74,7 @@ def check(sae: SAE, cell: Same, form: str, theirs: dict[str, Tensor], monkeypatc
     assert difference(sae(x), theirs["output"]) <= cell.output
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(
     ("form", "name"),
     [(form, name) for form, cells in WRITTEN.items() for name, cell in cells.items() if isinstance(cell, Same)],
@@ -86,6 +87,7 @@ def test_the_peer_computes_the_same_with_our_file(
     check(our_sae(name), cell, form, load_file(exchanged(form) / "ours" / f"{name}.safetensors"), monkeypatch)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(("form", "name"), [(form, name) for form, cells in READ.items() for name in cells])
 def test_we_compute_the_same_with_the_peers_file(
     form: str, name: str, exchanged: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -100,6 +102,7 @@ def test_we_compute_the_same_with_the_peers_file(
     check(sae, cell, form, load_file(folder.with_name(f"{name}.safetensors")), monkeypatch)
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("form", READ)
 def test_nothing_that_the_peer_wrote_is_left_out(form: str, exchanged: Callable[[str], Path]) -> None:
     assert {folder.name for folder in (exchanged(form) / "theirs").iterdir() if folder.is_dir()} == set(READ[form])

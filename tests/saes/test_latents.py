@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saes.latents import Slots, slots_above, slots_where
+from saes.latents import Latents, Slots, slots_above, slots_where
 
 
 def kept(slots: Slots) -> list[set[int]]:
@@ -29,3 +29,13 @@ def test_above_is_where_it_is_at_least(shape: tuple[int, ...], bound: float) -> 
     assert slots.indices.shape == slots.taken.shape == expected.indices.shape
     assert kept(slots) == kept(expected)
     assert int(slots.taken.sum()) == int((values >= bound).sum())
+
+
+@pytest.mark.parametrize("shape", [(5, 64), (2, 3, 7), (0, 8)])
+def test_of_a_dense_tensor_and_back(shape: tuple[int, ...]) -> None:
+    values = dense(*shape).requires_grad_()
+    latents = Latents.from_dense(values)
+    assert torch.equal(latents.to_dense(), values)
+    assert torch.equal(latents.l0, (values != 0).sum(-1))
+    (gradient,) = torch.autograd.grad(latents.to_dense().square().sum(), [values])
+    assert torch.equal(gradient, 2 * values)

@@ -1,5 +1,6 @@
 """Files are not trusted, and every mistake is named."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -122,6 +123,21 @@ def test_unknown_sentinel() -> None:
     with pytest.raises(ValueError, match="'safe' or 'parity'"):
         activation_from_config({"name": "afa", "sentinel": 1e8})
     assert activation_from_config({"name": "afa", "sentinel": "parity"}) == TopAFA("parity")
+
+
+def test_what_it_cannot_read_is_told_with_what_it_can() -> None:
+    sae = SAE(8, 16, TopK(2), site="blocks.1.hook_mlp_in", target_site="blocks.1.hook_mlp_out", subtract_b_dec=False)
+    place = "it was trained at blocks.1.hook_mlp_in for blocks.1.hook_mlp_out"
+    with pytest.raises(ValueError, match=f"the rows have 7 dimensions; this SAE reads 8: {place}"):
+        sae(torch.randn(3, 7))
+    with pytest.raises(ValueError, match="decode takes sparse Latents, as encode returns them, not a Tensor"):
+        inspect.unwrap(SAE.decode)(sae, torch.randn(3, 16))  # as without the types' check of the tests
+
+
+def test_its_text_says_what_it_is() -> None:
+    assert repr(SAE(8, 16, TopK(2), site="blocks.1.hook_resid_post")) == (
+        "SAE(TopK(k=2), d_in=8, d_sae=16, site='blocks.1.hook_resid_post')"
+    )
 
 
 def test_rows_that_are_not_finite_are_counted_and_the_first_is_named() -> None:

@@ -96,15 +96,15 @@ def test_recovers_a_planted_dictionary(activation: str, tmp_path: Path) -> None:
         out=tmp_path / "run",
         activation=activation,
         d_sae=128,
-        tokens=1_500_000,
+        tokens=800 * 1024,
         batch_size=1024,
-        lr=3e-3,
+        lr=1e-2,
         **RECOVERY[activation],  # type: ignore[arg-type]
     )
     sae = train(config, MemorySource(data))
     assert not sae.training
     cosines = torch.nn.functional.normalize(sae.W_dec.detach(), dim=-1) @ dictionary.T
-    assert float(cosines.max(0).values.mean()) > 0.95
+    assert float(cosines.max(0).values.mean()) > 0.9
 
 
 @variants

@@ -1,6 +1,7 @@
 """Demonstrations: the experts' episodes on disk, in shards that are whole or absent."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from interp.files.tensor_files import read_sealed, write_sealed
 from interp.vla.policy.experts import act
 from interp.vla.policy.words import DIRECTIONS, REACH, SPEEDS, TASKS
 from interp.vla.simulator import Camera, Reach
+
+logger = logging.getLogger(__name__)
 
 EPISODES, STEPS, SHARD = 480, 30, 40
 """Episodes, steps of each, and episodes in a shard."""
@@ -43,7 +46,6 @@ def demonstrate(
     seed: int,
     camera: int | None = None,
     episodes: int = EPISODES,
-    progress: Callable[[str], None] = lambda text: None,
 ) -> Demonstrations:
     """Let the experts act, keep it in ``folder``, and read it; shards that are there and whole are not made again.
 
@@ -51,7 +53,7 @@ def demonstrate(
     goal of its own, since 50 pictures of goals could be remembered.
     """
     files = [folder / f"{first:04d}.safetensors" for first in range(0, episodes, SHARD)]
-    shards = {file: shard for file in files if (shard := _whole(file, progress)) is not None}
+    shards = {file: shard for file in files if (shard := _whole(file)) is not None}
     if missing := [file for file in files if file not in shards]:
         environment = Reach(seed=seed, own_goals=camera is not None)
         with nullcontext() if camera is None else Camera(environment, size=camera) as eye:
@@ -62,17 +64,17 @@ def demonstrate(
                 shard = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
                 write_sealed(file, {name: torch.from_numpy(values) for name, values in shard.items()}, {})
                 shards[file] = shard
-                progress(f"demonstrations: {last} of {episodes} episodes")
+                logger.info("demonstrations: %d of %d episodes", last, episodes)
     return Demonstrations(**{name: np.concatenate([shards[file][name] for file in files]) for name in shards[files[0]]})
 
 
-def _whole(file: Path, progress: Callable[[str], None]) -> dict[str, np.ndarray] | None:
+def _whole(file: Path) -> dict[str, np.ndarray] | None:
     if not file.exists():
         return None
     try:
         return {name: values.numpy() for name, values in read_sealed(file)[0].items()}
     except ValueError as error:
-        progress(f"{error}; making it again")
+        logger.warning("%s; making it again", error)
         return None
 
 

@@ -4,8 +4,8 @@ The batch at a step depends on the seed and the step alone, and the optimiser is
 continues from its last save as if nothing had happened.
 """
 
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from interp.vla.policy import words
 from interp.vla.policy.demonstrations import EPISODES, Demonstrations, demonstrate
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy
 from interp.vla.policy.tokenizer import ACTIONS, PAD, encode
+
+logger = logging.getLogger(__name__)
 
 _DEMONSTRATIONS = "demonstrations"
 _IGNORED = -100
@@ -66,7 +68,7 @@ class Recipe:
 
 
 @torch.enable_grad()
-def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callable[[str], None] = print) -> VLAPolicy:
+def train(recipe: Recipe, out: Path, *, save_every: int = 250) -> VLAPolicy:
     """Demonstrate, train and write the policy to ``out``; the same call continues what a killed one left.
 
     Raises:
@@ -76,12 +78,12 @@ def train(recipe: Recipe, out: Path, *, save_every: int = 250, progress: Callabl
     recipe.check()
     with alone_in(out, below=[_DEMONSTRATIONS]):
         _claim(out, recipe)
-        return _train(recipe, out, save_every=save_every, progress=progress)
+        return _train(recipe, out, save_every=save_every)
 
 
-def _train(recipe: Recipe, out: Path, *, save_every: int, progress: Callable[[str], None]) -> VLAPolicy:
+def _train(recipe: Recipe, out: Path, *, save_every: int) -> VLAPolicy:
     demonstrations = demonstrate(
-        out / _DEMONSTRATIONS, seed=recipe.seed, camera=recipe.camera, episodes=recipe.episodes, progress=progress
+        out / _DEMONSTRATIONS, seed=recipe.seed, camera=recipe.camera, episodes=recipe.episodes
     )
     torch.manual_seed(recipe.seed)
     policy = VLAPolicy(PolicyConfig(camera=recipe.camera))
@@ -93,7 +95,7 @@ def _train(recipe: Recipe, out: Path, *, save_every: int, progress: Callable[[st
         first = _load_state(policy, optimizer, state_file) if state_file.exists() else 0
     except ValueError as error:
         first = 0
-        progress(f"{error}; not used, training starts over")
+        logger.warning("%s; not used, training starts over", error)
     began = time.monotonic()
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
@@ -109,7 +111,8 @@ def _train(recipe: Recipe, out: Path, *, save_every: int, progress: Callable[[st
         if done % 50 == 0 or done == recipe.steps:
             pace = (time.monotonic() - began) / (done - first)
             numbers = ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
-            progress(f"step {done} of {recipe.steps}: {numbers}; {pace * (recipe.steps - done):.0f} s left")
+            left = pace * (recipe.steps - done)
+            logger.info("step %d of %d: %s; %.0f s left", done, recipe.steps, numbers, left)
     policy.save(out, notes={"recipe": asdict(recipe)})
     return policy.eval()
 

@@ -29,6 +29,8 @@ KEEPS_DIRECTION = 0.8
 """Least cosine with the unsteered direction at which a change of speed is only that."""
 LEVEL = 0.05
 """Of p; the random band holds the middle 95 % of the sets."""
+FEWEST_SETS = round(1 / LEVEL) - 1
+"""With which p can be ``LEVEL``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,18 +165,24 @@ def dose(bench: Bench, between: Contest, instruction: str, value: float, *, step
         verdict=verdict(
             target.sign * effect.value,
             p=p,
+            sets=len(random),
             damaged=damaged,
             astray=target.metric == "speed" and heading < KEEPS_DIRECTION,
         ),
     )
 
 
-def verdict(wanted: float, *, p: float, damaged: bool, astray: bool) -> str:
-    """In words; ``wanted`` is the effect in the wanted direction, mm a step, ``astray`` whether the hand turned."""
+def verdict(wanted: float, *, p: float, sets: int, damaged: bool, astray: bool) -> str:
+    """In words; ``wanted`` is the effect in the wanted direction, mm a step, ``astray`` whether the hand turned.
+
+    With few random sets no effect is large enough: p is at least 1 / (1 + sets).
+    """
     if wanted <= -STEERS_FROM:
         return "does not steer: the effect has the wrong sign"
     if wanted < STEERS_FROM:
         return f"does not steer: less than {STEERS_FROM} mm a step"
+    if sets < FEWEST_SETS:
+        return f"cannot tell: {sets} random sets, and it takes {FEWEST_SETS} for p to reach {LEVEL}"
     if p > LEVEL:
         return "does not steer: random sets do as much"
     faults = ["the hand turns"] * astray + ["random sets do damage"] * damaged

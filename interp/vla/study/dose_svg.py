@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from interp.files.writing import atomic_path
-from interp.html_page import COLORS
+from interp.pages.html_page import COLORS
 from interp.vla.policy import words
 from interp.vla.study.contests import TARGETS
 from interp.vla.study.study import Study

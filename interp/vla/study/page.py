@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.html_page import COLORS, Page
+from interp.pages.html_page import COLORS, Page
 from interp.vla.policy import words
 from interp.vla.study.contests import STEERS_FROM, TARGETS, Dose
 from interp.vla.study.study import Study
@@ -51,7 +51,7 @@ def study_page(found: Study, film: bytes) -> Page:
     )
     natural = found.natural
     page.text(
-        f"Verdict: at strength {options.value:g} the cluster {head.verdict}. The unit of chance is the set of neurons,"
+        f"Verdict at strength {options.value:g}: {head.verdict}. The unit of chance is the set of neurons,"
         " not the episode, since rollouts are nearly the same every time: p = (1 + sets that do at least as much) /"
         f" (1 + sets). Natural activations: median {natural.median:.2g}, 99th percentile {natural.p99:.2g}, largest"
         f" {natural.largest:.2g}."

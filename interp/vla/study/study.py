@@ -1,6 +1,7 @@
 """The whole evaluation of one concept: strengths, instructions, scopes, layers, the word itself, and side effects."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -20,6 +21,8 @@ from interp.vla.study import effects as side_effects
 from interp.vla.study.bench import Activations, Bench, Condition, Measured, natural_activations
 from interp.vla.study.contests import TARGETS, Contest, Dose, Share, contest, difference, dose, share
 from interp.vla.study.rollouts import STEPS, Arena
+
+logger = logging.getLogger(__name__)
 
 DOSES = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0)
 _REACHING = 3
@@ -104,7 +107,6 @@ def study(
     *,
     name: str,
     out: Path,
-    progress: Callable[[str], None] = lambda text: None,
 ) -> Study:
     """Measure, and write ``study.json`` to ``out``; what was measured before a kill is not measured again.
 
@@ -112,12 +114,10 @@ def study(
         ValueError: an unknown concept or word; too few neurons for the random sets.
     """
     with alone_in(out):
-        return _study(policy, arena, options, name=name, out=out, progress=progress)
+        return _study(policy, arena, options, name=name, out=out)
 
 
-def _study(
-    policy: VLAPolicy, arena: Arena, options: Options, *, name: str, out: Path, progress: Callable[[str], None]
-) -> Study:
+def _study(policy: VLAPolicy, arena: Arena, options: Options, *, name: str, out: Path) -> Study:
     if options.concept not in TARGETS:
         raise ValueError(f"{options.concept!r} is no concept of this policy; choose one of {', '.join(TARGETS)}")
     if len(arena.episodes) < 2:
@@ -151,17 +151,17 @@ def _study(
     doses = []
     for value in sorted({*options.doses, options.value}):
         doses.append(dose(bench, between, instruction, value, steps=options.steps))
-        progress(f"{instruction!r}, strength {value:g}: {doses[-1].effect.value:+.2f} mm a step, {doses[-1].verdict}")
+        _told(f"{instruction!r}, strength {value:g}", doses[-1])
     instructions = {}
     for other in dict.fromkeys([instruction, *INSTRUCTIONS]):
         instructions[other] = dose(bench, between, other, options.value, steps=options.steps)
-        progress(f"{other!r}: {instructions[other].effect.value:+.2f} mm a step, {instructions[other].verdict}")
+        _told(repr(other), instructions[other])
     layers = {"all": instructions[instruction]}
     halves: tuple[Literal["early", "late"], ...] = ("early", "late")
     for half in halves:
         part = contest_in(layers=half)
         layers[half] = dose(bench, part, instruction, options.value, steps=options.steps)
-        progress(f"{half} layers: {layers[half].effect.value:+.2f} mm a step, {layers[half].verdict}")
+        _told(f"{half} layers", layers[half])
 
     baseline = told(instruction)
     scopes = {
@@ -227,3 +227,7 @@ def _outcomes(bench: Bench, between: Contest, options: Options) -> dict[str, Out
             success=share(measured), length=float(np.mean(measured.length)), clipped=float(np.mean(measured.clipped))
         )
     return outcomes
+
+
+def _told(what: str, dose: Dose) -> None:
+    logger.info("%s: %+.2f mm a step, %s", what, dose.effect.value, dose.verdict)

@@ -6,7 +6,6 @@ site. Tokens that were not decomposed (first positions, massive tokens) stay cle
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.models.bridge import Model
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits
@@ -47,7 +47,7 @@ class Downstream:
 
 @torch.no_grad()
 def downstream(
-    model: Any,
+    model: Model,
     rows: TokenRows,
     sae: SAE,
     site: Site,

@@ -1,13 +1,12 @@
 """The model's loss at each token of a store: a baseline for the size of the SAE's error there."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp import metrics
+from interp.models.bridge import Model
 from interp.store.masks import Masks
 from interp.tokens.batches import batches_of_rows, evenly_spaced
 from interp.tokens.token_rows import TokenRows
@@ -16,7 +15,7 @@ from saes.dark_matter.split.kept_tokens import KeptTokens
 
 @torch.no_grad()
 def token_losses(
-    model: Any, rows: TokenRows, kept: KeptTokens, *, max_rows: int, batch_rows: int = 8
+    model: Model, rows: TokenRows, kept: KeptTokens, *, max_rows: int, batch_rows: int = 8
 ) -> Float[Tensor, " n"] | None:
     """Nats for the token after each one of ``kept``; NaN where none of the document follows, and in rows not run.
 

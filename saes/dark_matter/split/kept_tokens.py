@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
-from saes.evaluation.baseline import MASSIVE_TIMES
+from saes.evaluation.token_table import MASSIVE_TIMES
 
 BLOCK_NUMBERS = 1 << 22
 """Of activations at once: 32 MiB of float64, of which a pass holds a few."""

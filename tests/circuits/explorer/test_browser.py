@@ -15,6 +15,9 @@ from tests.circuits.test_circuit import by_hand
 WILD = "<img src=x onerror=\"window.hacked='yes'\"></script><b>"
 
 
+pytestmark = pytest.mark.browser
+
+
 class WildTokenizer:
     """Every token's text is markup."""
 

@@ -69,7 +69,7 @@ def test_what_a_killed_process_left_goes_with_the_next_one_and_what_is_in_use_st
 
 
 def test_sigterm_leaves_nothing(place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A command that is at work: no temporary folder, nothing half-written, and it says how to go on."""
+    """A command that is at work: no temporary folder, nothing half-written."""
     work = tmp_path_factory.mktemp("work")
     (work / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 20_000)
     sites, data, out = "blocks.1.hook_resid_post", str(work / "text.txt"), work / "acts"
@@ -83,7 +83,7 @@ def test_sigterm_leaves_nothing(place: Path, tmp_path_factory: pytest.TempPathFa
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert "ended by SIGTERM; the same command continues where this one stopped" in told
+    assert "ended by SIGTERM" in told
     assert "Traceback" not in told
     assert not list(place.glob("deepfield-*"))
     assert not list(work.rglob("*.partial"))

@@ -1,6 +1,7 @@
 """Every site that is listed of every family has the value of the Hugging Face modules."""
 
 import functools
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from interp.models.families.table import FAMILIES, family_of
 from interp.models.loading import load_hf_model, load_model
 from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites, check_site
+from tests.interp.sites.edits_by_hand import added
 from tests.interp.sites.family_oracle import FACTS, recompute
 from tests.tiny_models import CONFIGS, IN_A_BRIDGE, VOCAB, tiny_model
 
@@ -120,3 +122,28 @@ def test_attention_that_transformers_computes_wrongly_is_refused() -> None:
 def test_sites_that_a_family_lacks_are_refused_with_the_reason(case: str, site: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check_site(plain(case), Site.parse(site))
+
+
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+@pytest.mark.parametrize("case", IN_A_BRIDGE)
+def test_gradients_at_a_bridges_sites_are_those_of_an_addition_to_the_modules(bridges: Any, case: str) -> None:
+    bridge, model = bridges(case), plain(case)
+    last = Site("resid_post", model.config.num_hidden_layers - 1)
+    family = family_of(model.config)
+    sites = [
+        site
+        for site in named(bridge)
+        if site.layer == 0 and site.kind in family.bridge - family.unread and not site.kind.endswith("_scale")
+    ]
+    cache = capture(bridge, TOKENS, [*sites, last], gradients=True)
+    wanted = {site: torch.zeros_like(cache[site], requires_grad=True) for site in sites}
+    with ExitStack() as hooks:
+        for site, addend in wanted.items():
+            hooks.enter_context(added(case, model, site, addend))
+        stream = capture(model, TOKENS, last, gradients=True)[last]
+    along = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
+    (stream * along).sum().backward()
+    for site, addend in wanted.items():
+        found = cache.gradient((cache[last] * along).sum(), site)
+        assert addend.grad is not None
+        assert_equal(Site("path", path=str(site)), found, addend.grad)

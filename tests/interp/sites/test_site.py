@@ -102,6 +102,25 @@ def test_patterns(bridges: dict[str, Any]) -> None:
     assert [str(s) for s in expand_sites(model, "model.layers.*.mlp.act_fn")][2] == "model.layers.2.mlp.act_fn"
 
 
+@pytest.mark.parametrize(
+    ("family", "pattern", "expected"),
+    [
+        ("llama", "blocks.1.hook_*_out", ["blocks.1.hook_attn_out", "blocks.1.hook_mlp_out"]),
+        ("gpt_neox", "blocks.2.hook_resid_*", ["blocks.2.hook_resid_pre", "blocks.2.hook_resid_post"]),
+        ("llama", "blocks.1-2.mlp.*_in", ["blocks.1.mlp.hook_in", "blocks.2.mlp.hook_in"]),
+        ("llama", "blocks.*.ln?.hook_scale", None),
+        ("llama", "blocks.*.ln*.hook_scale", [f"blocks.{i}.ln{n}.hook_scale" for i in range(3) for n in (1, 2)]),
+        ("llama", "blocks.0.attn.*tt*[1]", ["blocks.0.attn.hook_attn_scores[1]", "blocks.0.attn.hook_pattern[1]"]),
+    ],
+)
+def test_patterns_of_kinds(bridges: dict[str, Any], family: str, pattern: str, expected: list[str] | None) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match="is not the name of a site"):
+            expand_sites(bridges[family], pattern)
+    else:
+        assert [str(site) for site in expand_sites(bridges[family], pattern)] == expected
+
+
 def test_patterns_of_any_torch_model() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
     assert [str(site) for site in available_sites(model)] == ["0", "1", "1.0", "1.1"]
@@ -122,7 +141,11 @@ def test_patterns_of_any_torch_model() -> None:
         ("blocks.3.hook_resid_post", "layer 3 of blocks.3.hook_resid_post is out of range: .* has layers 0 to 2"),
         ("blocks.1-7.hook_resid_post", "layer 3 of blocks.3.hook_resid_post is out of range"),
         ("blocks.2-1.hook_resid_post", "layers 2-1 of .* run backwards; write 1-2"),
-        ("blocks.*.attn.*", "more than one wildcard"),
+        ("gpt_neox.layers.*.attention.*", "more than one wildcard"),
+        ("blocks.0.hook_*_mid", "matches hook_resid_mid, and none is there: .*in parallel"),
+        ("blocks.7.hook_*_out", "matches hook_attn_out, hook_mlp_out, and none is there: layer 7"),
+        ("blocks.*.hook_*_off", r"matches no name of a site; behind 'blocks.\*.' there can be hook_resid_pre, "),
+        ("blocks.*.hook_*_out[1]", "matches hook_attn_out, hook_mlp_out, and none is there: .*have heads"),
         ("blocks.0.attn.hook_z[4]", r"head 4 of blocks.0.attn.hook_z\[4\] is out of range: there are heads 0 to 3"),
         ("gpt_neox.layers.0.mlp.up_proj", r"has no gpt_neox.layers.0.mlp.up_proj \(no module has this path\)"),
         (

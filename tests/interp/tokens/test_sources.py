@@ -188,13 +188,27 @@ def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_kind(tmp_path: Path) -> None:
     assert "cannot read documents from a dict" in message({"text": "a"})
-    (tmp_path / "a.pdf").write_text("x")
-    assert "nothing to read in" in message(tmp_path / "a.pdf")
+    assert "nothing to read in" in (text := message(tmp_path))
+    assert "the folder holds no files" in text
+    for name in ("a.pdf", "GPL-3", "c.docx", "d.docx"):
+        (tmp_path / name).write_text("x")
+    assert "no kind is known by .pdf; call it a.txt if it is plain text" in message(tmp_path / "a.pdf")
+    assert "by a name without ending; call it GPL-3.txt" in message(tmp_path / "GPL-3")
+    assert "of its 4 files (GPL-3, a.pdf, c.docx, …) none is of a known kind" in message(tmp_path)
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "b.jsonl").write_text("{}")
     assert "a mixture of .jsonl and .txt to read in" in message(tmp_path)
     assert "split='test' applies to named Hugging Face datasets only" in message(tmp_path / "a.txt", split="test")
     assert "config='x' applies to" in message(tmp_path / "a.txt", config="x")
+
+
+def test_marked_text_is_read_where_there_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# notes")
+    (tmp_path / "more.rst").write_text("more")
+    assert read(tmp_path) == ["# notes", "more"]
+    assert read(tmp_path / "README.md") == ["# notes"]
+    (tmp_path / "data.txt").write_text("data")
+    assert read(tmp_path) == ["data"]
 
 
 def test_wrong_split(tmp_path: Path) -> None:

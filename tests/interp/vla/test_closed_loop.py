@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,11 +164,14 @@ def test_what_cannot_be_measured_is_refused(bench: Bench) -> None:
 
 
 def test_a_verdict_needs_an_effect_more_than_chance_and_the_right_sign() -> None:
-    sound = {"p": 0.02, "damaged": False, "astray": False}
+    sound: dict[str, Any] = {"p": 0.02, "sets": 40, "damaged": False, "astray": False}
     assert verdict(0.6, **sound) == "steers"
     assert verdict(0.4, **sound) == "does not steer: less than 0.5 mm a step"
     assert verdict(-0.6, **sound) == "does not steer: the effect has the wrong sign"
     assert verdict(3.0, **sound | {"p": 0.06}) == "does not steer: random sets do as much"
+    few = "cannot tell: 18 random sets, and it takes 19 for p to reach 0.05"
+    assert verdict(3.0, **sound | {"p": 1 / 19, "sets": 18}) == few
+    assert verdict(3.0, **sound | {"p": 1 / 20, "sets": 19}) == "steers"
     assert verdict(3.0, **sound | {"damaged": True}) == "steers, but random sets do damage"
     assert verdict(3.0, **sound | {"astray": True, "damaged": True}) == (
         "steers, but the hand turns and random sets do damage"

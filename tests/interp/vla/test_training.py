@@ -20,15 +20,11 @@ from interp.vla.policy.words import SPEEDS, TASKS
 RECIPE = {"steps": 3, "language_steps": 1, "episodes": 4, "action_rows": 6, "question_rows": 3, "text_rows": 3}
 
 
-def quiet(_: str) -> None:
-    return None
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a camera that was never interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    train(Recipe(camera=32, **RECIPE), out, save_every=2, progress=quiet)
+    train(Recipe(camera=32, **RECIPE), out, save_every=2)
     return out
 
 
@@ -43,34 +39,40 @@ def test_a_killed_run_gives_the_same_weights(whole: Path, tmp_path: Path, monkey
     monkeypatch.setattr(training, "_losses", killed)
     assert shard > RECIPE["episodes"]
     with pytest.raises(KeyboardInterrupt):
-        train(Recipe(camera=32, **RECIPE), tmp_path, save_every=2, progress=quiet)
+        train(Recipe(camera=32, **RECIPE), tmp_path, save_every=2)
     assert not (tmp_path / "policy.json").exists()
     monkeypatch.undo()
-    train(Recipe(camera=32, **RECIPE), tmp_path, save_every=2, progress=quiet)
+    train(Recipe(camera=32, **RECIPE), tmp_path, save_every=2)
     for name in ("policy.safetensors", "policy.json", "demonstrations/0000.safetensors"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
     with pytest.raises(ValueError, match=r"holds another run \(camera: there 32, asked None; seed: there 0, asked 1\)"):
-        train(Recipe(seed=1, **RECIPE), tmp_path, progress=quiet)
+        train(Recipe(seed=1, **RECIPE), tmp_path)
 
 
-def test_damaged_files_are_made_again(whole: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_made_again(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A flipped bit in a demonstration would be learned, one in the saved state would be continued from."""
-    out, told = tmp_path / "run", []
+    out = tmp_path / "run"
     shutil.copytree(whole, out)
     for name in ("demonstrations/0000.safetensors", "state.safetensors"):
         content = bytearray((out / name).read_bytes())
         content[len(content) // 2] ^= 1
         (out / name).write_bytes(content)
-    train(Recipe(camera=32, **RECIPE), out, save_every=2, progress=told.append)
-    assert f"{out / 'demonstrations/0000.safetensors'} was altered: its checksum differs; making it again" in told
-    assert f"{out / 'state.safetensors'} was altered: its checksum differs; not used, training starts over" in told
+    train(Recipe(camera=32, **RECIPE), out, save_every=2)
+    assert (
+        f"{out / 'demonstrations/0000.safetensors'} was altered: its checksum differs; making it again"
+        in caplog.messages
+    )
+    assert (
+        f"{out / 'state.safetensors'} was altered: its checksum differs; not used, training starts over"
+        in caplog.messages
+    )
     for name in ("policy.safetensors", "state.safetensors", "demonstrations/0000.safetensors"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_two_processes_do_not_train_in_one_folder(whole: Path) -> None:
     with FileLock(whole / ".lock"), pytest.raises(ValueError, match="another run is writing"):
-        train(Recipe(camera=32, **RECIPE), whole, progress=quiet)
+        train(Recipe(camera=32, **RECIPE), whole)
 
 
 def test_every_part_learns(whole: Path) -> None:

@@ -115,6 +115,7 @@ def test_the_table_exercises_clipping_and_dead_latents(case: str, alone: Path) -
     assert any("aux" in line for line in log) == revives
 
 
+@pytest.mark.slow
 def test_four_processes_share_rows_and_latents(alone: Path, tmp_path: Path) -> None:
     ended = torchrun(4, str(tmp_path))
     assert ended.returncode == 0, ended.stderr

@@ -91,7 +91,7 @@ def test_every_part_by_definition(
     embedded: Any, rows: TokenRows, monkeypatch: pytest.MonkeyPatch, first_position: int
 ) -> None:
     """With massive taken to start at 1.2 times the median norm, some tokens of this text are."""
-    monkeypatch.setattr("saes.evaluation.baseline.MASSIVE_TIMES", 1.2)
+    monkeypatch.setattr("saes.evaluation.token_table.MASSIVE_TIMES", 1.2)
     sae = sae_at_site(TopK(8))
     report = evaluate(sae, embedded, rows, first_position=first_position, batch_rows=3)
     ids, kept = rows.tensor_of("ids"), rows.tensor_of("documents") >= 0
@@ -130,6 +130,25 @@ def test_every_part_by_definition(
         inside = torch.zeros_like(kept)
         inside[:, part.first : part.last + 1] = True
         check_part(part.figures, kept & inside, spliced=whole, **shared)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("times", "passes"), [(10.0, 4), (1.2, 5)])
+def test_the_model_runs_once_a_batch_for_each_loss(
+    embedded: Any, rows: TokenRows, monkeypatch: pytest.MonkeyPatch, times: float, passes: int
+) -> None:
+    """Clean, spliced, zero and mean; and spliced without massive tokens where there are some."""
+    monkeypatch.setattr("saes.evaluation.token_table.MASSIVE_TIMES", times)
+    embedding, runs = functional.embedding, []
+    monkeypatch.setattr(functional, "embedding", lambda *args, **kw: runs.append(1) or embedding(*args, **kw))
+    sae = sae_at_site(TopK(8))
+    evaluate(sae, embedded, rows, batch_rows=len(rows.ids))
+    assert len(runs) == passes
+
+
+def test_a_target_that_runs_before_what_is_read(embedded: Any, rows: TokenRows) -> None:
+    sae = SAE(WIDTH, 64, TopK(4), subtract_b_dec=False, site=SITE, target_site="blocks.1.hook_resid_post")
+    with pytest.raises(ValueError, match=r"blocks\.1\.hook_resid_post runs before blocks\.2"):
+        evaluate(sae, embedded, rows)
 
 
 def test_without_massive_tokens_nothing_changes(embedded: Any, rows: TokenRows) -> None:

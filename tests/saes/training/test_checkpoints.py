@@ -124,12 +124,12 @@ def test_a_damaged_checkpoint_is_told_and_not_used(
     source: MemorySource,
     stopped: Path,
     straight: SAE,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for step in steps:
         damage(checkpoint(stopped, step))  # type: ignore[operator]
     assert_equal(train(config, source), straight)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "continuing from" in line]
+    lines = [line for line in caplog.messages if "continuing from" in line]
     assert len(lines) == len(steps)
     for step, line in zip(reversed(steps), lines, strict=True):
         assert pytest.raises(ValueError, match=message).matches(ValueError(line)), line
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_told_and_not_used(
 
 
 def test_a_checkpoint_of_an_earlier_version_is_continued_from(
-    config: TrainConfig, source: MemorySource, stopped: Path, straight: SAE, capsys: pytest.CaptureFixture[str]
+    config: TrainConfig, source: MemorySource, stopped: Path, straight: SAE, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = checkpoint(stopped, 9)
     with safe_open(path, framework="pt") as file:
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_an_earlier_version_is_continued_from(
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"state": state})
     checkpoint(stopped, 6).unlink()
     assert_equal(train(config, source), straight)
-    assert "continuing from" not in capsys.readouterr().err
+    assert "continuing from" not in caplog.text
 
 
 def test_what_a_kill_left_is_cleaned_when_the_run_is_claimed_again(

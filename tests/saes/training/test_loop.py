@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from interp.store.caching import cache_activations
 from saes import SAE, TrainConfig, train, train_many
 from saes.activations import ACTIVATIONS
 from saes.losses import Pass
+from saes.training import loop
 from saes.training.loop import initial_state, train_step
 from tests.interp.store.stores import random_rows, tiny_bridge
 from tests.patience import PATIENCE
@@ -88,6 +90,46 @@ def test_killed_and_resumed_is_bit_equal(activation: str, tmp_path: Path) -> Non
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert steps == list(range(1, 61))
     assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_at(
+    asked: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a step before the first checkpoint; of two runs that share the data, both."""
+    source, step, steps = MemorySource(planted(1000, d=32, features=64)[0]), loop.train_step, []
+    configs = [replace(killable(tmp_path / name, "topk"), checkpoint_every=1000) for name in ("one", "other")]
+    straight = train(replace(configs[0], out=tmp_path / "straight"), source)
+
+    def stopping(*arguments: Any, **options: Any) -> None:
+        steps.append(1)
+        if len(steps) == 9:  # the fifth step of the first run
+            signal.raise_signal(asked)
+        step(*arguments, **options)
+
+    class Terminated(KeyboardInterrupt):
+        pass
+
+    def raising(*_: object) -> None:
+        raise Terminated
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    before = {number: signal.signal(number, raising) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(Terminated) as stop:
+            train_many(configs, source)
+        assert signal.getsignal(asked) is raising
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+    assert f"the same command continues from what is in {configs[0].out}" in stop.value.__notes__
+    assert len(steps) == 10
+    for config in configs:
+        assert [file.name for file in (config.out / "checkpoints").iterdir()] == ["step000000005.safetensors"]
+        assert len((config.out / "log.jsonl").read_text().splitlines()) == 5
+    for resumed in train_many(configs, source):
+        assert all(torch.equal(p, resumed.get_parameter(name)) for name, p in straight.named_parameters())
 
 
 @pytest.fixture
@@ -353,7 +395,7 @@ def test_the_device_is_no_part_of_a_run(config: TrainConfig) -> None:
         train(replace(config, device="cuda:99", out=config.out / "other"), source)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: training on one is compared with the CPU's")
+@pytest.mark.gpu
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_gpu_trains_what_the_cpu_trains(activation: str, tmp_path: Path) -> None:
     source = MemorySource(planted(1000, d=32, features=64)[0])

@@ -85,7 +85,7 @@ def test_a_sink_that_fails_is_dropped(
     config: TrainConfig,
     source: MemorySource,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*_: object) -> None:
         raise ConnectionError("no server")
@@ -97,7 +97,7 @@ def test_a_sink_that_fails_is_dropped(
 
     monkeypatch.setattr(sinks, "SINKS", {"wandb": opened})
     sae = train(replace(config, log_to=("wandb",)), source)
-    assert capsys.readouterr().err.count("wandb gets no more figures of this run: ConnectionError no server") == 1
+    assert caplog.messages.count("wandb gets no more figures of this run: ConnectionError no server") == 1
     assert len(logged(config.out)) == 4
     # Who is told of a run does not make it another one.
     again = train(config, source)

@@ -1,6 +1,7 @@
 """A few tokens that hold the variance are named before a run, with what leaves them out."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,22 @@ def test_nothing_is_massive_in_ordinary_data() -> None:
     assert constant.massive_share == 0.0
 
 
-def test_a_run_says_it_once_a_site_before_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_says_it_once_a_site_before_it_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = MemorySource(massive())
     configs = [
         TrainConfig(site="s", out=tmp_path / str(k), k=k, d_sae=32, tokens=200, batch_size=100, lr=1e-6) for k in (2, 3)
     ]
-    train_many(configs, source, progress=True)
-    printed = capsys.readouterr().out
-    assert printed.count("and 99.8% of the variance") == 1
-    assert "--drop-norm-above 10 of interp cache" in printed
-    assert "--drop-first 1" in printed
-    train(configs[0], source)
-    assert not capsys.readouterr().out, "a library call without progress prints nothing"
+    train_many(configs, source)
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    assert "and 99.8% of the variance" in said.getMessage()
+    assert "--drop-norm-above 10 of interp cache" in said.getMessage()
+    assert "--drop-first 1" in said.getMessage()
+    caplog.set_level("INFO")
+    train(replace(configs[0], out=tmp_path / "ordinary"), MemorySource(planted(2000, d=32)[0]))
+    assert [(one.levelname, one.getMessage()) for one in caplog.records[1:2]] == [
+        ("INFO", "s: of the first 2,000 activations none has more than 10 times the median norm")
+    ]
 
 
 def test_the_options_that_are_named_exist() -> None:

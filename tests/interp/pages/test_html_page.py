@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import jinja2
 import plotly.graph_objects as go
 import pytest
+from markupsafe import Markup
 
-from interp.html_page import Page
+from interp.pages.html_page import Page
+from interp.pages.templates import render
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -42,9 +45,23 @@ def test_the_same_numbers_are_the_same_bytes(tmp_path: Path) -> None:
 def test_numbers_are_right_aligned(tmp_path: Path) -> None:
     page = Page("t").table(["name", "loss (nats)"], [["clean", 3.14159265], ["zero", 12]])
     html = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<td>clean</td><td class=number>3.142</td>" in html
+    assert '<td>clean</td><td class="number">3.142</td>' in html
 
 
 def test_a_ragged_table_is_refused() -> None:
     with pytest.raises(ValueError, match="needs 2 cells"):
         Page("t").table(["a", "b"], [["only one"]])
+
+
+def test_a_part_is_markup_that_a_template_made(tmp_path: Path) -> None:
+    html = Page("t").part(Markup("<i>safe</i>")).write(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<div><i>safe</i></div>" in html
+
+
+def test_what_a_template_lacks_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.html.jinja").write_text("{{ word }} {{ numbers | tojson }}")
+    assert render(tmp_path, "a.html.jinja", word="<b>", numbers=["</script>"]) == '&lt;b&gt; ["\\u003c/script\\u003e"]'
+    with pytest.raises(jinja2.UndefinedError, match="word"):
+        render(tmp_path, "a.html.jinja", numbers=[])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render(tmp_path, "a.html.jinja", word="", numbers=[float("nan")])

@@ -1,68 +1,4 @@
-"""Style, skeleton and script of the feature browser. Plain browser features only, nothing is fetched."""
-
-STYLE = """
-:root { --page: #f6f7f9; --panel: #fff; --ink: #1c2430; --soft: #5b6675; --line: #e1e5ea; --accent: #3355b8;
-  --mark: #e8803a; --strength: 80%; color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --page: #11151b; --panel: #191f28; --ink: #e6e9ee; --soft: #9aa5b4;
-  --line: #2b333f; --accent: #8aa6f0; --mark: #d2691e; --strength: 70%; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-header { padding: 1.4rem 1.5rem 1rem; }
-h1 { font-size: 1.5rem; line-height: 1.2; margin: 0 0 .25rem; letter-spacing: -.02em; }
-h2 { font-size: 1.35rem; margin: 0 0 .8rem; }
-h3 { font-size: 1rem; margin: 1.8rem 0 .6rem; }
-p { margin: .15rem 0; max-width: 60rem; }
-.soft { color: var(--soft); font-size: .9rem; }
-a { color: var(--accent); }
-.columns { display: grid; grid-template-columns: 19rem minmax(0, 1fr); gap: 1rem; padding: 0 1.5rem 2rem; }
-nav, article { background: var(--panel); border: 1px solid var(--line); border-radius: 12px; }
-nav { display: flex; flex-direction: column; height: calc(100vh - 2rem); position: sticky; top: 1rem;
-  overflow: hidden; }
-.tools { padding: .8rem; border-bottom: 1px solid var(--line); display: grid; gap: .5rem; }
-input, select { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--line);
-  border-radius: 8px; padding: .4rem .6rem; width: 100%; }
-#list { overflow-y: auto; flex: 1; position: relative; }
-#list a { display: grid; grid-template-columns: 4.2rem 1fr auto; gap: .5rem; padding: .4rem .8rem; color: inherit;
-  text-decoration: none; border-bottom: 1px solid var(--line); font-size: .9rem; }
-#list a:hover, #list a[aria-current] { background: var(--page); }
-#list a[aria-current] { box-shadow: inset 3px 0 var(--accent); }
-#list b, .number { font-variant-numeric: tabular-nums; }
-#list code { overflow: hidden; text-overflow: ellipsis; white-space: pre; }
-article { padding: 1.3rem 1.5rem 1.6rem; min-height: 20rem; }
-.cards { display: flex; flex-wrap: wrap; gap: .7rem 2.4rem; }
-.cards span { display: block; font-size: .85rem; color: var(--soft); }
-.cards b { font-size: 1.15rem; font-variant-numeric: tabular-nums; }
-.example { display: grid; grid-template-columns: 4.5rem minmax(0, 1fr); gap: .8rem; padding: .5rem 0;
-  border-top: 1px solid var(--line); }
-.example .number { text-align: right; color: var(--soft); font-size: .85rem; line-height: 1.8; }
-.passage { white-space: pre-wrap; overflow-wrap: anywhere; font: .92rem/1.65 ui-monospace, monospace; }
-.passage span { background: color-mix(in srgb, var(--mark) calc(var(--a) * var(--strength)), transparent);
-  border-radius: 3px; }
-.passage .peak { outline: 2px solid var(--mark); }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 0 2rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-caption { text-align: left; color: var(--soft); font-size: .85rem; padding-bottom: .3rem; }
-td { padding: .22rem 0; border-top: 1px solid var(--line); }
-td code { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--page); border-radius: 4px;
-  padding: .05rem .25rem; }
-td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
-.near { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; font-variant-numeric: tabular-nums; }
-@media (max-width: 760px) { .columns { grid-template-columns: minmax(0, 1fr); }
-  nav { height: 18rem; position: static; } }
-"""
-
-BODY = """
-<header><h1 id="title"></h1><p id="subtitle" class="soft"></p><p id="scope" class="soft"></p></header>
-<div class="columns"><nav aria-label="latents"><div class="tools">
-<input id="query" type="search" placeholder="Number or token text" aria-label="Search by number or token text"
-  autocomplete="off">
-<select id="order" aria-label="Order"><option value="density">Densest first</option>
-<option value="rare">Rarest first</option><option value="max">Largest activation first</option>
-<option value="id">By number</option></select><span id="hits" class="soft"></span></div>
-<div id="list"></div></nav><article id="detail"></article></div>
-"""
-
-SCRIPT = r"""
+// Plain browser features only, and nothing is fetched.
 'use strict';
 const content = JSON.parse(document.getElementById('content').textContent);
 const at = id => document.getElementById(id);
@@ -185,4 +121,3 @@ addEventListener('hashchange', detail);
 const first = list()[0];
 if (location.hash.length < 2 && first) history.replaceState(null, '', '#' + first[1].id);
 detail();
-"""

@@ -1,0 +1,33 @@
+// Figures are drawn on a transparent ground; only their ink follows the reader's colour scheme.
+const dark = matchMedia('(prefers-color-scheme: dark)');
+const ink = () => document.querySelectorAll('.js-plotly-plot').forEach(plot => {
+  const change = {'font.color': dark.matches ? '#c6cdd8' : '#3a4452'};
+  const line = dark.matches ? '#2b333f' : '#e1e5ea';
+  Object.keys(plot._fullLayout).filter(key => /^[xy]axis/.test(key)).forEach(axis => {
+    change[axis + '.gridcolor'] = line; change[axis + '.zerolinecolor'] = line; change[axis + '.linecolor'] = line;
+  });
+  Plotly.relayout(plot, change);
+});
+ink(); dark.addEventListener('change', ink);
+// A table that sorts by a click on its column, and keeps the rows that hold what is typed.
+document.querySelectorAll('table.interactive').forEach(table => {
+  const [head, ...rows] = table.rows;
+  const filter = Object.assign(document.createElement('input'), {placeholder: 'Only rows with …', type: 'search'});
+  filter.setAttribute('aria-label', 'Only rows with this text');
+  table.parentElement.before(filter);
+  filter.oninput = () => rows.forEach(row => {
+    row.hidden = !row.textContent.toLowerCase().includes(filter.value.toLowerCase());
+  });
+  [...head.cells].forEach((cell, column) => {
+    const text = row => row.cells[column].textContent;
+    const number = cell.classList.contains('number');
+    let sign = number ? 1 : -1;  // the first click puts the largest number, or A, on top
+    cell.onclick = () => {
+      sign = -sign;
+      rows.sort((a, b) => sign * (number ? text(a) - text(b) : text(a).localeCompare(text(b))));
+      rows.forEach(row => table.tBodies[0].append(row));
+    };
+  });
+});
+// The first figure of a row was drawn before its neighbour stood beside it.
+document.querySelectorAll('.js-plotly-plot').forEach(plot => Plotly.Plots.resize(plot));
