@@ -211,7 +211,8 @@ def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, T
     def go_on(value: Tensor, *, hook: Any) -> Tensor | None:
         if site.kind.endswith("_scale"):  # a norm that nobody looks at detaches its scale from the graph
             return None
-        going_on[site] = value.clone() if copies else value
+        # An alias otherwise: where one norm serves attention and MLP, the tensor itself enters both.
+        going_on[site] = value.clone() if copies else value.view_as(value)
         if copies:
             joining.append(going_on[site] - value)
         return going_on[site]

@@ -255,9 +255,7 @@ def _expand(model: nn.Module, pattern: str | Site, why: Presence) -> Iterable[Si
     return sites
 
 
-def _expand_kinds(
-    model: nn.Module, pattern: str, block: str, name: str, head: str, *, why: Presence
-) -> list[Site]:
+def _expand_kinds(model: nn.Module, pattern: str, block: str, name: str, head: str, *, why: Presence) -> list[Site]:
     """Of the names that match, those that this model has."""
     names = [name.removeprefix("blocks.{layer}.") for name in _TEMPLATES if name.startswith("blocks.{layer}.")]
     regex = re.compile(re.escape(name).replace(r"\*", "[^.]*"))

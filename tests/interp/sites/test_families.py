@@ -12,7 +12,7 @@ from interp.models.families.table import FAMILIES, family_of
 from interp.models.loading import load_hf_model, load_model
 from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites, check_site
-from tests.interp.sites.edits_by_hand import added
+from tests.interp.sites.edits_by_hand import added, hooked
 from tests.interp.sites.family_oracle import FACTS, recompute
 from tests.tiny_models import CONFIGS, IN_A_BRIDGE, VOCAB, tiny_model
 
@@ -140,10 +140,18 @@ def test_gradients_at_a_bridges_sites_are_those_of_an_addition_to_the_modules(br
     with ExitStack() as hooks:
         for site, addend in wanted.items():
             hooks.enter_context(added(case, model, site, addend))
-        stream = capture(model, TOKENS, last, gradients=True)[last]
-    along = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
-    (stream * along).sum().backward()
+        stream: list[Tensor] = []
+        block = model.get_submodule(f"{FACTS[case]['at']}.{last.layer}")
+        hooks.enter_context(hooked(block, False, lambda value: stream.append(value) or value))
+        model(TOKENS)
+    along = torch.randn(stream[0].shape, generator=torch.Generator().manual_seed(0))
+    (stream[0] * along).sum().backward()
     for site, addend in wanted.items():
-        found = cache.gradient((cache[last] * along).sum(), site)
+        try:
+            found = cache.gradient((cache[last] * along).sum(), site)
+        except ValueError as error:  # some norms of a bridge show it, and go on from their own
+            assert site.kind.endswith("_normalized")
+            assert "does not depend on" in str(error)
+            continue
         assert addend.grad is not None
         assert_equal(Site("path", path=str(site)), found, addend.grad)
