@@ -31,10 +31,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, anatomy_of
-from circuits.anatomy.norms import linear_norm
+from circuits.anatomy.anatomy import Anatomy, anatomy_of, model_type, part_of_projection, require_experts_apart
 from circuits.anatomy.ratios import Ratio, ratio_of
 from interp.models.bridge import unwrapped
+from interp.sites.norms import linear_norm
 
 RULES = ("ln", "identity", "half", "ah", "zero")
 PRESETS: dict[str, frozenset[str]] = {
@@ -113,7 +113,7 @@ def relevance(model: Any, *, rules: str | Iterable[str]) -> Iterator[Counter[str
     Yields the number of times each rule fired in the last completed forward pass.
 
     Args:
-        model: A plain Hugging Face model or a bridge with raw weights, of a family in ``circuits.anatomy.FAMILIES``;
+        model: A plain Hugging Face model or a bridge with raw weights, of a family in ``interp.models.families``;
             or its anatomy, where that is known.
         rules: A preset (``paper``, ``no_ah``, ``ln``, ``none``) or names of rules.
 
@@ -123,6 +123,8 @@ def relevance(model: Any, *, rules: str | Iterable[str]) -> Iterator[Counter[str
     """
     chosen = rule_set(rules)
     anatomy = model if isinstance(model, Anatomy) else anatomy_of(model)
+    if chosen:
+        require_experts_apart(anatomy, purpose="trace relevance through")
     if anatomy.root in _active:
         raise ValueError(
             f"rules {sorted(_active[anatomy.root])} are in force on this model already; leave that block first"
@@ -179,34 +181,48 @@ def _ln(anatomy: Anatomy) -> Iterator[Planned]:
 
 def _identity(anatomy: Anatomy) -> Iterator[Planned]:
     for block in anatomy.blocks:
-        yield "identity", block.activation, _as(_constant_ratio(ratio_of(unwrapped(block.activation))))
+        activation = block.activation
+        assert activation is not None
+        yield "identity", activation, _as(_constant_ratio(ratio_of(unwrapped(activation))))
 
 
 def _half(anatomy: Anatomy) -> Iterator[Planned]:
     """Halved on each branch rather than on the product: neurons are scored at the product, and what they get must not
     depend on whether their hook stands before or behind the rule's (a factor of 2 in published code)."""
     for block in anatomy.blocks:
-        if block.up is not None:
-            for branch in (block.activation, block.up):
+        if block.up is None and block.gate_up is None:
+            continue
+        for branch in (block.activation, block.up):
+            if branch is not None:
                 yield "half", branch, lambda _x, y: with_gradient_of(y, y / 2)
+        if block.gate_up is not None:
+            yield "half", block.gate_up, lambda _x, y: with_gradient_of(y, _second_half_halved(y))
+
+
+def _second_half_halved(gate_and_up: Tensor) -> Tensor:
+    gate, up = gate_and_up.chunk(2, -1)
+    return torch.cat([gate, up / 2], -1)
 
 
 def _ah(anatomy: Anatomy) -> Iterator[Planned]:
     """With queries and keys detached the pattern is a constant, whether attention is eager or fused."""
-    heads = anatomy.heads
+    if anatomy.family.latent is not None:
+        raise ValueError(
+            f"the AH rule does not know attention of a {model_type(anatomy)!r} model, whose keys and values"
+            " are made of one small vector. Leave the rule out (rules='no_ah')"
+        )
+    read, embed = part_of_projection(anatomy, 2)
+
+    def keep_values(_x: Tensor, y: Tensor) -> Tensor:
+        values = embed(read(y))
+        return values + (y - values).detach()
+
     for block in anatomy.blocks:
-        if block.q is not block.k:
+        if block.q is block.k:
+            yield "ah", block.q, keep_values
+        else:
             for projection in (block.q, block.k):
                 yield "ah", projection, lambda _x, y: y.detach()
-        elif anatomy.fusion == "thirds":
-            yield "ah", block.q, lambda _x, y: _keep_values(y, y.chunk(3, -1))
-        else:
-            yield "ah", block.q, lambda _x, y: _keep_values(y, y.unflatten(-1, (heads, -1)).chunk(3, -1))
-
-
-def _keep_values(fused: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-    q, k, v = parts
-    return torch.cat([q.detach(), k.detach(), v], -1).reshape(fused.shape)
 
 
 _PLANS: dict[str, Callable[[Anatomy], Iterator[Planned]]] = {"ln": _ln, "identity": _identity, "half": _half, "ah": _ah}

@@ -1,14 +1,42 @@
 """Tiny random models of every family, built offline from their configurations; weights differ from layer to layer."""
 
+import copy
+
 import torch
 from transformers import (
+    CohereConfig,
+    DeepseekV3Config,
+    Exaone4Config,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
+    Glm4Config,
     GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    OlmoConfig,
+    OlmoeConfig,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -42,12 +70,95 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "gemma3": Gemma3TextConfig(query_pre_attn_scalar=8, sliding_window=8, **_SHARED, **_GROUPED),
 }
 FAMILIES = tuple(CONFIGS)
+"""Those in which everything of the packages is tested."""
+
+_PAIRED = {"intermediate_size": 80, "num_key_value_heads": 2}
+_MIXED = {"num_experts": 4, "num_experts_per_tok": 2}
+
+# Every other family that is declared in interp.models.families, each in all the layouts that its declaration knows.
+CONFIGS |= {
+    "gpt_neox_sequential": GPTNeoXConfig(intermediate_size=128, use_parallel_residual=False, **_SHARED),
+    "gemma3_mixed": Gemma3TextConfig(
+        query_pre_attn_scalar=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        **_SHARED,
+        **_GROUPED,
+    ),
+    "gemma": GemmaConfig(**_SHARED, **_GROUPED),
+    "mistral": MistralConfig(sliding_window=8, **_SHARED, **_GROUPED),
+    "qwen2": Qwen2Config(**_SHARED, **_PAIRED),
+    "qwen3": Qwen3Config(**_SHARED, **_GROUPED),
+    "smollm3": SmolLM3Config(no_rope_layers=[1, 0, 1], **_SHARED, **_PAIRED),
+    "olmo": OlmoConfig(**_SHARED, **_PAIRED),
+    "olmo2": Olmo2Config(**_SHARED, **_PAIRED),
+    "olmo3": Olmo3Config(sliding_window=8, **_SHARED, **_PAIRED),
+    "exaone4": Exaone4Config(sliding_window=8, sliding_window_pattern=2, **_SHARED, **_PAIRED),
+    "glm4": Glm4Config(**_SHARED, **_GROUPED),
+    "granite": GraniteConfig(
+        embedding_multiplier=3.0,
+        residual_multiplier=0.5,
+        attention_multiplier=0.3,
+        logits_scaling=2.0,
+        **_SHARED,
+        **_PAIRED,
+    ),
+    "cohere": CohereConfig(logit_scale=0.3, **_SHARED, **_PAIRED),
+    "cohere_normed": CohereConfig(use_qk_norm=True, **_SHARED, **_PAIRED),
+    "stablelm": StableLmConfig(**_SHARED, **_PAIRED),
+    "stablelm_parallel": StableLmConfig(use_parallel_residual=True, qk_layernorm=True, **_SHARED, **_PAIRED),
+    "starcoder2": Starcoder2Config(sliding_window=8, **_SHARED, **_PAIRED),
+    "phi": PhiConfig(intermediate_size=80, **_SHARED),
+    "phi_normed": PhiConfig(intermediate_size=80, qk_layernorm=True, **_SHARED),
+    "phi3": Phi3Config(**_SHARED, **_PAIRED),
+    "gptj": GPTJConfig(
+        vocab_size=VOCAB, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, rotary_dim=4,
+        bos_token_id=0, eos_token_id=0,
+    ),
+    "gpt_neo": GPTNeoConfig(
+        vocab_size=VOCAB, hidden_size=WIDTH, num_layers=2, num_heads=HEADS, max_position_embeddings=CONTEXT,
+        attention_types=[[["global", "local"], 1]], window_size=8, bos_token_id=0, eos_token_id=0,
+    ),
+    "opt": OPTConfig(ffn_dim=80, word_embed_proj_dim=WIDTH, **_SHARED | {"pad_token_id": 1}),
+    "opt_post_norm": OPTConfig(
+        ffn_dim=80, word_embed_proj_dim=16, do_layer_norm_before=False, **_SHARED | {"pad_token_id": 1}
+    ),
+    "falcon_7b": FalconConfig(multi_query=True, parallel_attn=True, bias=False, **_SHARED),
+    "falcon_40b": FalconConfig(num_kv_heads=2, new_decoder_architecture=True, bias=False, **_SHARED),
+    "falcon_11b": FalconConfig(
+        num_kv_heads=2, new_decoder_architecture=True, num_ln_in_parallel_attn=1, bias=False, **_SHARED
+    ),
+    "falcon_1b": FalconConfig(multi_query=False, parallel_attn=False, bias=True, alibi=True, **_SHARED),
+    "mixtral": MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **_SHARED, **_PAIRED),
+    "qwen2_moe": Qwen2MoeConfig(
+        moe_intermediate_size=24, shared_expert_intermediate_size=16, mlp_only_layers=[1], **_MIXED, **_SHARED,
+        **_PAIRED,
+    ),
+    "qwen3_moe": Qwen3MoeConfig(moe_intermediate_size=24, **_MIXED, **_SHARED, **_GROUPED),
+    "olmoe": OlmoeConfig(**_MIXED, **_SHARED, **_PAIRED),
+    "gpt_oss": GptOssConfig(
+        num_local_experts=4, num_experts_per_tok=2, sliding_window=8, rope_parameters={"rope_type": "default",
+        "rope_theta": 10000.0}, **_SHARED, **_GROUPED,
+    ),
+    "deepseek_v3": DeepseekV3Config(
+        intermediate_size=80, moe_intermediate_size=24, num_key_value_heads=4, n_routed_experts=4, n_shared_experts=1,
+        num_experts_per_tok=2, n_group=2, topk_group=1, first_k_dense_replace=1, q_lora_rank=16, kv_lora_rank=12,
+        qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6, **_SHARED,
+    ),
+}  # fmt: skip
+IN_A_BRIDGE = tuple(case for case in CONFIGS if case not in ("falcon_40b", "falcon_11b", "phi_normed"))
+"""Without the layouts that transformer-lens cannot wrap, of which only the plain model is captured."""
 
 
 def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A plain Hugging Face causal LM (eager attention) with weights large enough that no site is near zero."""
+    """A plain Hugging Face causal LM with weights large enough that no site is near zero.
+
+    Attention is eager, except in Falcon with linear biases: transformers 5.23 counts them twice there.
+    """
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family], attn_implementation="eager")
+    config = copy.deepcopy(CONFIGS[family])
+    attention = "sdpa" if getattr(config, "alibi", False) else "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, Block
+from circuits.anatomy.anatomy import Anatomy, Block, model_type, part_of_projection
 
 NodeFamily = str
 ALIASES = {"heads": "z", "neurons": "mlp_post", "embeddings": "embed"}
@@ -79,11 +79,32 @@ def places(anatomy: Anatomy, family: NodeFamily) -> list[Places]:
         ValueError: an unknown family, or one that the model does not have.
     """
     info = family_info(family)
-    if ALIASES.get(family, family) == "resid_mid" and anatomy.parallel:
-        raise ValueError(
-            "this model has no resid_mid: attention and MLP read the residual stream in parallel; use resid_pre"
-        )
+    _check_present(anatomy, ALIASES.get(family, family))
     return [info.spots(anatomy, layer) for layer in range(1 if info.once else len(anatomy.blocks))]
+
+
+def _check_present(anatomy: Anatomy, family: NodeFamily) -> None:
+    what, name = anatomy.family, f"this {model_type(anatomy)!r} model"
+    if family == "resid_mid" and what.parallel:
+        raise ValueError(
+            f"{name} has no resid_mid: attention and MLP read the residual stream in parallel; use resid_pre"
+        )
+    if family == "resid_mid" and what.post_layer_norm:
+        raise ValueError(
+            f"{name} normalises the residual stream behind attention, so that no module's output alone changes its"
+            " resid_mid; use attn_out"
+        )
+    if family in ("resid_mid", "mlp_post", "mlp_out") and what.mlp is None:
+        raise ValueError(
+            f"in {name} no module is the MLP, and its projections see tokens without a batch, so {family} has no place"
+            " to patch; use resid_pre, resid_post or attn_out"
+        )
+    if family == "mlp_post" and what.mixture is not None:
+        raise ValueError(f"{name} has mixtures of experts, whose neurons are in every expert; use mlp_out")
+    if family in ("k", "v") and what.latent is not None:
+        raise ValueError(
+            f"{name} makes keys and values of one small vector, so {family} alone has no place; use q or z"
+        )
 
 
 def family_info(family: NodeFamily) -> FamilyInfo:
@@ -103,6 +124,12 @@ def _same(spot: Spot) -> Places:
     return Places(value=spot, change=spot)
 
 
+def _down(anatomy: Anatomy, layer: int) -> Places:
+    down = anatomy.blocks[layer].down
+    assert down is not None
+    return _same(Spot(down, entering=True))
+
+
 def _in(module: Callable[[Block], nn.Module]) -> Callable[[Anatomy, int], Places]:
     return lambda anatomy, layer: _same(Spot(module(anatomy.blocks[layer]), entering=True))
 
@@ -111,9 +138,35 @@ def _out(module: Callable[[Block], nn.Module]) -> Callable[[Anatomy, int], Place
     return lambda anatomy, layer: _same(Spot(module(anatomy.blocks[layer]), entering=False))
 
 
+def _added(module: Callable[[Block], nn.Module]) -> Callable[[Anatomy, int], Places]:
+    """What a module adds to the residual stream, where a family multiplies it on the way."""
+
+    def spots(anatomy: Anatomy, layer: int) -> Places:
+        return _multiplied(module(anatomy.blocks[layer]), anatomy.family.residual_multiplier)
+
+    return spots
+
+
+def _multiplied(module: nn.Module, factor: float) -> Places:
+    """A module's output times a factor. A change of the product is one of the output divided by it, and so is the
+    gradient, which is read where changes are made."""
+    if factor == 1:
+        return _same(Spot(module, entering=False))
+    return Places(
+        value=Spot(module, entering=False, read=lambda whole: whole * factor),
+        change=Spot(module, entering=False, read=lambda whole: whole / factor, embed=lambda part: part / factor),
+    )
+
+
+def _embed(anatomy: Anatomy, _layer: int) -> Places:
+    return _multiplied(anatomy.embedding_projection or anatomy.embedding, anatomy.family.embedding_multiplier)
+
+
 def _resid_mid(anatomy: Anatomy, layer: int) -> Places:
     block = anatomy.blocks[layer]
-    return Places(value=Spot(block.norm2, entering=True), change=Spot(block.attention_added, entering=False))
+    reader = block.mlp if block.norm2 is None else block.norm2
+    added = _multiplied(block.attention_added, anatomy.family.residual_multiplier)
+    return Places(value=Spot(reader, entering=True), change=added.change)
 
 
 def _z(anatomy: Anatomy, layer: int) -> Places:
@@ -131,39 +184,23 @@ def _z(anatomy: Anatomy, layer: int) -> Places:
 def _projected(name: str, number: int) -> Callable[[Anatomy, int], Places]:
     def spots(anatomy: Anatomy, layer: int) -> Places:
         module = getattr(anatomy.blocks[layer], name)
-        heads = anatomy.heads if name == "q" else anatomy.key_value_heads
-        if anatomy.fusion == "separate":
-            read = lambda whole: whole.unflatten(-1, (heads, -1))  # noqa: E731
-            return _same(Spot(module, entering=False, read=read, embed=lambda part: part.flatten(-2)))
-        thirds_first = anatomy.fusion == "thirds"
-        shape, dim = ((3, heads, -1), -3) if thirds_first else ((heads, 3, -1), -2)
-
-        def embed(part: Tensor) -> Tensor:
-            stacked = part.new_zeros(
-                *part.shape[:-2], *((3, *part.shape[-2:]) if thirds_first else (part.shape[-2], 3, part.shape[-1]))
-            )
-            stacked.select(dim, number).copy_(part)
-            return stacked.flatten(-3)
-
-        fused = Spot(
-            module, entering=False, read=lambda whole: whole.unflatten(-1, shape).select(dim, number), embed=embed
-        )
-        return _same(fused)
+        read, embed = part_of_projection(anatomy, number)
+        return _same(Spot(module, entering=False, read=read, embed=embed))
 
     return spots
 
 
 FAMILIES: dict[NodeFamily, FamilyInfo] = {
-    "embed": FamilyInfo(spots=lambda anatomy, _: _same(Spot(anatomy.embedding, entering=False)), once=True),
+    "embed": FamilyInfo(spots=_embed, once=True),
     "resid_pre": FamilyInfo(spots=_in(lambda block: block.whole)),
     "q": FamilyInfo(spots=_projected("q", 0), units=lambda a: a.heads, unit="head", under_ah=False),
     "k": FamilyInfo(spots=_projected("k", 1), units=lambda a: a.key_value_heads, unit="head", under_ah=False),
     "v": FamilyInfo(spots=_projected("v", 2), units=lambda a: a.key_value_heads, unit="head"),
     "z": FamilyInfo(spots=_z, units=lambda a: a.heads, unit="head"),
-    "attn_out": FamilyInfo(spots=_out(lambda block: block.attention_added)),
+    "attn_out": FamilyInfo(spots=_added(lambda block: block.attention_added)),
     "resid_mid": FamilyInfo(spots=_resid_mid),
-    "mlp_post": FamilyInfo(spots=_in(lambda block: block.down), entries=True, unit="neuron"),
-    "mlp_out": FamilyInfo(spots=_out(lambda block: block.mlp_added)),
+    "mlp_post": FamilyInfo(spots=_down, entries=True, unit="neuron"),
+    "mlp_out": FamilyInfo(spots=_added(lambda block: block.mlp_added)),
     "resid_post": FamilyInfo(spots=_out(lambda block: block.whole)),
 }
 """Named as the sites of ``interp.sites.site``; values are those of the unpatched Hugging Face model."""

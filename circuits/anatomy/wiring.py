@@ -5,13 +5,13 @@ and values of every head (with grouped queries, of every key-value head), the in
 reader sees the sum of all writers before it, so every pair is an edge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, Block
+from circuits.anatomy.anatomy import Anatomy, Block, model_type, require_final_norm
 from circuits.anatomy.nodes import Places, places
 
 EMBED, LOGITS = "embed", "logits"
@@ -37,11 +37,51 @@ class End:
         return self.head is None and self.name not in (EMBED, LOGITS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """The norms through which readers see the residual stream, by layer; all there, unlike those of a ``Block``."""
+
+    attention: tuple[nn.Module, ...]
+    mlp: tuple[nn.Module, ...]
+    logits: nn.Module
+
+
+def _entries(anatomy: Anatomy) -> Entries:
+    """Find them.
+
+    Raises:
+        ValueError: a family whose readers do not each see the sum of the writers before them through a norm.
+    """
+    family, name = anatomy.family, model_type(anatomy)
+    attention = tuple(block.norm1 for block in anatomy.blocks if block.norm1 is not None)
+    mlp = tuple(block.norm2 for block in anatomy.blocks if block.norm2 is not None)
+    complete = len(attention) == len(mlp) == len(anatomy.blocks) and not family.post_layer_norm
+    if not complete or family.mlp is None or family.latent is not None or family.residual_multiplier != 1:
+        raise ValueError(
+            f"edges of a {name!r} model are not known: they need a norm before attention, another before the MLP, an"
+            " MLP that is a module, and nothing that multiplies what is added. Score nodes instead"
+        )
+    if family.in_place:
+        raise ValueError(
+            f"edges of a {name!r} model are not known: its blocks add to what its modules put out in place. Score nodes"
+            " instead"
+        )
+    return Entries(attention=attention, mlp=mlp, logits=require_final_norm(anatomy, purpose="wire"))
+
+
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """The ends of one model, in the order in which they are computed."""
+    """The ends of one model, in the order in which they are computed.
+
+    Raises:
+        ValueError: a family whose edges are not known.
+    """
 
     anatomy: Anatomy
+    entries: Entries = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", _entries(self.anatomy))
 
     @cached_property
     def writers(self) -> tuple[End, ...]:
@@ -70,7 +110,7 @@ class Wiring:
     def feeds(self, writer: End, reader: End) -> bool:
         """Whether the reader sees the writer's output."""
         if writer.layer == reader.layer:
-            return writer.head is not None and reader.is_mlp and not self.anatomy.parallel
+            return writer.head is not None and reader.is_mlp and not self.anatomy.family.parallel
         return writer.layer < reader.layer
 
     @cached_property
@@ -152,7 +192,7 @@ def _inner_width(block: Block) -> int:
 
 def width_of(block: Block) -> int:
     """Dimensions of the residual stream."""
-    return len(next(block.norm1.parameters()))
+    return int(block.attention.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
 
 @torch.no_grad()

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.nodes import Spot
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, Wiring, output_weights, width_of
 from circuits.runs.budget import at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast, refuse_flat
 from circuits.runs.runner import Passed
 from circuits.tasks.metrics import Measure, measure_between
 from interp.models.bridge import unwrapped
+from interp.sites.norms import linear_norm
 
 # Vectors of the model's width that a token leaves in a layer's graph (an MLP of four times the width, its activation in
 # eight steps), with the copies of what is read and its gradients.
@@ -39,9 +39,9 @@ class _Inputs:
 def _inputs(wiring: Wiring) -> _Inputs:
     anatomy, spots = wiring.anatomy, wiring.spots
     read = {part: [place.change for place in spots.parts[part]] for part in PARTS}
-    read["norm1"] = [Spot(block.norm1, entering=True) for block in anatomy.blocks]
-    read["norm2"] = [Spot(block.norm2, entering=True) for block in anatomy.blocks]
-    read["final"] = [Spot(anatomy.final_norm, entering=True)]
+    read["norm1"] = [Spot(norm, entering=True) for norm in wiring.entries.attention]
+    read["norm2"] = [Spot(norm, entering=True) for norm in wiring.entries.mlp]
+    read["final"] = [Spot(wiring.entries.logits, entering=True)]
     read["projected"] = [Spot(block.o, entering=False) for block in anatomy.blocks]
     return _Inputs(read)
 
@@ -94,7 +94,7 @@ def _add_batch(
 def _bytes_of_a_prompt(session: Session, wiring: Wiring) -> int:
     """About, of one prompt's graph and of what the scores are made of."""
     anatomy, block = session.anatomy, session.anatomy.blocks[0]
-    weight, length, layers = next(block.norm1.parameters()), session.task.length, len(anatomy.blocks)
+    weight, length, layers = next(block.o.parameters()), session.task.length, len(anatomy.blocks)
     slopes = 6 * len(wiring.readers) // layers  # of a layer's readers, as they are, through a norm, and in float64
     vectors = GRAPH * layers + len(wiring.writers) + slopes
     return length * (vectors * width_of(block) + 4 * layers * anatomy.heads * length) * weight.element_size()
@@ -162,7 +162,7 @@ def _slopes(
     """By layer ``[reader, n, position, d]``: gradients at what its readers read, in their order; the logits' last."""
     anatomy = wiring.anatomy
     frozen = rules is not None and "ln" in rules
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, norm in enumerate(wiring.entries.attention):
         found = []
         for part in PARTS:
             gradient = gradients[inputs.read[part][layer]]
@@ -170,7 +170,7 @@ def _slopes(
                 gradient = torch.zeros_like(gradient)  # the rule cuts behind the place that was read
             weights, _ = wiring.projections[part][layer]
             back = torch.einsum("npha,had->hnpd", gradient, weights)
-            found.append(through_norm(block.norm1, passed.value(inputs.read["norm1"][layer]), back, frozen))
+            found.append(through_norm(norm, passed.value(inputs.read["norm1"][layer]), back, frozen))
         yield layer, torch.cat([*found, gradients[inputs.read["norm2"][layer]][None]]).detach()
     yield len(anatomy.blocks), gradients[inputs.read["final"][0]][None].detach()
 

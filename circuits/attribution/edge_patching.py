@@ -15,12 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_bias, output_weights, width_of
 from circuits.runs.budget import MEMORY, at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
+from interp.sites.norms import linear_norm
 
 # Rows of one pass are filled up to about this many tokens at most: enough to keep a processor busy.
 TOKENS_AT_ONCE = 1024
@@ -153,10 +153,10 @@ class _CutRun:
                 module = wiring.spots.parts[part][layer].change.module
                 self.actions.setdefault((module, False), []).append(partial(self._project, layer, part))
             self.actions[block.o, True] = [partial(self._keep_heads, layer)]
-            self.actions[block.norm2, True] = [partial(self._enter, wiring.readers_in(layer, None))]
+            self.actions[wiring.entries.mlp[layer], True] = [partial(self._enter, wiring.readers_in(layer, None))]
             self.actions[block.mlp_added, False] = [self._keep_mlp]
         last = len(wiring.readers)
-        self.actions[anatomy.final_norm, True] = [partial(self._enter, slice(last - 1, last))]
+        self.actions[wiring.entries.logits, True] = [partial(self._enter, slice(last - 1, last))]
 
     def act(self, module: nn.Module, entering: bool, value: Tensor) -> Tensor:
         for action in self.actions[module, entering]:
@@ -198,11 +198,11 @@ class _CutRun:
         return value
 
     def _project(self, layer: int, part: str, value: Tensor) -> Tensor:
-        wiring, block = self.patcher.wiring, self.patcher.session.anatomy.blocks[layer]
+        wiring = self.patcher.wiring
         seen = self._seen(wiring.readers_in(layer, part), self.entering[layer])
         if seen is None:
             return value
-        normed = unwrapped(block.norm1).forward(seen)
+        normed = unwrapped(wiring.entries.attention[layer]).forward(seen)
         weights, bias = wiring.projections[part][layer]
         new = torch.einsum("hnpd,had->npha", normed, weights) + bias
         spot = wiring.spots.parts[part][layer].change

@@ -46,7 +46,7 @@ def default_rules(anatomy: Anatomy) -> str:
     ``no_ah``, since heads that choose where to look are lost under AH. But where queries and keys are normalised the
     path through them has no rule: its plain gradient can drown everything else, and AH, which cuts it, is the default.
     """
-    return WITH_QUERY_KEY_NORMS if anatomy.query_key_norms else DEFAULT_RULES
+    return WITH_QUERY_KEY_NORMS if anatomy.family.q_norm is not None else DEFAULT_RULES
 
 
 @torch.enable_grad()

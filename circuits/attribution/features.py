@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.nodes import Places, Spot, places
+from circuits.anatomy.wiring import width_of
 from circuits.attribution.exact import live, patch_cells
 from circuits.attribution.integrated import mean_gradient
 from circuits.rules import rules_of_method
@@ -249,8 +250,7 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
             raise ValueError(f"SAE {number} is of {site}; features are traced at {', '.join(_FAMILIES)}")
         if site.layer >= len(session.anatomy.blocks):
             raise ValueError(f"SAE {number} is of {site}, but this model has {len(session.anatomy.blocks)} layers")
-        width = len(next(session.anatomy.blocks[0].norm1.parameters()))
-        own = name_of(model)
+        width, own = width_of(session.anatomy.blocks[0]), name_of(model)
         if sae.d_in != width:
             raise ValueError(
                 f"SAE {number} is of another model: it was trained on {said_model(sae) or 'an unnamed one'} with"

@@ -14,15 +14,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from circuits.anatomy.anatomy import Anatomy, model_type, require_final_norm
 from circuits.anatomy.nodes import Spot, places
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import output_weights
 from circuits.explorer.graph import Part
 from circuits.explorer.interventions import Interventions
 from interp.models.bridge import is_bridge
 from interp.sites.capturing import capture
+from interp.sites.lens import behind_unembedding, logit_factor
+from interp.sites.norms import linear_norm
 from interp.sites.site import Site
 from saes.features.examples import Text, top_examples
 from saes.features.page import token_texts
@@ -40,10 +42,14 @@ class Details:
         model: As it was given, for what a bridge alone can show.
         tokenizer: For the texts of tokens; the model's own by default.
         text: Where top examples of latents are looked up; without it, among the task's own prompts.
+
+    Raises:
+        ValueError: a family without a final norm, or one whose attention does not show its patterns.
     """
 
     def __init__(self, lab: Interventions, model: Any, *, tokenizer: Any = None, text: Text | None = None) -> None:
         self.lab, self.model, self.text = lab, model, text
+        self.final_norm = _before_unembedding(lab.session.anatomy)
         self.tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
         self.text_of: Callable[[int], str] = token_texts(self.tokenizer)
         self._kept: dict[tuple[str, int], list[Section]] = {}
@@ -111,26 +117,32 @@ class Details:
         anatomy = self.lab.session.anatomy
         block = anatomy.blocks[part.layer]
         family = "attn_out" if part.kind == "attention" else "z" if part.kind == "head" else "mlp_out"
-        place, final = places(anatomy, family)[part.layer].value, Spot(anatomy.final_norm, entering=True)
-        inner = Spot(block.down, entering=True)
-        projected = Spot(block.o, entering=False)
-        passed = self.lab.session.runner.forward(self._pair(prompt), read=[place, final, inner, projected])
+        place, final = places(anatomy, family)[part.layer].value, Spot(self.final_norm, entering=True)
+        inner = places(anatomy, "mlp_post")[part.layer].value if part.kind == "neuron" else None
+        projection, post_norm = block.o, block.attention_post_norm
+        if inner is not None:
+            projection, post_norm = inner.module, block.mlp_post_norm
+        projected = Spot(projection, entering=False)
+        read = [spot for spot in (place, final, inner, projected) if spot is not None]
+        passed = self.lab.session.runner.forward(self._pair(prompt), read=read)
         written = passed.value(place)[:, position]
         if part.kind == "head":
             written = written[:, part.index] @ output_weights(anatomy, block)[part.index or 0]
-            if block.attention_post_norm is not None:
-                norm = linear_norm(block.attention_post_norm)
-                written = norm.linear(written, norm.scale(passed.value(projected)[:, position]))
-        elif part.kind == "neuron":
+        elif inner is not None:
             only = torch.zeros_like(passed.value(inner)[:, position])
             only[:, part.index] = passed.value(inner)[:, position, part.index]
-            written = block.down.forward(only) - block.down.forward(torch.zeros_like(only))
-        norm = linear_norm(anatomy.final_norm)
-        logits = self._unembed(norm.linear(written, norm.scale(passed.value(final)[:, position])))
+            written = projection.forward(only) - projection.forward(torch.zeros_like(only))
+        if part.kind in ("head", "neuron"):  # parts of what the norm behind the projection sees
+            if post_norm is not None:
+                norm = linear_norm(post_norm)
+                written = norm.linear(written, norm.scale(passed.value(projected)[:, position]))
+            written = written * anatomy.family.residual_multiplier
+        norm = linear_norm(self.final_norm)
+        logits = self._added_logits(norm.linear(written, norm.scale(passed.value(final)[:, position])))
         at = self._tokens(self._pair(prompt)[0])[position]
         note = (
-            "Logits that the output adds directly, through the final norm at its size in this run; what later layers"
-            " make of it is left out. Logits are compared with their mean."
+            "Logits that the output adds directly, through the final norm at its size in this run, before a soft cap;"
+            " what later layers make of it is left out. Logits are compared with their mean."
         )
         centred = logits - logits.mean(-1, keepdim=True)
         return [
@@ -144,6 +156,11 @@ class Details:
 
     def _unembed(self, x: Tensor) -> Tensor:
         return self.lab.session.anatomy.root.get_output_embeddings().forward(x).float()  # type: ignore[operator]
+
+    def _added_logits(self, normed: Tensor) -> Tensor:
+        """What a part of the final norm's output adds to the logits, before a soft cap."""
+        bias = self._unembed(torch.zeros_like(normed[:1]))
+        return (self._unembed(normed) - bias) * logit_factor(self.lab.session.anatomy.root.config)
 
     def _extremes(self, logits: Tensor) -> dict[str, list[tuple[str, float]]]:
         return {name: self._top(sign * logits, sign) for name, sign in (("raised", 1), ("lowered", -1))}
@@ -159,14 +176,14 @@ class Details:
         """The logit lens at every position; of the logits themselves, what the model says."""
         anatomy = self.lab.session.anatomy
         if part.kind == "logits":
-            spot = Spot(anatomy.final_norm, entering=True)
+            spot = Spot(self.final_norm, entering=True)
         else:
             family, layer = ("resid_pre", 0) if part.kind == "embed" else (part.family, part.layer)
             spot = places(anatomy, family)[layer].value
         tokens = self._pair(prompt)
         passed = self.lab.session.runner.forward(tokens, read=[spot])
         stream = passed.value(spot)
-        probabilities = self._unembed(anatomy.final_norm.forward(stream)).softmax(-1)
+        logits = behind_unembedding(anatomy.root.config, self._unembed(self.final_norm.forward(stream)))
         title = "What the model says next" if part.kind == "logits" else "Logit lens: what it would say from here"
         return [
             {
@@ -176,7 +193,7 @@ class Details:
                 "row": part.position,
                 "top": [self._top(row)[:3] for row in found],
             }
-            for run, ids, found in zip(("clean", "corrupt"), tokens, probabilities, strict=True)
+            for run, ids, found in zip(("clean", "corrupt"), tokens, logits.softmax(-1), strict=True)
         ]
 
     def _latent(self, part: Part, prompt: int) -> list[Section]:
@@ -206,8 +223,8 @@ class Details:
             return sections
         sections += [{"kind": "heading", "text": "Where it is most active"}, *self._examples(part, activations)]
         direction = splice.sae.W_dec[part.index].detach()
-        norm = linear_norm(self.lab.session.anatomy.final_norm)
-        logits = self._unembed(norm.linear(direction, torch.ones_like(direction[:1])))
+        norm = linear_norm(self.final_norm)
+        logits = self._added_logits(norm.linear(direction[None], torch.ones_like(direction[:1])))[0]
         note = "Logits a unit of activation, through the final norm's weight but without its division; centred."
         return [
             *sections,
@@ -245,6 +262,18 @@ class Details:
             ),
             {"kind": "note", "text": where if examples else f"It is never active. {where}"},
         ]
+
+
+def _before_unembedding(anatomy: Anatomy) -> nn.Module:
+    """The final norm, through which and the unembedding parts reach the logits.
+
+    Raises:
+        ValueError: there is none, or attention does not show its patterns.
+    """
+    purpose = "show what the parts do of"
+    if not anatomy.family.eager:
+        raise ValueError(f"cannot {purpose} a {model_type(anatomy)!r} model: its attention shows no patterns")
+    return require_final_norm(anatomy, purpose=purpose)
 
 
 @contextmanager

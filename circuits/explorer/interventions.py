@@ -114,11 +114,9 @@ class Interventions:
     def _hook(
         self, place: Places, setter: Callable[[Tensor, Tensor, bool], Tensor], other: Tensor, *, zero: bool
     ) -> Callable[[nn.Module, bool, Tensor], Tensor]:
-        spot = place.change
-
         def act(_module: nn.Module, _entering: bool, whole: Tensor) -> Tensor:
-            own = spot.read(whole)
-            return whole + spot.embed(setter(own, other, zero) - own).to(whole.dtype)
+            own = place.value.read(whole)
+            return whole + place.change.embed(setter(own, other, zero) - own).to(whole.dtype)
 
         return act
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuits.anatomy.anatomy import model_type
 from circuits.anatomy.nodes import Spot
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights
 from circuits.attribution.edge_gradients import through_norm
@@ -33,12 +34,20 @@ def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> 
         least: Links below this share of the strongest are left out, and nodes that then have none.
 
     Raises:
-        ValueError: as :func:`circuits.attribute`; a circuit of another model.
+        ValueError: as :func:`circuits.attribute`; a circuit of another model; a family in which heads share a norm of
+            queries and keys.
     """
     task.require_aligned("links of an unfolded circuit")
     rules = circuit.about.get("rules")
     in_force = None if rules is None else frozenset(rules)
     session = open_session(model, task.replace(direction=circuit.about.get("direction", task.direction)))
+    family = session.anatomy.family
+    if family.q_norm is not None and family.query_key_norm_axes == "flat":
+        raise ValueError(
+            f"a {model_type(session.anatomy)!r} model's edges are not known by position: one norm of queries and keys"
+            " goes over all heads, so that what enters one head changes the others. Show the circuit summed"
+            " (view='summed')"
+        )
     unfolding = _Unfolding(session, Wiring(session.anatomy), in_force)
     links = [
         Link(source=f"{u}@{k}", target=f"{v}@{q}", score=score, reader=reader_part(reader))
@@ -66,10 +75,10 @@ class _Unfolding:
         self.session, self.wiring, self.rules = session, wiring, rules
         anatomy, spots = session.anatomy, wiring.spots
         self.first = spots.resid_pre[0]
-        self.norm1 = [Spot(block.norm1, entering=True) for block in anatomy.blocks]
-        self.norm2 = [Spot(block.norm2, entering=True) for block in anatomy.blocks]
+        self.norm1 = [Spot(norm, entering=True) for norm in wiring.entries.attention]
+        self.norm2 = [Spot(norm, entering=True) for norm in wiring.entries.mlp]
         self.projected = [Spot(block.o, entering=False) for block in anatomy.blocks]
-        self.final = Spot(anatomy.final_norm, entering=True)
+        self.final = Spot(wiring.entries.logits, entering=True)
         parts = [place.change for part in PARTS for place in spots.parts[part]]
         self.found: Contrast = contrast(
             session,
@@ -113,7 +122,7 @@ class _Unfolding:
         assert end.part is not None
         if self.rules is not None and "ah" in self.rules and end.part != "v":
             return
-        layer, block = end.layer, self.wiring.anatomy.blocks[end.layer]
+        layer, norm = end.layer, self.wiring.entries.attention[end.layer]
         z, place = self.wiring.spots.z[layer].change, self.wiring.spots.parts[end.part][layer]
         weights, _ = self.wiring.projections[end.part][layer]
         written, read = self.found.base.wholes[z], self.found.base.wholes[place.change]
@@ -126,7 +135,7 @@ class _Unfolding:
             (gradient,) = torch.autograd.grad(written, read, z.embed(only), retain_graph=True)
             part = place.change.read(gradient)[:, :, end.head]
             back = torch.einsum("npa,ad->npd", part, weights[end.head])
-            yield q, through_norm(block.norm1, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
+            yield q, through_norm(norm, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
 
     def _weights(self, writer: str, slope: Tensor) -> Tensor:
         """What a writer's difference makes of a slope ``[n, position, d]``: ``[position]``."""

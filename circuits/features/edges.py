@@ -19,6 +19,7 @@ from circuits.runs.runner import hook_at
 from circuits.tasks.task import Task
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import Model
+from interp.sites.site import Site
 from saes.sae import SAE
 
 
@@ -40,13 +41,19 @@ def feature_edges(
         rules: Take both derivatives under rules of relevance; None for plain gradients.
 
     Raises:
-        ValueError: as :func:`circuits.attribution.features.attribute_features`; a circuit of other SAEs.
+        ValueError: as :func:`circuits.attribution.features.attribute_features`; a circuit of other SAEs; an SAE of the
+            residual stream between attention and MLP.
     """
     in_force = None if rules is None else rule_set(rules)
     task.require_aligned("edges of features")
     session = open_session(model, task)
     spliced = splices(model, session, saes)
     refuse_inference_mode("the edges of features", *saes)
+    if middle := [s.name for s in spliced if Site.parse(s.name).kind == "resid_mid"]:
+        raise ValueError(
+            f"edges of features at {', '.join(middle)} are not known: no module puts out the residual stream between"
+            " attention and MLP, so paths around it cannot be held. Use SAEs of other sites"
+        )
     if {s.name for s in spliced} != set(circuit.features):
         raise ValueError(
             f"the circuit is of {', '.join(circuit.features)}, the SAEs of {', '.join(s.name for s in spliced)}"
@@ -64,11 +71,9 @@ def feature_edges(
                     spot = splice.place.change
                     stack.callback(hook_at(spot.module, spot.entering, _stop).remove)
                 stack.enter_context(session.under(in_force))
-                passed = session.runner.forward(
-                    task.base, read=[above.place.change, below.place.change], gradients=True
-                )
+                passed = session.runner.forward(task.base, read=[above.place.change, below.place.value], gradients=True)
             at_above = passed.wholes[above.place.change]
-            contributions = _contributions(below, passed.value(below.place.change), slope, nodes)
+            contributions = _contributions(below, passed.value(below.place.value), slope, nodes)
             change, error = above.changes(found)
             kept = _nodes(circuit, above)
             for node, contribution in zip(nodes, contributions, strict=True):
@@ -78,6 +83,7 @@ def feature_edges(
                     session.runner.cost.backwards += 1
                 if gradient is None:
                     continue
+                gradient = above.place.change.read(gradient)
                 features = (change * (gradient @ above.sae.W_dec.detach().T)).double().mean(0)
                 errors = (error * gradient).double().sum(-1).mean(0)
                 for upstream in kept:

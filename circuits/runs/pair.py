@@ -17,6 +17,7 @@ from circuits.runs.runner import Passed, Runner
 from circuits.tasks.metrics import Measure, measure_between
 from circuits.tasks.task import Task
 from interp.models.plain import plain_module
+from interp.sites.checking import require_declared
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +64,7 @@ def open_session(model: Any, task: Task) -> Session:
     """
     module = plain_module(model, purpose="trace circuits")
     anatomy = anatomy_of(module)
+    require_declared(model)
     rules = active_rules(getattr(model, "original_model", module))
     if rules:
         raise ValueError(

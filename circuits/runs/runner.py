@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -103,14 +104,14 @@ class Runner:
             # An alias of its own, so that the gradient is that of the uses after this place alone.
             value = value.view_as(value) if gradients else value
             wholes.update({spot: value for spot in at[module, entering] if spot in reading})
-            return value
+            return value.clone() if self.anatomy.family.in_place else value
 
         reading = set(read)
         with ExitStack() as hooks, torch.set_grad_enabled(gradients):
             for module, entering in at:
                 hooks.callback(hook_at(module, entering, change).remove)
-            for block in self.anatomy.blocks[: 0 if start is None else start.layer]:
-                hooks.enter_context(_skipped(block.whole))
+            for block in islice(self.anatomy.blocks, 0 if start is None else start.layer):
+                hooks.enter_context(_skipped(block.whole, in_tuple=self.anatomy.family.block_returns_tuple))
             device = next(self.anatomy.root.parameters()).device
             output = self.anatomy.root(
                 input_ids=tokens.to(device), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
@@ -147,9 +148,13 @@ class Runner:
 
 
 @contextmanager
-def _skipped(block: nn.Module) -> Iterator[None]:
+def _skipped(block: nn.Module, *, in_tuple: bool) -> Iterator[None]:
     """The block hands on what it gets. Taking it out of its list would renumber the blocks, whose masks differ."""
-    vars(block)["forward"] = lambda hidden_states, *_args, **_kwargs: hidden_states
+
+    def hand_on(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        return (hidden_states, None) if in_tuple else hidden_states
+
+    vars(block)["forward"] = hand_on
     try:
         yield
     finally:

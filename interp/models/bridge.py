@@ -28,9 +28,8 @@ def module_at(model: Any, path: str) -> nn.Module | None:
     """The module that runs at a path of Hugging Face's: in a bridge the component around the original module."""
     module: nn.Module | None = model.original_model if is_bridge(model) else model
     for part in path.split("."):
-        while module is not None and part not in module._modules and "_original_component" in module._modules:
-            module = module._modules["_original_component"]
-        module = None if module is None else module._modules.get(part)
+        # Not a component's own children: of GPT-Neo's attn.attention the bridge's component is called attn.
+        module = None if module is None else unwrapped(module)._modules.get(part)
     return module
 
 
@@ -39,3 +38,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while (inner := module._modules.get("_original_component")) is not None:
         module = inner
     return module
+
+
+def computed(module: nn.Module, *inputs: Any) -> Any:
+    """What a module's class computes: nobody's hooks or tracers see it."""
+    return type(module).forward(module, *inputs)

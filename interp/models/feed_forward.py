@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.models.bridge import is_bridge, module_at, unwrapped
+from interp.models.families.family import Family
+from interp.models.families.table import declared
 
 Neuron = tuple[int, int]
 """Layer and index in the layer, both from 0."""
 
-_DOWN = re.compile(r"(?P<stack>.+)\.(?P<layer>\d+)\.mlp\.(?:down_proj|c_proj|dense_4h_to_h)")
+_NAMES = ("down_proj", "c_proj", "dense_4h_to_h")
+"""Of the last projection, in models that are no whole language model of a declared family, such as those of robots."""
+_DOWN = re.compile(rf"(?P<stack>.+)\.(?P<layer>\d+)\.mlp\.(?:{'|'.join(_NAMES)})")
 _HEADS = ("lm_head", "embed_out")
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "word_embeddings")
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
@@ -36,8 +40,10 @@ class Stack:
 
     path: str
     """Of the list of its blocks, such as ``model.language_model.layers``."""
+    layers: int
+    """How many blocks."""
     down: tuple[nn.Module, ...]
-    """The last projection of every layer; in a bridge the component around it."""
+    """The last projection of every layer; in a bridge the component around it. None for mixtures of experts."""
     widths: tuple[int, ...]
     """Neurons of every layer."""
     d_model: int
@@ -49,11 +55,8 @@ class Stack:
     final_norm: nn.Module | None
     read_by_head: bool
     """False where only keys and values leave the stack, so that its last feed-forward layer changes nothing (PI0)."""
-
-    @property
-    def layers(self) -> int:
-        """How many."""
-        return len(self.down)
+    flat: bool = False
+    """The projections see tokens without a batch, ``[batch x position, d]`` (OPT)."""
 
     @property
     def decoder(self) -> str:
@@ -61,34 +64,52 @@ class Stack:
         return self.path.rpartition(".")[0]
 
 
-def stacks_of(model: Any) -> tuple[Stack, ...]:
-    """Every stack of feed-forward layers, those with a vocabulary first.
+def stacks_of(model: Any, *, mixtures: bool = False) -> tuple[Stack, ...]:
+    """Every stack of feed-forward layers, those with a vocabulary first; mixtures of experts only where asked for.
 
     Raises:
         ValueError: there is none.
     """
     root = root_of(model)
-    found: dict[str, dict[int, nn.Module]] = {}
-    for name, module in root.named_modules():
-        match = _DOWN.fullmatch(".".join(part for part in name.split(".") if part != "_original_component"))
-        if match:  # of a bridge's component and what it wraps, the component comes first
-            found.setdefault(match["stack"], {}).setdefault(int(match["layer"]), module)
-    if not found:
+    family = declared(getattr(root, "config", None))
+    if family is not None and module_at(root, family.embedding) is not None:
+        if mixtures and family.mixture is not None:
+            return (_stack(root, family.blocks, {}, 1, layers=int(root.config.num_hidden_layers)),)  # type: ignore[union-attr, arg-type]
+        found = {family.blocks: _declared_projections(root, family)}
+    else:
+        found = {}
+        for name, module in root.named_modules():
+            match = _DOWN.fullmatch(".".join(part for part in name.split(".") if part != "_original_component"))
+            if match:  # of a bridge's component and what it wraps, the component comes first
+                found.setdefault(match["stack"], {}).setdefault(int(match["layer"]), module)
+    if not any(found.values()):
         raise ValueError(
             f"the {type(root).__name__} has no feed-forward layers with a single last projection: looked for"
-            " …N.mlp.down_proj, c_proj and dense_4h_to_h. Mixtures of experts and towers with fc1 and fc2 have none"
+            f" those of declared families and for …N.mlp.{', '.join(_NAMES)}. Mixtures of experts and towers with fc1"
+            " and fc2 have none"
         )
-    stacks = [_stack(root, path, layers, len(found)) for path, layers in found.items()]
+    stacks = [
+        _stack(root, path, layers, len(found), flat=family is not None and family.mlp is None)
+        for path, layers in found.items()
+    ]
     return tuple(sorted(stacks, key=lambda stack: stack.unembedding is None))
 
 
-def stack_of(model: Any, path: str | None = None) -> Stack:
-    """The stack at a path, or without one the stack that has the vocabulary (the only stack, where none has).
+def _declared_projections(root: nn.Module, family: Family) -> dict[int, nn.Module]:
+    inside = family.down if family.mlp is None else f"{family.mlp}.{family.down}"
+    layers = range(root.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    paths = {layer: module_at(root, f"{family.blocks}.{layer}.{inside}") for layer in layers}
+    return {layer: module for layer, module in paths.items() if module is not None}
+
+
+def stack_of(model: Any, path: str | None = None, *, mixtures: bool = False) -> Stack:
+    """The stack at a path, or without one the stack that has the vocabulary (the only stack, where none has). A mixture
+    of experts, which has blocks and no ``down``, only where asked for.
 
     Raises:
         ValueError: no stack there, or several and none with a vocabulary.
     """
-    stacks = stacks_of(model)
+    stacks = stacks_of(model, mixtures=mixtures)
     if path is None:
         if stacks[0].unembedding is None and len(stacks) > 1:
             raise ValueError(f"which stack of feed-forward layers is meant? Pass stack=… one of {_listed(stacks)}")
@@ -130,6 +151,11 @@ def require_vocabulary(stack: Stack) -> nn.Module:
             f"the feed-forward layers at {stack.path!r} have no vocabulary head, so their value vectors cannot be read"
             " as tokens. An action expert has none; of a model without its head (a LlamaModel), load the whole model"
             " (LlamaForCausalLM)"
+        )
+    if (width := stack.unembedding.get_parameter("weight").shape[1]) != stack.d_model:
+        raise ValueError(
+            f"the vocabulary head reads vectors of {width} dimensions and the feed-forward layers at {stack.path!r}"
+            f" write {stack.d_model}: a projection stands between them (OPT-350m), which value vectors do not pass"
         )
     return stack.unembedding
 
@@ -204,28 +230,40 @@ def final_gain(norm: Any) -> Float[Tensor, " d_model"]:
     return min((plain, 1 + plain), key=lambda gain: float((gain - response).abs().sum()))
 
 
-def _stack(root: nn.Module, path: str, layers: dict[int, nn.Module], stacks: int) -> Stack:
-    if sorted(layers) != list(range(len(layers))):
+def _stack(
+    root: nn.Module, path: str, found: dict[int, nn.Module], stacks: int, *, layers: int = 0, flat: bool = False
+) -> Stack:
+    layers = layers or len(_blocks(root, path))
+    if found and sorted(found) != list(range(layers)):
         raise ValueError(
-            f"of the layers of {path}, only {sorted(layers)} have a feed-forward layer that is not a mixture"
+            f"of the layers of {path}, only {sorted(found)} have a feed-forward layer that is not a mixture"
         )
-    down = tuple(layers[layer] for layer in range(len(layers)))
+    down = tuple(found[layer] for layer in sorted(found))
     decoder_path = path.rpartition(".")[0]
     decoder = module_at(root, decoder_path) if decoder_path else root
     assert decoder is not None
     embedding = _child(decoder, _EMBEDDINGS)
     head = _head(root, decoder_path) if embedding is not None else None
     unembedding = head or (embedding if _is_tied(root, decoder, embedding) else None)
+    d_model = _shape(down[0])[1] if down else int(decoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
     return Stack(
         path=path,
+        layers=layers,
         down=down,
         widths=tuple(_shape(module)[0] for module in down),
-        d_model=_shape(down[0])[1],
+        d_model=d_model,
         embedding=embedding,
         unembedding=unembedding,
         final_norm=_child(decoder, _FINAL_NORMS, whole=True),
         read_by_head=_BESIDE_EXPERT not in path and (head is not None or unembedding is None or stacks == 1),
+        flat=flat,
     )
+
+
+def _blocks(root: nn.Module, path: str) -> nn.ModuleList:
+    blocks = module_at(root, path)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
 
 
 def _shape(projection: nn.Module) -> tuple[int, int]:
@@ -263,15 +301,12 @@ def _listed(stacks: Sequence[Stack]) -> str:
 
 
 def projection(model: Any, layer: int) -> nn.Module:
-    """The last projection of a layer's MLP, which writes to the residual stream."""
-    out = getattr(model.blocks[layer].mlp, "out", None)
-    module = getattr(out, "original_component", None)
-    if not isinstance(module, nn.Module) or not isinstance(getattr(module, "weight", None), Tensor):
-        raise ValueError(
-            f"the MLP of block {layer} ({type(model.blocks[layer].mlp).__name__}) has no single last"
-            " projection; mixtures of experts have one an expert"
-        )
-    return module
+    """The last projection of a layer's MLP, which writes to the residual stream.
+
+    Raises:
+        ValueError: mixtures of experts, which have one an expert; a family that is not declared.
+    """
+    return unwrapped(stack_of(model).down[layer])
 
 
 def output_weights(model: Any, layer: int) -> Tensor:

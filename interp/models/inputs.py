@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models.bridge import is_bridge
-from interp.models.plain import FAMILIES
+from interp.models.families.table import FAMILIES, declared
 
 
 def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple[Tensor, dict[str, Any]]:
@@ -73,11 +73,10 @@ def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple
         _refuse_padding(getattr(model, "tokenizer", None), tokens)
     elif not (mask := _checked_mask(attention_mask, tokens))[:, 0].all():
         # Padding on the right is behind every real token of its row, where no causal model looks.
-        family = hf_model.config.model_type
-        if family not in FAMILIES:
+        if declared(hf_model.config) is None:
             raise ValueError(
-                f"padding on the left was compared in {', '.join(sorted(FAMILIES))}, not in {family!r}: pad on the"
-                " right, or run the prompts one by one"
+                f"padding on the left was compared in {', '.join(FAMILIES)}, not in {hf_model.config.model_type!r}: pad"
+                " on the right, run the prompts one by one, or declare the family (see CONTRIBUTING.md)"
             )
         options |= {"attention_mask": mask.long().to(device)} | _positions(hf_model, mask.to(device))
     return tokens.to(device), options

@@ -182,6 +182,11 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         model = build_bridge_from_module(
             hf_model, architecture, hf_config=hf_model.config, tokenizer=tokenizer, model_name=name
         )
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"{name} is a {architecture} in a layout that the installed transformer-lens cannot wrap"
+            f" ({_reason(error)}); interp.load_hf_model loads it as it is, for capture, circuits and steering"
+        ) from error
     except ValueError as error:
         if "Unsupported architecture" not in str(error):
             raise

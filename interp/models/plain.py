@@ -10,26 +10,31 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformer_lens.model_bridge.generalized_components import BlockBridge, JointQKVAttentionBridge
 
 from interp.models.bridge import is_bridge, unwrapped
+from interp.models.families.family import Fusion
+from interp.models.families.fusion import split
+from interp.models.families.table import declared
 from interp.models.source import require_raw_weights, source_of
-
-FAMILIES = frozenset({"gpt2", "gpt_neox", "llama", "gemma2", "gemma3_text"})
-"""Where the tests have shown the values to be those of the bridge. In others a bridge may scale what its hooks show."""
 
 
 class PlainCopy:
-    """The original modules of a bridge, and where each of them is in the copy."""
+    """The original modules of a bridge (or plain model), and where each of them is in the copy.
 
-    def __init__(self, bridge: Any) -> None:
+    ``eager`` computes attention in steps, so that its softmax can be seen.
+    """
+
+    def __init__(self, model: Any, *, eager: bool = False) -> None:
         self._copies: dict[int, Any] = {}
-        config = bridge.original_model.config
-        # Fused attention has no soft cap; transformers would silently leave it out.
-        capped = getattr(config, "attn_logit_softcapping", None) is not None
-        self._attention = "eager" if capped or getattr(config, "reorder_and_upcast_attn", False) else "sdpa"
-        self.model: nn.Module = self._copy(bridge.original_model)
+        original = model.original_model if is_bridge(model) else model
+        # Fused attention has no soft cap and no sinks; transformers would silently leave them out.
+        capped = getattr(original.config, "attn_logit_softcapping", None) is not None
+        upcast = getattr(original.config, "reorder_and_upcast_attn", False)
+        fused = getattr(original, "_supports_sdpa", False) and not (eager or capped or upcast)
+        self._attention = "sdpa" if fused else "eager"
+        self.model: nn.Module = self._copy(original)
 
     def counterpart(self, module: nn.Module) -> nn.Module | None:
         """The copy of a module, or of what a bridge's component wraps; None where the original tree has it not."""
@@ -44,6 +49,8 @@ class PlainCopy:
                 "_forward_hooks": type(module._forward_hooks)(),
                 "_forward_pre_hooks": type(module._forward_pre_hooks)(),
             }
+            if _by_transformer_lens(twin.__dict__.get("forward")):
+                del twin.__dict__["forward"]
             if "config" in twin.__dict__:
                 twin.__dict__["config"] = self._configure(twin.__dict__["config"])
         return self._copies[id(module)]
@@ -56,8 +63,8 @@ class PlainCopy:
 
 
 def has_plain_values(bridge: Any) -> bool:
-    """Whether the plain modules compute what the bridge does: a tested family, nothing edited, and nobody's hooks."""
-    if bridge.original_model.config.model_type not in FAMILIES or source_of(bridge).processed:
+    """Whether the plain modules compute what the bridge should: nothing edited, nothing processed, nobody's hooks."""
+    if source_of(bridge).processed:
         return False
     modules = list(bridge.modules())
     own = {handle.id for block in modules if isinstance(block, BlockBridge) for handle in block._capture_hook_handles}
@@ -66,32 +73,55 @@ def has_plain_values(bridge: Any) -> bool:
             return False
         if not own.issuperset(module._forward_pre_hooks):
             return False
-        if "forward" in vars(module) or (isinstance(module, JointQKVAttentionBridge) and not _split_agrees(module)):
+        forward = vars(module).get("forward")
+        if (forward is not None and not _by_transformer_lens(forward)) or (
+            isinstance(module, JointQKVAttentionBridge) and not _split_agrees(module)
+        ):
             return False
     return True
 
 
 def _edits(hook: Any) -> bool:
-    """Whether a hook may change activations; those by which transformers collects hidden states stay once put there."""
-    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
+    """Whether a hook may change activations. Those by which transformers collects hidden states stay once put there,
+    and a bridge puts some that give its hook points other shapes."""
+    inside = [cell.cell_contents for cell in getattr(hook, "__closure__", None) or ()]
+    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing" and not any(
+        map(_by_transformer_lens, inside)
+    )
+
+
+def _by_transformer_lens(function: Any) -> bool:
+    """Whether it is how a bridge runs a module, which computes the same as the module's own class."""
+    return callable(function) and str(getattr(function, "__module__", "")).startswith("transformer_lens.model_bridge")
 
 
 def _split_agrees(attention: Any) -> bool:
     """Whether the separate weights that a bridge makes of fused ones still equal them: either may be edited."""
     fused, heads = attention.qkv.original_component, attention.config.n_heads
-    for name in ("weight", "bias"):
-        if (tensor := getattr(fused, name)) is None:
-            continue
-        if isinstance(fused, nn.Linear):  # GPT-NeoX: q, k, v of the first head, then of the next
-            parts = tensor.unflatten(0, (heads, 3, -1)).unbind(1)
-        else:  # GPT-2's Conv1D, stored transposed: all of q, then all of k, then all of v
-            parts = tensor.movedim(-1, 0).unflatten(0, (3, heads, -1)).unbind(0)
-        for split, part in zip((attention.q, attention.k, attention.v), parts, strict=True):
-            own = getattr(split.original_component, name).unflatten(0, (heads, -1))
-            same_memory = own.data_ptr() == part.data_ptr() and own.stride() == part.stride()
-            if not (same_memory or torch.equal(own, part)):
-                return False
-    return True
+    own = [part.original_component for part in (attention.q, attention.k, attention.v)]
+
+    def rows(module: Any, name: str) -> Tensor:
+        """Entries of the output last; a Conv1D stores them so."""
+        tensor = getattr(module, name)
+        return tensor.movedim(0, -1) if isinstance(module, nn.Linear) else tensor
+
+    key_value_heads = rows(own[1], "weight").shape[-1] * heads // rows(own[0], "weight").shape[-1]
+    layouts: tuple[Fusion, ...] = ("stacked", "grouped")
+    return any(
+        all(
+            _same(rows(own[number], name).unflatten(-1, (-1, part.shape[-1])), part)
+            for name in ("weight", "bias")
+            if getattr(fused, name, None) is not None
+            for number in range(3)
+            for part in [split(rows(fused, name), number, fusion=fusion, heads=heads, key_value_heads=key_value_heads)]
+        )
+        for fusion in layouts
+    )
+
+
+def _same(own: Tensor, part: Tensor) -> bool:
+    same_memory = own.data_ptr() == part.data_ptr() and own.stride() == part.stride()
+    return own.shape == part.shape and (same_memory or torch.equal(own, part))
 
 
 def plain_module(model: Any, *, purpose: str) -> nn.Module:
@@ -106,6 +136,7 @@ def plain_module(model: Any, *, purpose: str) -> nn.Module:
     if model.training:
         raise ValueError(f"cannot {purpose} on a model in training mode, where dropout is active: call model.eval()")
     if not is_bridge(model):
+        require_right_attention(model)
         return model
     require_raw_weights(model, purpose=purpose)
     hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
@@ -114,3 +145,18 @@ def plain_module(model: Any, *, purpose: str) -> nn.Module:
             f"cannot {purpose} while hooks edit the bridge at {', '.join(hooked[:3])}: call model.reset_hooks() first"
         )
     return PlainCopy(model).model
+
+
+def require_right_attention(model: Any) -> None:
+    """Refuse a Hugging Face model that runs an attention which is not its own.
+
+    Raises:
+        ValueError: eager attention, in a family of which transformers computes it wrongly.
+    """
+    config: Any = getattr(model, "config", None)
+    family = declared(config)
+    if family is not None and not family.eager and config._attn_implementation == "eager":
+        raise ValueError(
+            f"transformers computes eager attention of this {config.model_type!r} model wrongly (linear biases count"
+            " twice); set model.config._attn_implementation = 'sdpa'"
+        )

@@ -1,29 +1,34 @@
 """Run a model and keep the activations asked for, stopping as soon as the last of them has been computed.
 
-A bridge's residual stream is taken from a copy of the plain Hugging Face modules (:mod:`interp.models.plain`), which is
-faster. The bridge itself runs where only it will do: for ``scores``, ``pattern`` and the norms' scales, for queries,
-keys and values of fused projections; for gradients; where somebody's hooks edit it, or its weights were processed or
-edited; and for families that the tests do not cover. The two agree to rounding (1e-5 in float32), not to the bit,
-because fused attention adds in another order. Whichever runs, both engines see the same tensors.
+Of a bridge a copy of the plain Hugging Face modules runs (:mod:`interp.models.plain`), and sites are the inputs and
+outputs of its modules: values do not depend on what a bridge's hooks show, which differs from family to family. The
+bridge itself runs where only it will do: where somebody's hooks edit it, or its weights were processed or edited, and
+for gradients; there, sites whose values no test compared in that family are refused. The two agree to rounding (1e-5 in
+float32), not to the bit, because fused attention adds in another order. Whichever runs, both engines see the same
+tensors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import is_bridge, remove_hook
+from interp.models.families.table import declared
 from interp.models.inputs import checked_inputs
-from interp.models.plain import PlainCopy, has_plain_values
-from interp.sites.engines import Place, run_with_hooks, run_with_nnsight
+from interp.models.plain import PlainCopy, has_plain_values, require_right_attention
+from interp.sites.checking import require_declared
+from interp.sites.engines import run_with_hooks, run_with_nnsight
 from interp.sites.kinds import KINDS
+from interp.sites.parts import Parts, parts_of
+from interp.sites.places import Place, place_of
 from interp.sites.remote import is_remotable, module_of, run_remotely
-from interp.sites.site import Site, check_site, expand_sites, find_module
+from interp.sites.site import Site, declared_parts, expand_sites, find_module
+from interp.sites.softmax import show_softmax
 
 ENGINES = {"hooks": run_with_hooks, "nnsight": run_with_nnsight}
 
@@ -108,8 +113,8 @@ def capture(
     The model is left as it was, also after an error. Dropout is active in training mode, as always in torch.
 
     Args:
-        model: A TransformerBridge from ``load_model``; or any torch model, for path sites (and the named sites of a
-            plain Hugging Face model that are outputs of its modules).
+        model: A TransformerBridge from ``load_model`` or a plain Hugging Face model of a family declared in
+            ``interp.models.families``; or any torch model, for path sites.
         tokens: Integers [batch, position], as a tensor, array or lists; what a tokenizer returned; or texts, which are
             read as the published tokenizer does and padded on the right. For a model that is not a transformer of
             Hugging Face, the tensor it takes.
@@ -146,15 +151,15 @@ def capture(
     where = _checked_positions(positions, inputs)
     if gradients:
         refuse_inference_mode("capture with gradients=True", *([model] if isinstance(model, nn.Module) else []))
-    runner, places, plain = _places(model, wanted, gradients=gradients)
+    if any(site.kind != "path" for site in wanted):
+        require_declared(model)
     found: dict[Site, Tensor] = {}
     going_on: dict[Site, Tensor] = {}
 
     def keep(site: Site, passing: Any) -> bool:
         if site not in found:  # of a module that is called again, the first call
             whole = _first_tensor(passing, site)
-            convert = places[site].convert
-            shown = whole if convert is None else convert(whole)
+            shown = _value(places[site], passing, whole)
             at_output = not (isinstance(places[site].module, HookPoint) or places[site].entering)
             if gradients and at_output and shown is whole:
                 going_on[site] = whole
@@ -163,12 +168,13 @@ def capture(
             found[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
         return stop and len(found) == len(places)
 
-    if engine == "nnsight" and (edited := [str(site) for site, place in places.items() if place.module._forward_hooks]):
-        raise ValueError(
-            f"hooks edit {', '.join(edited)}, and nnsight reads a module before its hooks do: capture it with"
-            " engine='hooks'"
-        )
     with ExitStack() as hooks:
+        runner, places, plain = _places(model, wanted, inputs, hooks, gradients=gradients)
+        if engine == "nnsight" and (edited := [str(site) for site, at in places.items() if at.module._forward_hooks]):
+            raise ValueError(
+                f"hooks edit {', '.join(edited)}, and nnsight reads a module before its hooks do: capture it with"
+                " engine='hooks'"
+            )
         hooks.enter_context(torch.set_grad_enabled(gradients))
         for site, place in places.items() if gradients else ():
             if isinstance(place.module, HookPoint):
@@ -205,7 +211,8 @@ def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, T
     def go_on(value: Tensor, *, hook: Any) -> Tensor | None:
         if site.kind.endswith("_scale"):  # a norm that nobody looks at detaches its scale from the graph
             return None
-        going_on[site] = value.clone() if copies else value
+        # An alias otherwise: where one norm serves attention and MLP, the tensor itself enters both.
+        going_on[site] = value.clone() if copies else value.view_as(value)
         if copies:
             joining.append(going_on[site] - value)
         return going_on[site]
@@ -218,38 +225,87 @@ def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, T
         hooks.callback(remove_hook, end, end.fwd_hooks[0])
 
 
-def _places(model: Any, sites: Iterable[Site], *, gradients: bool) -> tuple[nn.Module, dict[Site, Place], bool]:
-    """What to run, where the sites are in it, and whether it is a plain copy."""
-    modules = {site: check_site(model, site) for site in sites}
+def _places(
+    model: Any, sites: Sequence[Site], inputs: Tensor, undo: ExitStack, *, gradients: bool
+) -> tuple[nn.Module, dict[Site, Place], bool]:
+    """What to run, where the sites are in it, and whether their tensors stay as they are and need no copy. What is
+    changed for it is changed back with ``undo``."""
+    kinds = {site.kind for site in sites} - {"path"}
     if not is_bridge(model):
-        return model, {site: Place(module=module) for site, module in modules.items()}, False
-    if not gradients and has_plain_values(model):
-        copy = PlainCopy(model)
-        plain = {site: _plain_place(model, site, module, copy) for site, module in modules.items()}
+        parts = declared_parts(model)
+        require_right_attention(model)
+        if parts is not None and kinds & {"scores", "pattern"}:
+            _require_eager(model)
+        return model, {site: _place_in_plain(model, site, parts, inputs, undo) for site in sites}, False
+    family = declared(model.original_model.config)
+    by_bridge = frozenset() if family is None else family.bridge - (family.unread if gradients else frozenset())
+    if has_plain_values(model) and not (gradients and kinds <= by_bridge):
+        copy = PlainCopy(model, eager=bool(kinds & {"scores", "pattern"}))
+        parts = None if family is None else parts_of(copy.model)
+        plain = {site: _plain_place(model, site, copy, parts, inputs, undo) for site in sites}
         found = {site: place for site, place in plain.items() if place is not None}
         if len(found) == len(plain):
-            return copy.model, found, True
+            return copy.model, found, not (family is not None and family.in_place)
+    if refused := [str(site) for site in sites if site.kind not in by_bridge and site.kind != "path"]:
+        name = model.original_model.config.model_type
+        raise ValueError(
+            f"{', '.join(refused[:3])} of a {name!r} model cannot be taken while hooks"
+            " or processed or edited weights make the bridge itself run: its value there was not compared with the"
+            " Hugging Face module's. Call model.reset_hooks() first, or load the model again"
+        )
+    modules = {site: _module(model, site) for site in sites}
     places = {site: Place(module=module, convert=_conversion(module)) for site, module in modules.items()}
     return model.original_model, places, False
 
 
-def _plain_place(model: Any, site: Site, point: nn.Module, copy: PlainCopy) -> Place | None:
-    """Where a hook point's tensor is in the plain copy: the input or output of a module, or nowhere."""
+def _require_eager(model: Any) -> None:
+    if (name := model.config._attn_implementation) != "eager":
+        raise ValueError(
+            f"attention runs as {name!r}, which computes no scores and patterns; call"
+            " model.set_attn_implementation('eager'), or load the model with interp.load_hf_model or load_model"
+        )
+
+
+def _place_in_plain(model: Any, site: Site, parts: Parts | None, inputs: Tensor, undo: ExitStack) -> Place:
+    if parts is None or site.kind == "path":
+        return Place(module=_module(model, site))
+    if site.kind in ("scores", "pattern"):
+        assert site.layer is not None
+        undo.callback(show_softmax(parts.blocks[site.layer].attention))
+    place = place_of(parts, site.kind, site.layer, batch=len(inputs))
+    assert place is not None
+    return place
+
+
+def _module(model: Any, site: Site) -> nn.Module:
+    module = find_module(model, site)
+    assert module is not None
+    return module
+
+
+def _plain_place(
+    model: Any, site: Site, copy: PlainCopy, parts: Parts | None, inputs: Tensor, undo: ExitStack
+) -> Place | None:
+    """Where a bridge's site is in the plain copy; None for a module that only the bridge has."""
     if site.kind == "path":
-        twin = copy.counterpart(point)
+        twin = copy.counterpart(_module(model, site))
         return None if twin is None else Place(module=twin)
-    for component in (model.ln_final if site.layer is None else model.blocks[site.layer]).modules():
-        if isinstance(component, GeneralizedComponent) and (point is component.hook_in or point is component.hook_out):
-            twin = copy.counterpart(component)
-            entering = point is component.hook_in
-            return None if twin is None else Place(module=twin, entering=entering, convert=_conversion(point))
-    return None
+    if parts is None:  # an undeclared family has the residual stream around its blocks
+        block = copy.counterpart(model.blocks[site.layer])
+        return None if block is None else Place(module=block, entering=site.kind == "resid_pre")
+    return _place_in_plain(copy.model, site, parts, inputs, undo)
 
 
 def _conversion(point: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """What brings a tensor into the shape that a hook point shows, such as flat queries into heads."""
     rule = getattr(point, "hook_conversion", None)
     return None if rule is None else rule.convert
+
+
+def _value(place: Place, passing: Any, whole: Tensor) -> Tensor:
+    if place.read is not None:
+        return place.read(passing)
+    return whole if place.convert is None else place.convert(whole)
 
 
 def _first_tensor(passing: Any, site: Site) -> Tensor:

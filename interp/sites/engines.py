@@ -2,28 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from interp.sites.places import Place
 from interp.sites.site import Site
 
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a site's tensor passes by in the modules that will run."""
-
-    module: nn.Module
-    entering: bool = False
-    """Whether the tensor is the module's first input and not its output."""
-    convert: Callable[[Tensor], Tensor] | None = None
-    """Brings what passes there into the site's shape."""
-
-
 Keep = Callable[[Site, Any], bool]
-"""Keeps a module's input or output for a site, and says whether the run may stop."""
+"""Keeps a module's inputs or output for a site, and says whether the run may stop."""
 
 
 class _AllCaptured(Exception):
@@ -67,9 +55,15 @@ def run_with_nnsight(
                 pass
             for site, place in places.items():
                 with tracer.invoke():
-                    envoy = model.get(path_of[id(place.module)])
-                    if keep(site, envoy.input if place.entering else envoy.output):
+                    path = path_of[id(place.module)]
+                    envoy = model.get(path) if path else model
+                    if keep(site, _inputs(envoy) if place.entering else envoy.output):
                         tracer.stop()
+
+
+def _inputs(envoy: Any) -> tuple[Any, ...]:
+    args, kwargs = envoy.inputs
+    return tuple(args) or tuple(kwargs.values())
 
 
 @contextmanager

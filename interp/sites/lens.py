@@ -96,10 +96,17 @@ def logit_lens(
 
 
 def _unembedded(model: Model, residual: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position vocab"]:
-    """Final norm, unembedding, and what configurations put behind it: Cohere's and Granite's factor, Gemma's cap."""
-    config = model.original_model.config
-    logits = model.original_model.get_output_embeddings()(model.ln_final(residual)).float()
-    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = cap * torch.tanh(logits / cap)
-    return logits.cpu()
+    logits = model.original_model.get_output_embeddings()(model.ln_final(residual))
+    return behind_unembedding(model.original_model.config, logits.float()).cpu()
+
+
+def logit_factor(config: Any) -> float:
+    """What a configuration multiplies logits by: Cohere's and Granite's factor."""
+    return float(getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0))
+
+
+def behind_unembedding(config: Any, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+    """A model's logits of what its unembedding puts out: a factor, and Gemma's soft cap."""
+    logits = logits * logit_factor(config)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)

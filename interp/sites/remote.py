@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.sites.site import Site, check_site
+from interp.sites.site import Site, find_module
 
 
 def is_remotable(model: Any) -> bool:
@@ -42,7 +42,13 @@ def run_remotely(
     from nnsight import save
 
     path_of = {id(module): path for path, module in module_of(model).named_modules()}
-    asked = {site: path_of[id(check_site(module_of(model), site))] for site in sites}
+    modules = {site: find_module(module_of(model), site) for site in sites}
+    if missing := [str(site) for site, module in modules.items() if module is None]:
+        raise ValueError(
+            f"{', '.join(missing)} cannot be taken from another machine, where only outputs of modules can: ask for the"
+            " path of a module"
+        )
+    asked = {site: path_of[id(module)] for site, module in modules.items()}
     paths = list(asked.values())
     with model.trace(remote=host) as tracer:
         found = save({})

@@ -22,16 +22,23 @@ What each kind of site holds, in every family (``tests/interp/sites/test_capturi
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from interp.models.bridge import is_bridge
+from interp.models.bridge import is_bridge, module_at
+from interp.models.families.table import declared
 from interp.sites.kinds import HF_MODULES, KINDS
+from interp.sites.parts import Parts, parts_of
+from interp.sites.places import place_of, why_absent
 
 _TEMPLATES = {name: kind for kind, row in KINDS.items() for name in (row.name, *row.synonyms)} | HF_MODULES
+_UNDECLARED = (
+    "the family {name!r} is not declared in interp.models.families, so no test compared this site; of such a model"
+    " there are the residual stream around its blocks and the paths of its modules"
+)
 _KINDS_WILDCARD = re.compile(r"(blocks\.(?:\*|\d+|\d+-\d+)\.)([^\[]*\*[^\[]*)(\[\d+\])?")
 _WILDCARD = re.compile(r"(?<![^.])(\*|\d+-\d+)(?![^.\[])")
 
@@ -70,7 +77,7 @@ class Site:
         text = text.strip()
         if "*" in text or _WILDCARD.search(text):
             raise ValueError(f"{text!r} names many sites; interp.sites.expand_sites(model, {text!r}) lists them")
-        if text in KINDS:
+        if text in KINDS and text not in _TEMPLATES:
             raise ValueError(f"{text!r} is a kind of site; its layer is missing: {KINDS[text].name.format(layer=3)}")
         name, head = _split_head(text)
         number = re.search(r"(?<=\.)\d+", name)
@@ -92,11 +99,25 @@ class Site:
         return name if self.head is None else f"{name}[{self.head}]"
 
 
+Presence = Callable[[Site], str | None]
+"""The reason why a model lacks a site; None where it has it."""
+
+
 def available_sites(model: nn.Module) -> tuple[Site, ...]:
-    """Every named site of a TransformerBridge; of another model the named sites it has and the path of every module."""
-    layers = layer_count(model)
-    named = [Site(kind, layer) for layer in range(layers) for kind in KINDS if "{layer}" in KINDS[kind].name]
-    found = tuple(site for site in [*named, Site("ln_final_scale")] if find_module(model, site) is not None)
+    """Every named site of a TransformerBridge; of another model its named sites and the path of every module.
+
+    Of a family that is not declared in ``interp.models.families`` these are the residual stream around each block, and
+    paths.
+    """
+    layers = range(layer_count(model))
+    named = [
+        Site(kind, layer)
+        for layer in (None, *layers)
+        for kind, row in KINDS.items()
+        if ("{layer}" in row.name) is (layer is not None)
+    ]
+    present = _presence(model)
+    found = tuple(sorted((site for site in named if present(site) is None), key=_place_in_order))
     if is_bridge(model):
         return found
     return found + tuple(Site("path", path=path) for path, _ in model.named_modules() if path)
@@ -115,8 +136,9 @@ def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) 
     if not given:
         raise ValueError("no site was asked for; name at least one, such as 'blocks.*.hook_resid_post'")
     found: dict[Site, None] = {}
+    why = _presence(model)
     for pattern in given:
-        found |= dict.fromkeys(_expand(model, pattern))
+        found |= dict.fromkeys(_expand(model, pattern, why))
     return tuple(sorted(found, key=_place_in_order))
 
 
@@ -124,43 +146,73 @@ def layer_count(model: Any) -> int:
     """Number of blocks; 0 for a model that is not a transformer whose blocks can be found."""
     if is_bridge(model):
         return len(model.blocks) if hasattr(model, "blocks") else 0
+    if (parts := declared_parts(model)) is not None:
+        return len(parts.blocks)
     blocks = _layer_list(model)
     return 0 if blocks is None else len(blocks)
 
 
 def find_module(model: Any, site: Site) -> nn.Module | None:
-    """The module whose output the site is: a bridge's hook point, or the module itself; None where there is none."""
+    """The module whose output the site is: a bridge's hook point, or the module itself; None where there is none.
+
+    Many sites are no module's output; :mod:`interp.sites.places` says where they are.
+    """
     if site.kind == "path":
-        return _walk(model.original_model if is_bridge(model) else model, str(site.path))
+        return module_at(model, str(site.path))
     if is_bridge(model):
         return _hook_point(model, site)
     names = (template.format(layer=site.layer) for template, kind in HF_MODULES.items() if kind == site.kind)
-    return next((module for name in names if (module := _walk(model, name)) is not None), None)
+    return next((module for name in names if (module := module_at(model, name)) is not None), None)
 
 
-def check_site(model: nn.Module, site: Site) -> nn.Module:
-    """:func:`find_module`, with an error that names the fix where the model lacks the site, its layer or its head."""
+def declared_parts(model: Any) -> Parts | None:
+    """The parts of a whole causal language model of a declared family; None of any other."""
+    family = declared(getattr(getattr(model, "original_model", model), "config", None))
+    return None if family is None or module_at(model, family.embedding) is None else parts_of(model)
+
+
+def check_site(model: nn.Module, site: Site) -> None:
+    """Raise an error that names the fix where the model lacks the site, its layer or its head."""
+    _check(model, site, _presence(model))
+
+
+def _check(model: nn.Module, site: Site, why: Presence) -> None:
     if site.kind not in KINDS and site.kind != "path":
         raise ValueError(f"{site.kind!r} is not a kind of site; kinds are {', '.join(KINDS)} and path")
     layers = layer_count(model)
     if site.layer is not None and layers and not 0 <= site.layer < layers:
         raise ValueError(f"layer {site.layer} of {site} is out of range: {_title(model)} has layers 0 to {layers - 1}")
-    module = find_module(model, site)
-    if module is None:
-        why = "no module has this path" if site.kind == "path" else KINDS[site.kind].why_absent
-        raise ValueError(f"{_title(model)} has no {site} ({why}). It has {_summary(model)}")
+    if (reason := why(site)) is not None:
+        raise ValueError(f"{_title(model)} has no {site} ({reason}). It has {_summary(model)}")
     if site.head is not None:
         _check_has_heads(site)
         heads = head_count(model, site.kind)
         if not 0 <= site.head < heads:
             raise ValueError(f"head {site.head} of {site} is out of range: there are heads 0 to {heads - 1} there")
-    return module
 
 
 def head_count(model: Any, kind: str) -> int:
     """Heads of a bridge at a kind of site; keys and values may have fewer."""
-    grouped = getattr(model.cfg, "n_key_value_heads", None) if kind in ("k", "v") else None
-    return int(grouped or model.cfg.n_heads)
+    parts = declared_parts(model)
+    assert parts is not None
+    return parts.key_value_heads if kind in ("k", "k_normed", "v") else parts.heads
+
+
+def _presence(model: Any) -> Presence:
+    parts = declared_parts(model)
+
+    def why(site: Site) -> str | None:
+        if site.kind == "path":
+            return None if find_module(model, site) is not None else "no module has this path"
+        if parts is not None:
+            found = place_of(parts, site.kind, site.layer, batch=1)
+            return None if found is not None else why_absent(parts, site.kind, site.layer)
+        if is_bridge(model):
+            around = site.kind in ("resid_pre", "resid_post") and layer_count(model)
+            return None if around else _UNDECLARED.format(name=model.original_model.config.model_type)
+        return None if find_module(model, site) is not None else "no module of this model has it as its output"
+
+    return why
 
 
 def _check_has_heads(site: Site) -> None:
@@ -174,13 +226,13 @@ def _split_head(text: str) -> tuple[str, int | None]:
     return (text, None) if match is None else (match[1], int(match[2]))
 
 
-def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
+def _expand(model: nn.Module, pattern: str | Site, why: Presence) -> Iterable[Site]:
     if isinstance(pattern, str) and (kinds := _KINDS_WILDCARD.fullmatch(pattern.strip())):
-        return _expand_kinds(model, pattern, *kinds.groups(default=""))
+        return _expand_kinds(model, pattern, *kinds.groups(default=""), why=why)
     wildcard = None if isinstance(pattern, Site) else _WILDCARD.search(pattern)
     if wildcard is None:
         site = Site.parse(pattern)
-        check_site(model, site)
+        _check(model, site, why)
         return [site]
     assert isinstance(pattern, str)
     before, after = pattern[: wildcard.start()], pattern[wildcard.end() :]
@@ -188,9 +240,9 @@ def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
         raise ValueError(f"{pattern!r} has more than one wildcard; one can stand for the number of the layer")
     if wildcard[0] == "*":
         sites = [Site.parse(f"{before}{layer}{after}") for layer in range(_numbered(model, before))]
-        present = [site for site in sites if find_module(model, site) is not None]
+        present = [site for site in sites if why(site) is None]
         for site in present or sites[:1]:  # of none, the first says why
-            check_site(model, site)
+            _check(model, site, why)
         if not present:
             raise ValueError(f"{pattern!r} matches nothing in {_title(model)}. It has {_summary(model)}")
         return present
@@ -199,11 +251,11 @@ def _expand(model: nn.Module, pattern: str | Site) -> Iterable[Site]:
         raise ValueError(f"layers {wildcard[0]} of {pattern!r} run backwards; write {last}-{first}")
     sites = [Site.parse(f"{before}{layer}{after}") for layer in range(first, last + 1)]
     for site in sites:
-        check_site(model, site)
+        _check(model, site, why)
     return sites
 
 
-def _expand_kinds(model: nn.Module, pattern: str, block: str, name: str, head: str) -> list[Site]:
+def _expand_kinds(model: nn.Module, pattern: str, block: str, name: str, head: str, *, why: Presence) -> list[Site]:
     """Of the names that match, those that this model has."""
     names = [name.removeprefix("blocks.{layer}.") for name in _TEMPLATES if name.startswith("blocks.{layer}.")]
     regex = re.compile(re.escape(name).replace(r"\*", "[^.]*"))
@@ -213,7 +265,7 @@ def _expand_kinds(model: nn.Module, pattern: str, block: str, name: str, head: s
     refused: list[ValueError] = []
     for each in matching:
         try:
-            found += _expand(model, f"{block}{each}{head}")
+            found += _expand(model, f"{block}{each}{head}", why)
         except ValueError as error:
             refused.append(error)
     if not found:
@@ -225,7 +277,7 @@ def _numbered(model: nn.Module, before: str) -> int:
     """How many values a wildcard behind ``before`` has."""
     if is_bridge(model) or before == "blocks.":
         return layer_count(model)
-    parent = _walk(model, before.rstrip(".")) if before else model
+    parent = module_at(model, before.rstrip(".")) if before else model
     return 0 if parent is None else sum(name.isdigit() for name in parent._modules)
 
 
@@ -239,19 +291,9 @@ def _hook_point(model: Any, site: Site) -> nn.Module | None:
     return hook if isinstance(hook, nn.Module) else None
 
 
-def _walk(model: nn.Module, path: str) -> nn.Module | None:
-    """The module at a path of Hugging Face's, also through the wrappers that a bridge puts around them."""
-    module: nn.Module | None = model
-    for part in path.split("."):
-        while module is not None and "_original_component" in module._modules:
-            module = module._modules["_original_component"]
-        module = None if module is None else module._modules.get(part)
-    return module
-
-
 def _layer_list(model: nn.Module) -> nn.ModuleList | None:
     for template, kind in HF_MODULES.items():
-        if kind == "resid_post" and isinstance(found := _walk(model, template.rsplit(".", 1)[0]), nn.ModuleList):
+        if kind == "resid_post" and isinstance(found := module_at(model, template.rsplit(".", 1)[0]), nn.ModuleList):
             return found
     return None
 
@@ -260,8 +302,9 @@ def _place_in_order(site: Site) -> tuple[int, int, int]:
     """Layer, then order in the block; paths, whose place is not known, come last as they were given."""
     if site.kind == "path":
         return (sys.maxsize, len(KINDS), 0)
-    layer = sys.maxsize if site.layer is None else site.layer
-    return (layer, list(KINDS).index(site.kind), -1 if site.head is None else site.head)
+    first, order = site.kind in ("embed", "pos_embed"), list(KINDS).index(site.kind)
+    layer = (-1 if first else sys.maxsize) if site.layer is None else site.layer
+    return (layer, order, -1 if site.head is None else site.head)
 
 
 def _title(model: Any) -> str:

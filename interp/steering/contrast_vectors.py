@@ -77,7 +77,7 @@ def contrast(
         raise ValueError(f"position={position!r} is not known; choose last or mean")
     if not positive or not negative:
         raise ValueError(f"{len(positive)} positive and {len(negative)} negative prompts: give at least one of each")
-    place = stack_of(model, stack)
+    place = stack_of(model, stack, mixtures=True)
     blocks = [block_at(model, place, number) for number in (range(layer + 1) if drop_massive else (layer,))]
     sides: list[list[Tensor]] = []
     found: list[list[MassiveActivation]] = []

@@ -65,6 +65,11 @@ def steer(
     """
     require_raw_weights(model, purpose="steer")
     place = stack_of(model, stack)
+    if place.flat:
+        raise ValueError(
+            f"the projections at {place.path!r} see tokens without their batch, so no scope can choose among positions"
+            " there; use steer_residual"
+        )
     chosen = checked_neurons(place, neurons)
     if mode not in _EDITS:
         raise ValueError(f"mode={mode!r} is not known; choose {', '.join(_EDITS)}")
@@ -120,7 +125,7 @@ def steer_residual(
         ValueError: a layer that is not there, a vector of another width, a scope that cannot be.
     """
     require_raw_weights(model, purpose="steer")
-    place = stack_of(model, stack)
+    place = stack_of(model, stack, mixtures=True)
     blocks = {layer: block_at(model, place, layer) for layer in vectors}
     for layer, vector in vectors.items():
         _check_width(vector, layer, place)

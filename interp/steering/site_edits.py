@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from interp.models.bridge import is_bridge, remove_hook
+from interp.models.families.table import declared
 from interp.models.feed_forward import stack_of
-from interp.models.plain import FAMILIES
 from interp.models.source import require_raw_weights
 from interp.sites.kinds import KINDS
-from interp.sites.site import Site, check_site
+from interp.sites.site import Site, check_site, find_module
 from interp.steering.positions import Positions
 
 Edit = Callable[[Tensor], Tensor | None] | Tensor | float
@@ -61,15 +61,7 @@ def intervene(
         raise ValueError("no edit was given; pass {site: function or tensor}, such as {'blocks.3.hook_mlp_out': 0.0}")
     if scales := [str(site) for site in sites if site.kind.endswith("_scale")]:
         raise ValueError(f"{', '.join(scales)}: what a norm divides by can be read, not set; edit what enters the norm")
-    modules = {site: check_site(model, site) for site in sites}
-    if is_bridge(model) and (named := [str(site) for site in sites if site.kind != "path"]):
-        family = model.original_model.config.model_type
-        if family not in FAMILIES:
-            raise ValueError(
-                f"edits at {', '.join(named)} were compared in {', '.join(sorted(FAMILIES))}, not in {family!r}: edit"
-                " the output of a Hugging Face module by its path, or add the family to interp.models.plain.FAMILIES"
-                " with a tiny model in the tests"
-            )
+    modules = {site: _module(model, site) for site in sites}
     everywhere = isinstance(scope, str) and scope == "all"
     positions = None if everywhere else Positions(model, stack_of(model), scope, prompt_length=prompt_length)
     with ExitStack() as hooks:
@@ -79,7 +71,7 @@ def intervene(
             change = _change(site, edit, positions)
             module = modules[site]
             if site.kind == "resid_mid":
-                change = _carried_on(change, check_site(model, Site("resid_post", site.layer)), hooks)
+                change = _carried_on(change, _module(model, Site("resid_post", site.layer)), hooks)
             if isinstance(module, HookPoint):  # which knows how to bring its tensor into the site's shape, and back
                 module.add_hook(lambda value, hook, change=change: change(value))
                 hooks.callback(remove_hook, module, module.fwd_hooks[-1])
@@ -88,7 +80,29 @@ def intervene(
         yield
 
 
-def _carried_on(change: Callable[[Tensor], Tensor], end: HookPoint, hooks: ExitStack) -> Callable[[Tensor], Tensor]:
+def _module(model: Any, site: Site) -> nn.Module:
+    """The module whose output an edit of the site changes, where tests compared what comes of it."""
+    check_site(model, site)
+    module = find_module(model, site)
+    if is_bridge(model) and site.kind != "path":
+        config = model.original_model.config
+        family = declared(config)
+        if family is None or site.kind not in family.bridge - family.unread or module is None:
+            kinds = [] if family is None else [kind for kind in KINDS if kind in family.bridge - family.unread]
+            raise ValueError(
+                f"{site} of a {config.model_type!r} model cannot be edited: no test compared what comes of it, or it"
+                f" is not what follows in the bridge. Kinds that can be are {', '.join(kinds) or 'none'}; otherwise"
+                " name a module by its path, or use interp.steering.edits.steer_residual"
+            )
+    if module is None:
+        raise ValueError(
+            f"{site} is not the output of a module of this {type(model).__name__}, so it can be read, not set: edit it"
+            " in a model from interp.load_model, or name a module by its path"
+        )
+    return module
+
+
+def _carried_on(change: Callable[[Tensor], Tensor], end: nn.Module, hooks: ExitStack) -> Callable[[Tensor], Tensor]:
     """A bridge shows the stream between attention and MLP where it enters the MLP's norm, so that an edit there would
     change that branch alone. What it adds is added to the stream too, at the block's ``end``, before other edits."""
     added: dict[str, Tensor] = {}
@@ -98,6 +112,7 @@ def _carried_on(change: Callable[[Tensor], Tensor], end: HookPoint, hooks: ExitS
         added["here"] = new - old
         return new
 
+    assert isinstance(end, HookPoint)
     end.add_hook(lambda value, hook: value + added.pop("here"), prepend=True)
     hooks.callback(remove_hook, end, end.fwd_hooks[0])
     return and_remember

@@ -13,6 +13,12 @@ from circuits import Task
 from tests.tiny_models import _GROUPED, _SHARED, FAMILIES, VOCAB, tiny_model
 
 ALL_FAMILIES = (*FAMILIES, "qwen2")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
+WIRED = (
+    *ALL_FAMILIES, *MIXTURES, "gpt_neox_sequential", "gemma3_mixed", "gemma", "mistral", "qwen3", "smollm3", "olmo",
+    "glm4", "stablelm", "starcoder2", "phi3", "gpt_neo", "falcon_1b",
+)  # fmt: skip
+"""Where edges are known and compared; in every other tiny model they are refused."""
 LENGTH, DIFFERS_AT = 7, 3
 
 
@@ -35,6 +41,11 @@ def model_of(family: str, *, dtype: torch.dtype = torch.float32, biases: bool = 
                 if name.endswith("bias"):
                     parameter.zero_()
     return model
+
+
+def precise(family: str) -> PreTrainedModel:
+    """In float64; experts are multiplied in float32 at most."""
+    return model_of(family, dtype=torch.float32 if family in (*MIXTURES, "deepseek_v3") else torch.float64)
 
 
 def bridge_of(model: PreTrainedModel) -> TransformerBridge:

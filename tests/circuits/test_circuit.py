@@ -6,7 +6,6 @@ import networkx
 import pytest
 import torch
 
-from circuits.anatomy.norms import linear_norm
 from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.attribution.edges import attribute_edges
@@ -15,6 +14,7 @@ from circuits.draw import circuit_graph
 from circuits.export import to_dot, to_neuronpedia, write_graphml
 from circuits.faithfulness import ABLATIONS, Evaluator
 from circuits.runs.pair import open_session
+from interp.sites.norms import linear_norm
 from tests.circuits.pairs import model_of, random_task
 from tests.tiny_models import HEADS
 

@@ -1,21 +1,25 @@
 """Padded batches, texts and what tokenizers return give the activations that each prompt has alone."""
 
 import copy
+import itertools
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BatchEncoding, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, BatchEncoding
 
 from interp import capture, load_model
 from interp.embedded import MODEL_FOLDER
+from interp.models.families import table as families
+from interp.models.families.table import family_of
 from interp.models.inputs import checked_inputs
 from interp.models.source import puts_bos
 from interp.sites.site import available_sites
 from interp.tokens.token_rows import write_token_rows
-from tests.tiny_models import FAMILIES, VOCAB, tiny_model
+from tests.tiny_models import CONFIGS, FAMILIES, IN_A_BRIDGE, VOCAB, tiny_model
 
 LENGTHS = (9, 4, 6)
 PROMPTS = [torch.randint(1, VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
@@ -37,25 +41,37 @@ def of_row(tensor: Tensor, kind: str, mask: Tensor) -> Tensor:
     return tensor[:, real][:, :, real] if kind in ("scores", "pattern") else tensor[real]
 
 
-@pytest.mark.parametrize("engine", ["hooks", "nnsight"])
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_row_of_a_padded_batch_is_as_it_is_alone(family: str, side: str, engine: str, tmp_path: Path) -> None:
-    tiny_model(family).save_pretrained(tmp_path)
-    model = load_model(tmp_path, device="cpu")
+PADDED = [
+    *itertools.product(CONFIGS, ["left"], ["hooks"]),
+    *itertools.product(IN_A_BRIDGE, ["left"], ["bridge"]),
+    *itertools.product(FAMILIES, ["left"], ["nnsight"]),
+    *itertools.product(FAMILIES, ["right"], ["hooks", "nnsight", "bridge"]),  # where no family is told of a mask
+]
+
+
+@pytest.mark.parametrize(("case", "side", "engine"), PADDED)
+def test_every_row_of_a_padded_batch_is_as_it_is_alone(bridges: Any, case: str, side: str, engine: str) -> None:
+    """Through the plain modules, with either engine, and where hooks make a bridge run."""
+    model = bridges(case) if case in IN_A_BRIDGE else tiny_model(case)
     ids, mask = padded(side)
-    for sites in (available_sites(model), "blocks.*.hook_resid_post"):  # through the bridge, and the plain modules
-        together = capture(model, ids, sites, attention_mask=mask, engine=engine)
-        for row, prompt in enumerate(PROMPTS):
-            alone = capture(model, prompt[None], sites, engine=engine)
-            for site, value in alone.items():
-                found, wanted = of_row(together[site][row], site.kind, mask[row]), value[0]
-                if site.kind == "scores":  # what masks a pair is the lowest number, or nearly so
-                    hidden = wanted < -1e30
-                    assert (found < -1e30).equal(hidden), site
-                    found, wanted = found.masked_fill(hidden, 0), wanted.masked_fill(hidden, 0)
-                scale = wanted.abs().max().item()
-                torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(scale, 1.0), msg=f"{site} {row}")
+    sites = [site for site in available_sites(model) if site.kind != "path"]
+    options: dict[str, Any] = {"engine": "nnsight" if engine == "nnsight" else "hooks"}
+    with ExitStack() as hooks:
+        if engine == "bridge":
+            sites = [site for site in sites if site.kind in family_of(model.original_model.config).bridge]
+            hooks.enter_context(model.hooks(fwd_hooks=[("blocks.0.hook_out", lambda value, hook: value)]))
+        if not sites:  # all of them are refused there
+            return
+        together = capture(model, ids, sites, attention_mask=mask, **options)
+        alone = [capture(model, prompt[None], sites, **options) for prompt in PROMPTS]
+    for site, row in itertools.product(sites, range(len(PROMPTS))):
+        found, wanted = of_row(together[site][row], site.kind, mask[row]), alone[row][site][0]
+        if site.kind == "scores":  # what masks a pair is the lowest number, or nearly so
+            hidden = wanted < -1e30
+            assert (found < -1e30).equal(hidden), site
+            found, wanted = found.masked_fill(hidden, 0), wanted.masked_fill(hidden, 0)
+        scale = wanted.abs().max().item()
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(scale, 1.0), msg=f"{site} {row}")
 
 
 def test_without_the_mask_left_padding_would_be_wrong(tmp_path: Path) -> None:
@@ -142,11 +158,11 @@ def test_text_needs_a_tokenizer() -> None:
         checked_inputs(tiny_model("gpt2"), "Emma")
 
 
-def test_padding_on_the_left_is_refused_where_nothing_compared_it(tmp_path: Path) -> None:
-    config = Qwen2Config(vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=1)
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    model = load_model(tmp_path, device="cpu")
+def test_padding_on_the_left_is_refused_where_nothing_compared_it(
+    monkeypatch: pytest.MonkeyPatch, bridges: Any
+) -> None:
+    monkeypatch.delitem(families.FAMILIES, "llama")
     (left, left_mask), (right, right_mask) = padded("left"), padded("right")
-    with pytest.raises(ValueError, match=r"padding on the left was compared in .*, not in 'qwen2': pad on the right"):
-        checked_inputs(model, left, left_mask)
-    assert checked_inputs(model, right, right_mask)[1] == {"use_cache": False}
+    with pytest.raises(ValueError, match=r"padding on the left was compared in .*, not in 'llama': pad on the right"):
+        checked_inputs(bridges("llama"), left, left_mask)
+    assert checked_inputs(bridges("llama"), right, right_mask)[1] == {"use_cache": False}

@@ -20,12 +20,14 @@ def recompute(model: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     blocks = base.h if gpt2 else base.layers
     positions = torch.arange(tokens.shape[1])[None]
     x = (base.wte if gpt2 else base.embed_in if neox else base.embed_tokens).weight[tokens]
-    if gpt2:
-        x = x + base.wpe.weight[positions]
-    if gemma:
-        x = x * model.config.hidden_size**0.5
-
     sites: dict[str, Tensor] = {}
+    if gemma:  # its embedding multiplies itself
+        x = x * model.config.hidden_size**0.5
+    sites["hook_embed"] = x
+    if gpt2:
+        sites["hook_pos_embed"] = base.wpe.weight[positions.expand(len(tokens), -1)]
+        x = x + sites["hook_pos_embed"]
+
     for layer, block in enumerate(blocks):
         at = f"blocks.{layer}."
         if gpt2:
@@ -37,10 +39,10 @@ def recompute(model: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         else:
             norms, attn = (block.input_layernorm, block.post_attention_layernorm), block.self_attn
         sites[at + "hook_resid_pre"] = x
-        normed, sites[at + "ln1.hook_scale"] = _norm(norms[0], x, gemma)
+        normed, sites[at + "ln1.hook_scale"], sites[at + "ln1.hook_normalized"] = _norm(norms[0], x, gemma)
         attended = _attention(model, attn, layer, normed, positions, sites)
         if gemma:
-            attended, _ = _norm(block.post_attention_layernorm, attended, gemma)
+            attended, *_ = _norm(block.post_attention_layernorm, attended, gemma)
         sites[at + "hook_attn_out"] = attended
         mid = x + attended
         if not (neox and model.config.use_parallel_residual):
@@ -48,30 +50,34 @@ def recompute(model: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
             entering = mid
         else:
             entering = x
-        normed, sites[at + "ln2.hook_scale"] = _norm(norms[1], entering, gemma)
+        normed, sites[at + "ln2.hook_scale"], sites[at + "ln2.hook_normalized"] = _norm(norms[1], entering, gemma)
         sites[at + "mlp.hook_in"] = normed
         mlp = block.mlp
         if gpt2:
-            post = gelu(_conv1d(mlp.c_fc, normed), approximate="tanh")
+            gate = _conv1d(mlp.c_fc, normed)
+            post = gelu(gate, approximate="tanh")
             out = _conv1d(mlp.c_proj, post)
         elif neox:
-            post = gelu(_linear(mlp.dense_h_to_4h, normed))
+            gate = _linear(mlp.dense_h_to_4h, normed)
+            post = gelu(gate)
             out = _linear(mlp.dense_4h_to_h, post)
         else:
             gate = _linear(mlp.gate_proj, normed)
             post = (gelu(gate, approximate="tanh") if gemma else silu(gate)) * _linear(mlp.up_proj, normed)
             out = _linear(mlp.down_proj, post)
         if gemma:
-            out, _ = _norm(block.post_feedforward_layernorm, out, gemma)
+            out, *_ = _norm(block.post_feedforward_layernorm, out, gemma)
+        sites[at + "mlp.hook_pre"] = gate
         sites[at + "mlp.hook_post"], sites[at + "hook_mlp_out"] = post, out
         x = mid + out
         sites[at + "hook_resid_post"] = x
 
     final = base.ln_f if gpt2 else base.final_layer_norm if neox else base.norm
-    normed, sites["ln_final.hook_scale"] = _norm(final, x, gemma)
+    normed, sites["ln_final.hook_scale"], sites["ln_final.hook_normalized"] = _norm(final, x, gemma)
     logits = _linear(model.get_output_embeddings(), normed)
     if cap := getattr(model.config, "final_logit_softcapping", None):
         logits = cap * torch.tanh(logits / cap)
+    sites["logits"] = logits
     return sites, logits
 
 
@@ -91,6 +97,7 @@ def _attention(model: Any, attn: Any, layer: int, x: Tensor, positions: Tensor, 
     sliding = config.layer_types[layer] == "sliding_attention" if getattr(config, "layer_types", None) else False
     if config.model_type == "gemma3_text":
         q, k = _norm(attn.q_norm, q, True)[0], _norm(attn.k_norm, k, True)[0]
+        sites[at + "q_norm.hook_out"], sites[at + "k_norm.hook_out"] = q, k
     if config.model_type != "gpt2":
         rope = config.rope_parameters
         rope = rope[config.layer_types[layer]] if config.model_type == "gemma3_text" else rope
@@ -109,6 +116,11 @@ def _attention(model: Any, attn: Any, layer: int, x: Tensor, positions: Tensor, 
     z = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
     sites[at + "hook_attn_scores"], sites[at + "hook_pattern"], sites[at + "hook_z"] = scores, pattern, z
     if config.model_type == "gpt2":
+        weight = attn.c_proj.weight
+    else:
+        weight = (attn.dense if config.model_type == "gpt_neox" else attn.o_proj).weight.T
+    sites[at + "hook_result"] = torch.einsum("bqhd,hdm->bqhm", z, weight.unflatten(0, (heads, -1)))
+    if config.model_type == "gpt2":
         return _conv1d(attn.c_proj, z.flatten(-2))
     return _linear(attn.dense if config.model_type == "gpt_neox" else attn.o_proj, z.flatten(-2))
 
@@ -122,14 +134,14 @@ def _rotate(x: Tensor, positions: Tensor, rotated: int, theta: float) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., rotated:]], -1)
 
 
-def _norm(norm: Any, x: Tensor, gemma: bool) -> tuple[Tensor, Tensor]:
-    """A norm's output and what it divided by."""
+def _norm(norm: Any, x: Tensor, gemma: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A norm's output, what it divided by, and the output before the gain."""
     layer_norm = getattr(norm, "bias", None) is not None
     centred = x - x.mean(-1, keepdim=True) if layer_norm else x
     eps = norm.eps if layer_norm or gemma else norm.variance_epsilon
     scale = (centred.square().mean(-1, keepdim=True) + eps).sqrt()
     out = centred / scale * (1 + norm.weight if gemma else norm.weight)
-    return (out + norm.bias if layer_norm else out), scale
+    return (out + norm.bias if layer_norm else out), scale, centred / scale
 
 
 def _linear(module: Any, x: Tensor) -> Tensor:

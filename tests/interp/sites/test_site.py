@@ -11,6 +11,8 @@ from interp.sites.kinds import KINDS
 from interp.sites.site import Site, available_sites, expand_sites
 from tests.tiny_models import tiny_model
 
+WITH_HEADS = "q, k, v, q_normed, k_normed, scores, pattern, z, result have heads"
+
 
 @pytest.fixture(scope="module")
 def bridges(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -65,14 +67,14 @@ def test_module_paths(path: str, site: Site) -> None:
         ("", "a site is a name such as 'blocks.3.hook_resid_post' or a module path, not ''"),
         (3, "not 3"),
         ("resid_post", "'resid_post' is a kind of site; its layer is missing: blocks.3.hook_resid_post"),
-        ("blocks.3.hook_residpost", "'blocks.3.hook_residpost' is not the name of a site. Names are blocks"),
+        ("blocks.3.hook_residpost", "'blocks.3.hook_residpost' is not the name of a site. Names are hook_embed, "),
         ("blocks.3.attn.hook_rot_q", "is not the name of a site"),
         ("blocks.-1.hook_resid_post", "is not the name of a site"),
         ("layers/3", "is not the name of a site"),
         ("blocks.*.hook_z", "names many sites; interp.sites.expand_sites"),
         (
             "blocks.3.hook_resid_post[2]",
-            r"asks for head 2, but only q, k, v, scores, pattern, z have heads: leave out \[2\]",
+            rf"asks for head 2, but only {WITH_HEADS}: leave out \[2\]",
         ),
         ("transformer.h.3.ln_1[2]", "asks for head 2"),
     ],
@@ -132,7 +134,7 @@ def test_patterns_of_any_torch_model() -> None:
     [
         (
             "blocks.1.hook_resid_mid",
-            r"has no blocks.1.hook_resid_mid \(.*in parallel.*\). It has blocks.\*.hook_resid_pre, ",
+            r"has no blocks.1.hook_resid_mid \(.*in parallel.*\). It has hook_embed, blocks.\*.hook_resid_pre, ",
         ),
         ("blocks.*.hook_resid_mid", "in parallel"),
         ("blocks.*.hook_mlp_in", "the MLP's input before its norm is resid_pre"),
@@ -146,8 +148,11 @@ def test_patterns_of_any_torch_model() -> None:
         ("blocks.*.hook_*_out[1]", "matches hook_attn_out, hook_mlp_out, and none is there: .*have heads"),
         ("blocks.0.attn.hook_z[4]", r"head 4 of blocks.0.attn.hook_z\[4\] is out of range: there are heads 0 to 3"),
         ("gpt_neox.layers.0.mlp.up_proj", r"has no gpt_neox.layers.0.mlp.up_proj \(no module has this path\)"),
-        (Site("resid_post", 1, head=0), "asks for head 0, but only q, k, v, scores, pattern, z have heads"),
-        (Site("residual", 1), "'residual' is not a kind of site; kinds are resid_pre, "),
+        (
+            Site("resid_post", 1, head=0),
+            f"asks for head 0, but only {WITH_HEADS}",
+        ),
+        (Site("residual", 1), "'residual' is not a kind of site; kinds are embed, pos_embed, resid_pre, "),
         ([], "no site was asked for"),
     ],
 )

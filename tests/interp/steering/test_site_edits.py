@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import interp
+from interp.models.families import table as families
+from interp.models.families.table import family_of
 from interp.models.loading import load_model
 from interp.sites.capturing import capture
 from interp.sites.site import available_sites
@@ -50,6 +51,10 @@ def test_putting_back_what_is_there_changes_nothing_at_any_site(llama: Any) -> N
     for site in available_sites(llama):
         if site.kind.endswith("_scale"):
             with pytest.raises(ValueError, match="can be read, not set"), intervene(llama, {site: 1.0}):
+                pass
+            continue
+        if site.kind not in family_of(llama.original_model.config).bridge:
+            with pytest.raises(ValueError, match="cannot be edited: no test compared"), intervene(llama, {site: 1.0}):
                 pass
             continue
         with intervene(llama, {site: lambda value: value.clone()}):
@@ -183,15 +188,17 @@ def test_bad_edits(llama: Any, edits: Any, message: str) -> None:
     assert not any(module._forward_hooks for module in llama.modules() if type(module).__name__ == "HookPoint")
 
 
-def test_a_family_in_which_nothing_was_compared_is_refused(tmp_path: Path) -> None:
-    config = Qwen2Config(vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=1)
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
-    model = load_model(tmp_path, device="cpu")
-    with (
-        pytest.raises(ValueError, match=r"edits at blocks\.0\.hook_mlp_out were compared in .*, not in 'qwen2'"),
-        intervene(model, {"blocks.0.hook_mlp_out": 0.0}),
+def test_a_family_that_is_not_declared_is_refused(monkeypatch: pytest.MonkeyPatch, llama: Any) -> None:
+    monkeypatch.delitem(families.FAMILIES, "llama")
+    with pytest.raises(
+        ValueError, match=r"hook_resid_post of a 'llama' model cannot be edited: .* are none; .* by its"
     ):
-        pass
+        intervene(llama, {"blocks.1.hook_resid_post": 0.0}).__enter__()
+
+
+def test_what_is_no_output_of_a_plain_models_module_is_refused() -> None:
+    with pytest.raises(ValueError, match="can be read, not set"):
+        intervene(tiny_model("llama"), {"blocks.1.attn.hook_z": 0.0}).__enter__()
 
 
 def test_the_face_has_it() -> None:

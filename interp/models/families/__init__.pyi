@@ -1,0 +1,6 @@
+from .family import Family as Family
+from .family import Latent as Latent
+from .family import Mixture as Mixture
+from .table import FAMILIES as FAMILIES
+from .table import declared as declared
+from .table import family_of as family_of

@@ -1,0 +1,64 @@
+"""The table itself: ``config.model_type`` -> what is known of a model's parts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from interp.models.families import gemma, gpt, llama, mixtures
+from interp.models.families.family import Family
+
+FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
+    "gpt2": gpt.GPT2,
+    "gpt_neo": gpt.GPT_NEO,
+    "gpt_neox": gpt.gpt_neox,
+    "gptj": gpt.GPTJ,
+    "opt": gpt.opt,
+    "falcon": gpt.falcon,
+    "phi": gpt.phi,
+    "starcoder2": gpt.STARCODER2,
+    "llama": llama.LLAMA,
+    "mistral": llama.LLAMA,
+    "qwen2": llama.LLAMA,
+    "smollm3": llama.LLAMA,
+    "olmo": llama.OLMO,
+    "qwen3": llama.QWEN3,
+    "phi3": llama.PHI3,
+    "granite": llama.granite,
+    "cohere": llama.cohere,
+    "stablelm": llama.stablelm,
+    "gemma": llama.LLAMA,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
+    "glm4": gemma.GLM4,
+    "olmo2": gemma.OLMO2,
+    "olmo3": gemma.OLMO2,
+    "exaone4": gemma.EXAONE4,
+    "mixtral": mixtures.MIXTRAL,
+    "qwen2_moe": mixtures.MIXTRAL,
+    "qwen3_moe": mixtures.QWEN3_MOE,
+    "olmoe": mixtures.OLMOE,
+    "gpt_oss": mixtures.GPT_OSS,
+    "deepseek_v3": mixtures.deepseek_v3,
+}
+"""A declaration, or a function of the model's config that gives it."""
+
+
+def declared(config: Any) -> Family | None:
+    """The declaration for a model's config; None for a family that has none."""
+    found = FAMILIES.get(getattr(config, "model_type", None) or "")
+    return found(config) if callable(found) else found
+
+
+def family_of(config: Any) -> Family:
+    """The declaration for a model's config.
+
+    Raises:
+        ValueError: there is none.
+    """
+    family = declared(config)
+    if family is None:
+        name = getattr(config, "model_type", None)
+        raise ValueError(
+            f"the parts of a {name!r} block are not known; families declared are {', '.join(FAMILIES)}. Another is one"
+            " declaration in interp/models/families and one tiny model in tests/tiny_models.py (see CONTRIBUTING.md)"
+        )
+    return family

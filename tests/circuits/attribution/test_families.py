@@ -1,0 +1,172 @@
+"""Patching in every declared family against hooks by hand on the Hugging Face modules; relevance where it has rules."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import circuits
+from circuits import Task
+from circuits.anatomy.nodes import places
+from circuits.rules import relevance
+from circuits.runs.pair import open_session
+from tests.circuits.pairs import LENGTH, MIXTURES, WIRED, model_of, random_task
+from tests.interp.sites.edits_by_hand import hooked, module_of
+from tests.interp.sites.family_oracle import FACTS
+from tests.tiny_models import CONFIGS, LAYERS
+
+NODES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
+WITH_RULES = tuple(case for case in CONFIGS if case not in (*MIXTURES, "deepseek_v3"))
+
+
+def metric(model: Any, tokens: Tensor, task: Task) -> Tensor:
+    last = model(tokens).logits[:, -1].double()
+    rows = torch.arange(len(task))
+    return last[rows, task.correct[:, 0]] - last[rows, task.wrong[:, 0]]
+
+
+def passing(model: Any, module: Any, entering: bool, tokens: Tensor, change: Any) -> Tensor:
+    """The metric's model call with ``change`` applied to what passes by; a tuple's first entry counts."""
+    with hooked(module, entering, change):
+        return metric(model, tokens, change.task)
+
+
+class Change:
+    """Records what passes by, or replaces one position of it."""
+
+    def __init__(self, task: Task, there: Tensor | None = None, position: int | None = None) -> None:
+        self.task, self.there, self.position = task, there, position
+        self.seen = torch.empty(0)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        value = value.clone()  # Falcon adds to it in place
+        self.seen = value.clone() if not value.requires_grad else value
+        if self.there is not None:
+            value[:, self.position] = self.there[:, self.position]
+        return value.clone()
+
+
+def by_hand(case: str, model: Any, task: Task, node: str, layer: int) -> tuple[Tensor, Tensor]:
+    """Exact effects and their first-order estimates, ``[position]``, of all heads together for z."""
+    path, entering = module_of(case, node, layer)
+    module = model.get_submodule(path)
+    with torch.no_grad():
+        source, base = Change(task), Change(task)
+        clean = passing(model, module, entering, task.source, source).mean()
+        corrupt = passing(model, module, entering, task.base, base).mean()
+        exact = torch.stack(
+            [
+                passing(model, module, entering, task.base, Change(task, source.seen, position)).mean() - corrupt
+                for position in range(LENGTH)
+            ]
+        )
+    leaf: list[Tensor] = []
+
+    class Leaf(Change):
+        def __call__(self, value: Tensor) -> Tensor:
+            leaf.append(value.detach().clone().requires_grad_())
+            return leaf[0].clone()
+
+    value = passing(model, module, entering, task.base, Leaf(task)).mean()
+    (gradient,) = torch.autograd.grad(value, leaf)
+    estimate = (gradient.double() * (source.seen - base.seen).double()).sum((0, 2))
+    return exact / (clean - corrupt), estimate / (clean - corrupt)
+
+
+def nodes_of(case: str) -> list[str]:
+    return [node for node in NODES if not (node == "mlp_out" and FACTS[case]["mlp"] is None)]
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_patching_and_its_estimate_are_what_hooks_on_the_modules_do(case: str) -> None:
+    model, task = model_of(case), random_task()
+    layers = model.config.num_hidden_layers
+    nodes = nodes_of(case)
+    exact = circuits.attribute(model, task, nodes=nodes, method="patching")
+    estimate = circuits.attribute(model, task, nodes=nodes, method="atp")
+    for node in nodes:
+        for layer in {0, layers - 1}:
+            wanted, guessed = by_hand(case, model, task, node, layer)
+            if node == "z":  # heads are patched one by one, so only their estimates add up
+                found = estimate[node].values[layer].sum(-1)
+            else:
+                found = estimate[node].values[layer]
+                torch.testing.assert_close(exact[node].values[layer], wanted, rtol=1e-3, atol=2e-4)
+            torch.testing.assert_close(found, guessed, rtol=1e-3, atol=2e-4)
+    assert exact["resid_pre"].values.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("case", WITH_RULES)
+@pytest.mark.parametrize("rules", ["paper", "no_ah"])
+def test_relevance_runs_where_every_norm_gate_and_activation_has_its_rule(case: str, rules: str) -> None:
+    model, task = model_of(case), random_task()
+    with torch.no_grad():
+        plain = model(task.clean).logits
+        with relevance(model, rules=rules):
+            assert torch.equal(model(task.clean).logits, plain)
+    with relevance(model, rules=rules) as fired:
+        model(task.clean)
+        assert fired["identity"] == model.config.num_hidden_layers
+    scores = circuits.attribute(model, task, nodes=["resid_pre", "attn_out"], method="relp", rules=rules)
+    assert scores["resid_pre"].values.isfinite().all()
+    assert scores["attn_out"].values.abs().max() > 0
+
+
+@pytest.mark.parametrize("case", ["granite", "olmo2"])
+def test_the_stream_between_attention_and_mlp_is_patched_as_what_it_is(case: str) -> None:
+    """At every position at once, source's stream there and its later layers give source's logits."""
+    model, task = model_of(case), random_task()
+    scores = circuits.attribute(model, task, nodes=["resid_mid", "embed"], method="patching", by_position=False)
+    torch.testing.assert_close(scores["resid_mid"].values, torch.ones(LAYERS).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores["embed"].values, torch.ones(1).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", WITH_RULES)
+def test_relevance_is_conserved_under_the_rules(case: str) -> None:
+    """With patterns held and no soft cap of logits, the model is linear in the embedding of its tokens and in constants
+    (biases, but of what makes the pattern, and embeddings of positions): relevance adds up to the logit."""
+    model, task = model_of(case), random_task()
+    model.config.final_logit_softcapping = None
+    embedding, positions = model.get_input_embeddings(), FACTS[case].get("pos")
+    with relevance(model, rules="paper"):
+        x = embedding(task.clean).detach().requires_grad_()
+        handle = embedding.register_forward_hook(lambda *_: x)
+        biases = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if (name.endswith("bias") and "q_layernorm" not in name and "k_layernorm" not in name)
+            or name == f"{positions}.weight"
+        ]
+        logit = model(task.clean).logits[0, -1, 5]
+        handle.remove()
+        gradients = torch.autograd.grad(logit, [x, *biases], allow_unused=True)
+    total = sum((a.detach() * g).sum() for a, g in zip([x, *biases], gradients, strict=True) if g is not None)
+    torch.testing.assert_close(total, logit.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", [*MIXTURES, "deepseek_v3"])
+def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case: str) -> None:
+    with pytest.raises(ValueError, match=r"mixtures of experts.*Exact patching, 'atp'"):
+        circuits.attribute(model_of(case), random_task(), nodes="resid_pre", method="relp")
+
+
+@pytest.mark.parametrize(
+    ("case", "node", "why"),
+    [
+        ("cohere", "resid_mid", "in parallel; use resid_pre"),
+        ("opt_post_norm", "resid_mid", "normalises the residual stream behind attention"),
+        ("opt", "mlp_out", "no module is the MLP"),
+        ("mixtral", "mlp_post", "whose neurons are in every expert; use mlp_out"),
+        ("deepseek_v3", "v", "makes keys and values of one small vector"),
+    ],
+)
+def test_nodes_that_a_family_lacks(case: str, node: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        places(open_session(model_of(case), random_task()).anatomy, node)
+
+
+@pytest.mark.parametrize("case", sorted(set(CONFIGS) - set(WIRED)))
+def test_edges_are_refused_where_readers_are_not_known(case: str) -> None:
+    with pytest.raises(ValueError, match=r"edges of a .* model are not known"):
+        circuits.attribute_edges(model_of(case), random_task(), method="eap")
