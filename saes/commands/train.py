@@ -83,14 +83,14 @@ def train(
         raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
 
     from interp import ActivationStore, processes
-    from saes.training.loop import train_many
+    from saes.training.loop import train_all
     from saes.training.sweep import expand
 
     group = processes.current()
     with group.telling_others():
         runs = expand(options, sweep or [])
         source = ActivationStore(store) if store is not None else _live(live, runs, options)
-        train_many(runs, source, progress=True)
+        train_all(runs, source, progress=True)
     for run in runs if group.leads else ():
         print(f"SAE in {run.out}; measure it with: interp eval {run.out} --data PATH")
 
