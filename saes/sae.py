@@ -129,6 +129,10 @@ class SAE(nn.Module):
         x = self.normalised(x)
         return x - self.b_dec if self.subtract_b_dec else x
 
+    def in_units_of_norms(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The centred input in the units in which ``decoder_norms`` are, for a selection that compares the two."""
+        return self.centred(x)
+
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Norm of each latent's decoder row."""
         return self.W_dec.norm(dim=-1)
@@ -155,7 +159,7 @@ class SAE(nn.Module):
         b_enc = self.b_enc if self.activation.uses_b_enc else None
         b_dec = self.b_dec if self.subtract_b_dec else None
         pre = pre_activations(self.normalised(x), self.W_enc, b_enc, b_dec)
-        return self.activation.select(self, pre, self.centred(x))
+        return self.activation.select(self, pre, self.in_units_of_norms(x))
 
     def written(self, latents: Latents, *, frozen: bool = False) -> Float[Tensor, "*batch d_written"]:
         """Sum of the active latents' decoder rows alone, in the decoder's dtype; ``frozen`` as in ``decode``."""

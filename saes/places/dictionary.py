@@ -76,7 +76,7 @@ class Dictionary(nn.Module):
         self._check(skip, subtract_b_dec, activation)
         self.parts: nn.ModuleList = nn.ModuleList(
             Part(
-                sum(self.read_widths[i] for i in places.reads),
+                tuple(self.read_widths[i] for i in places.reads),
                 d_sae,
                 activation,
                 written=tuple(self.written_widths[i] for i in places.writes),
@@ -220,8 +220,7 @@ class Dictionary(nn.Module):
         if self.layout.autoencodes and tuple(reads) != tuple(writes):
             raise ValueError(f"input and output share b_dec: scales {reads} and {writes} must be equal")
         for part, places in self.placed():
-            read = torch.cat([part.W_enc.new_full((self.read_widths[i],), reads[i]) for i in places.reads])
-            part.fold_place_scales(read, tuple(writes[i] for i in places.writes))
+            part.fold_place_scales(tuple(reads[i] for i in places.reads), tuple(writes[i] for i in places.writes))
         return self
 
     def columns(self, places: range) -> slice:

@@ -46,6 +46,7 @@ def save_dictionary(dictionary: Dictionary, path: str | Path) -> None:
         "budget": dictionary.budget,
         "skip": parts[0].skip,
         "subtract_b_dec": parts[0].subtract_b_dec,
+        "read_scales": [list(part.read_scales) for part in parts],
         "norm_scales": [list(part.norm_scales) for part in parts],
         "dtype": str(parts[0].W_enc.dtype).removeprefix("torch."),
         "provenance": dictionary.provenance,
@@ -126,15 +127,23 @@ def _described(config: Mapping[str, Any]) -> Dictionary:
         provenance=config["provenance"],
         dtype=_DTYPES[config["dtype"]],
     )
-    scales, parts = config["norm_scales"], [part for part, _ in dictionary.placed()]
-    if not isinstance(scales, list) or len(scales) != len(parts):
-        raise ValueError(f"norm_scales is {scales!r}; it must have a list of numbers for each of {len(parts)} parts")
-    for part, its in zip(parts, scales, strict=True):
-        numbers = _all_are(its, float) and all(0 < scale < math.inf for scale in its)
-        if not numbers or len(its) != len(part.written_widths):
-            raise ValueError(f"norm_scales holds {its!r}; it must be {len(part.written_widths)} numbers above 0")
-        part.norm_scales = tuple(its)
+    parts = [part for part, _ in dictionary.placed()]
+    of_reads = _checked_scales("read_scales", config, [len(part.read_widths) for part in parts])
+    of_norms = _checked_scales("norm_scales", config, [len(part.written_widths) for part in parts])
+    for part, its_reads, its_norms in zip(parts, of_reads, of_norms, strict=True):
+        part.read_scales, part.norm_scales = its_reads, its_norms
     return dictionary
+
+
+def _checked_scales(name: str, config: Mapping[str, Any], counts: list[int]) -> list[tuple[float, ...]]:
+    """One list of numbers a part."""
+    scales = config[name]
+    if not isinstance(scales, list) or len(scales) != len(counts):
+        raise ValueError(f"{name} is {scales!r}; it must have a list of numbers for each of {len(counts)} parts")
+    for its, count in zip(scales, counts, strict=True):
+        if not _all_are(its, float) or len(its) != count or not all(0 < scale < math.inf for scale in its):
+            raise ValueError(f"{name} holds {its!r}; it must be {count} numbers above 0")
+    return [tuple(its) for its in scales]
 
 
 def _all_are(values: Any, kind: type) -> bool:

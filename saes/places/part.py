@@ -4,7 +4,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saes.activations import Activation
@@ -18,30 +18,33 @@ class Part(SAE):
     (``b_dec``) and skip connection it has, then the later ones (``d_later`` columns), whose bias is another part's.
 
     Args:
+        read: Widths of the places read.
         written: Widths of the places written.
         n_own: How many of them are its own; the others come after these.
-        norm_scales: For each place written what ``decoder_norms`` multiplies its rows with: the scales of training, so
-            that places with large activations do not own the norm. Set by ``fold_place_scales``.
+
+    Two lists of scales remember what activations were multiplied with in training, after ``fold_place_scales``:
+    ``norm_scales`` of the places written, so that ``decoder_norms`` stay as they were and places with large activations
+    do not own them, and ``read_scales`` of the columns read, for selections that compare the input with those norms.
         norms_add_up: ``decoder_norms`` is the sum of the norms at single places (a crosscoder: Lindsey et al. 2024;
             Minder et al., arXiv 2504.02922), else the norm of the concatenation (a CLT: Ameisen et al. 2025).
     """
 
     def __init__(
         self,
-        d_in: int,
+        read: tuple[int, ...],
         d_sae: int,
         activation: Activation,
         *,
         written: tuple[int, ...],
         n_own: int,
         norms_add_up: bool,
-        norm_scales: tuple[float, ...] | None = None,
         **options: Any,
     ) -> None:
-        self.written_widths, self.norms_add_up = written, norms_add_up
-        self.norm_scales = (1.0,) * len(written) if norm_scales is None else norm_scales
+        self.read_widths, self.written_widths, self.norms_add_up = read, written, norms_add_up
+        self.norm_scales = (1.0,) * len(written)
+        self.read_scales = (1.0,) * len(read)
         self.d_later = sum(written[n_own:])
-        super().__init__(d_in, d_sae, activation, d_out=sum(written[:n_own]), **options)
+        super().__init__(sum(read), d_sae, activation, d_out=sum(written[:n_own]), **options)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return super()._shapes() | {"W_dec": (self.d_sae, self.d_out + self.d_later)}
@@ -58,6 +61,13 @@ class Part(SAE):
         at_places = zip(self.W_dec.split(self.written_widths, -1), self.norm_scales, strict=True)
         return torch.stack([rows.norm(dim=-1) * scale for rows, scale in at_places])
 
+    def in_units_of_norms(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The centred input times ``read_scales``, where these are not 1."""
+        centred = self.centred(x)
+        if set(self.read_scales) == {1.0}:
+            return centred
+        return centred * self._columns(self.read_widths, self.read_scales).to(centred)
+
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Of each latent's decoder row; see ``norms_add_up``."""
         if self.norms_add_up:
@@ -66,21 +76,22 @@ class Part(SAE):
         return super().decoder_norms() if set(self.norm_scales) == {1.0} else self.place_norms().norm(dim=0)
 
     @torch.no_grad()
-    def fold_place_scales(self, read: Float[Tensor, " d_in"], written: tuple[float, ...]) -> None:
-        """In place: what was trained on scaled activations becomes the same of raw ones.
-
-        Args:
-            read: What each column of the input was multiplied with.
-            written: What each place written was multiplied with.
-        """
-        columns = torch.cat([read.new_full((w,), s) for w, s in zip(self.written_widths, written, strict=True)])
+    def fold_place_scales(self, read: tuple[float, ...], written: tuple[float, ...]) -> None:
+        """In place: what was trained on activations multiplied by these scales, at every place read and written, takes
+        and gives raw ones."""
+        of_inputs, columns = self._columns(self.read_widths, read), self._columns(self.written_widths, written)
         own = columns[: self.d_out]
-        self.W_enc.mul_(read[:, None])
-        self.W_dec.div_(columns)
-        self.b_dec.div_(own)
+        for weights, factors in ((self.W_dec, columns), (self.b_dec, own)):
+            weights.div_(factors.to(weights))
+        self.W_enc.mul_(of_inputs[:, None].to(self.W_enc))
         if self.skip:
-            self.W_skip.mul_(read).div_(own[:, None])
+            self.W_skip.mul_((of_inputs / own[:, None]).to(self.W_skip))
         self.norm_scales = tuple(before * scale for before, scale in zip(self.norm_scales, written, strict=True))
+        self.read_scales = tuple(before * scale for before, scale in zip(self.read_scales, read, strict=True))
+
+    def _columns(self, widths: tuple[int, ...], scales: tuple[float, ...]) -> Float64[Tensor, " columns"]:
+        wide = self.W_enc.new_empty(0, dtype=torch.float64)
+        return torch.cat([wide.new_full((width,), scale) for width, scale in zip(widths, scales, strict=True)])
 
     def at_place(self, number: int) -> Float[Tensor, "d_sae _"]:
         """Decoder rows for one of the places that it writes, counted from its first."""

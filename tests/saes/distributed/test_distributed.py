@@ -15,9 +15,10 @@ import torch
 
 from interp import processes
 from interp.processes import Processes
-from saes import SAE, train
+from saes import train
 from saes.activations import ACTIVATIONS
-from saes.training import loop
+from saes.places import load_any
+from saes.training import loop, train_all
 from saes.training.checkpoints import TrainState, claim
 from tests.patience import PATIENCE
 from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, source
@@ -49,7 +50,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case on this process."""
     folder = tmp_path_factory.mktemp("alone")
     for name, (activation, changes) in CASES.items():
-        train(config(folder / name, activation, **changes), source())
+        train_all([config(folder / name, activation, **changes)], source())
     return folder
 
 
@@ -78,7 +79,7 @@ def interrupted(step: Callable[..., None]) -> Callable[..., None]:
 
 
 def assert_equal(one: Path, other: Path) -> None:
-    expected, found = SAE.load(one), SAE.load(other)
+    expected, found = load_any(one), load_any(other)
     assert expected.provenance == found.provenance
     for name, parameter in expected.named_parameters():
         torch.testing.assert_close(

@@ -169,8 +169,6 @@ def test_folding_scales_changes_no_output(kind: str, variant: Activation) -> Non
     scaled = [x * scale for x, scale in zip(xs, scales, strict=True)]
     latents = dictionary.encode(scaled)
     expected = [y / scale for y, scale in zip(dictionary.decode(latents, scaled), write_scales, strict=True)]
-    if variant.name == "afa":
-        return  # its selection compares decoder norms with the input's, so it depends on the units
     dictionary.fold_scales(scales, write_scales)
     for its, before in zip(dictionary.encode(xs), latents, strict=True):
         torch.testing.assert_close(its.to_dense(), before.to_dense(), rtol=1e-9, atol=1e-12)
