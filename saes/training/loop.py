@@ -461,7 +461,7 @@ def _statistics(
     """Of the first rows that training will see; SAEs that are trained together see the same."""
     key = (site, config.normalisation == "layer_norm")
     if key not in known:
-        rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), Site.parse(site)
+        rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), _place_in(store, site)
         for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
             rows.append(batch[place])
             if sum(map(len, rows)) >= wanted:
@@ -471,6 +471,11 @@ def _statistics(
         _check_finite(raw, data, site, config, store)
         known[key] = SiteStatistics.of(data, site=site)
     return known[key]
+
+
+def _place_in(store: Source, name: str) -> Any:
+    """What the source calls a place: its site, unless it has names of its own (several stores)."""
+    return store.place(name) if hasattr(store, "place") else Site.parse(name)
 
 
 def _check_finite(
@@ -524,7 +529,7 @@ def _batches(
 ) -> Iterator[dict[str, Float[Tensor, "n _"]]]:
     """The batches of steps ``done``, ``done`` + 1, …: epoch after epoch, each shuffled by its own seed."""
     per_epoch = math.ceil(len(store) / config.batch_size)
-    places = {name: Site.parse(name) for name in sites}
+    places = {name: _place_in(store, name) for name in sites}
     while done < config.steps:
         epoch, start = divmod(done, per_epoch)
         for batch in store.batches_of(list(places.values()), config.batch_size, config.data_seed + epoch, start):
