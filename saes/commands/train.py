@@ -114,7 +114,7 @@ def train(
 
 
 def _literal(value: Any) -> Any:
-    """A number, truth value or list as one: what is typed behind --options.NAME, or stands in the file, comes as text."""
+    """A number, truth value or list as one: what is typed behind --options.NAME, or is in the file, comes as text."""
     if not isinstance(value, str):
         return value
     try:

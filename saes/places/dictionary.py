@@ -183,19 +183,27 @@ class Dictionary(nn.Module):
                 before = sums[place]
                 sums[place] = piece if before is None else before + piece
         return tuple(
-            self._with_bias(place, total, xs, frozen=frozen) for place, total in enumerate(sums) if total is not None
+            self.with_bias(place, total, None if xs is None else xs[place], frozen=frozen)
+            for place, total in enumerate(sums)
+            if total is not None
         )
 
-    def _with_bias(
-        self, place: int, total: Tensor, xs: Sequence[Tensor] | None, *, frozen: bool
-    ) -> Float[Tensor, "*batch _"]:
+    def with_bias(
+        self,
+        place: int,
+        total: Float[Tensor, "*batch d"],
+        x: Float[Tensor, "*batch _"] | None,
+        *,
+        frozen: bool = False,
+    ) -> Float[Tensor, "*batch d"]:
+        """What the latents write at one place, plus its bias and the skip connection from ``x``, its layer's input."""
         part, places = next((part, places) for part, places in self.placed() if place in places.own)
         b_dec = part.b_dec.split([self.written_widths[i] for i in places.own])[places.own.index(place)]
         total = total + (b_dec.detach() if frozen else b_dec)
         if not part.skip:
             return total
-        assert xs is not None
-        return total + self.part_input(places, xs) @ (part.W_skip.detach() if frozen else part.W_skip).T
+        assert x is not None
+        return total + x @ (part.W_skip.detach() if frozen else part.W_skip).T
 
     def forward(self, xs: Sequence[Float[Tensor, "*batch _"]]) -> tuple[Float[Tensor, "*batch _"], ...]:
         """The reconstruction at every place written."""
