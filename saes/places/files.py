@@ -12,6 +12,8 @@ from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import sha256_of_file
 from saes.activations import activation_from_config, activation_to_config
+from saes.places.circuit_tracer import CONFIG as CIRCUIT_TRACER
+from saes.places.circuit_tracer import read_circuit_tracer
 from saes.places.dictionary import Dictionary
 from saes.places.layout import Layout
 from saes.sae import CONFIG, SAE
@@ -87,8 +89,12 @@ def load_dictionary(path: str | Path, *, device: str | torch.device = "cpu") -> 
 
 
 def load_any(path: str | Path, *, device: str | torch.device = "cpu") -> SAE | Dictionary:
-    """An SAE or a dictionary over places, whichever the folder holds."""
-    return load_dictionary(path, device=device) if holds_places(Path(path)) else SAE.load(path, device=device)
+    """An SAE or a dictionary over places, whichever the folder holds; of circuit-tracer's too."""
+    if holds_places(Path(path)):
+        return load_dictionary(path, device=device)
+    if (Path(path) / CIRCUIT_TRACER).is_file():
+        return read_circuit_tracer(path).to(device)
+    return SAE.load(path, device=device)
 
 
 def holds_places(folder: Path) -> bool:
