@@ -30,7 +30,10 @@ def marks(case: str, model: Any) -> dict[str, str]:
         edited = kind in in_bridge - family.unread and not kind.endswith("_scale")
         found[kind] = "e" if edited else "b" if kind in in_bridge else "c"
     anatomy = anatomy_of(model)
-    for name, method in (("edges", lambda: Wiring(anatomy)), ("relp", lambda: relevance(anatomy, rules="no_ah").__enter__())):
+    for name, method in (
+        ("edges", lambda: Wiring(anatomy)),
+        ("relp", lambda: relevance(anatomy, rules="no_ah").__enter__()),
+    ):
         try:
             method()
             found[name] = "yes"

@@ -2,6 +2,7 @@ from . import convert as convert
 from . import dark_matter as dark_matter
 from . import evaluation as evaluation
 from . import features as features
+from . import places as places
 from . import pursuit as pursuit
 from . import training as training
 from .activations import BatchTopK as BatchTopK
@@ -19,12 +20,15 @@ from .features.examples import count_latents as count_latents
 from .features.examples import top_examples as top_examples
 from .features.page import write_feature_page as write_feature_page
 from .latents import Latents as Latents
+from .places.dictionary import Dictionary as Dictionary
+from .places.layout import Layout as Layout
 from .pursuit import gradient_pursuit as gradient_pursuit
 from .sae import SAE as SAE
 from .training.config import TrainConfig as TrainConfig
 from .training.finetune_config import FinetuneConfig as FinetuneConfig
 from .training.finetuning import finetune as finetune
 from .training.loop import train as train
+from .training.loop import train_dictionary as train_dictionary
 from .training.loop import train_many as train_many
 
 __version__: str

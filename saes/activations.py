@@ -4,8 +4,9 @@ A variant says, as data, what the rest of the code must know (its extra weights,
 and has one function, ``select``. Everything else about an SAE is the same for all.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -122,11 +123,14 @@ class BatchTopK(_Common):
     """The k · rows largest positive pre-activations of a whole batch (Bussmann et al. 2024).
 
     Outside training a row must not depend on its neighbours: there a latent is kept above ``threshold``, a running
-    mean of the smallest value that training kept.
+    mean of the smallest value that training kept. With ``decoder_norms`` what competes, and what the threshold is
+    compared with, is each pre-activation times the norm of its decoder row (Minder et al., arXiv 2504.02922).
     """
 
     k: int
     """Number of latents that a row has active on average."""
+    decoder_norms: bool = field(default=False, kw_only=True)
+    """Whether latents compete by their pre-activation times the norm of their decoder row."""
     name: ClassVar[str] = "batchtopk"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType(
         {"threshold": Extra(per_latent=False, learned=False, float32=True)}
@@ -136,22 +140,36 @@ class BatchTopK(_Common):
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class; ``sae.training`` says which of the two."""
-        dense, group = pre.dense, sae.group
+        scores, group = self.scores(sae, pre), sae.group
         if sae.training:
-            rows = group.count(dense.numel()) // (sae.d_sae * group.latent_shards)
-            smallest = kth_largest(dense, self.k * rows, group)
+            rows = group.count(scores.numel()) // (sae.d_sae * group.latent_shards)
+            smallest = kth_largest(scores, self.k * rows, group)
             # Never zero: a latent with value 0 is not active.
-            slots = slots_above(dense, smallest.clamp_min(torch.finfo(dense.dtype).tiny))
+            slots = slots_above(scores, smallest.clamp_min(torch.finfo(scores.dtype).tiny))
         else:
-            slots = slots_where(dense > sae.threshold.clamp_min(0))
+            slots = slots_where(scores > sae.threshold.clamp_min(0))
         return Latents(slots.of(pre), slots.indices, sae.d_sae)
 
+    @torch.no_grad()
+    def scores(self, sae: "saes.sae.SAE", pre: PreActivations) -> Float[Tensor, "*batch d_sae"]:
+        """What competes, without gradient."""
+        return pre.dense * sae.decoder_norms() if self.decoder_norms else pre.dense
+
+    def smallest_kept(self, sae: "saes.sae.SAE", latents: Latents) -> Float[Tensor, ""]:
+        """Of the latents' scores, on all processes; infinity where there are none."""
+        active = latents.values > 0
+        kept = latents.values[active]
+        return sae.group.smallest(kept * sae.decoder_norms()[latents.indices[active]] if self.decoder_norms else kept)
+
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
-        """Move the threshold towards this batch's smallest kept value; the first batch sets it."""
-        smallest = sae.group.smallest(latents.values[latents.values > 0])
+        """Move the threshold towards this batch's smallest kept score; the first batch sets it."""
+        self.move_threshold(sae, self.smallest_kept(sae, latents))
+
+    def move_threshold(self, sae: "saes.sae.SAE", smallest: Float[Tensor, ""]) -> None:
+        """A step of the running mean; none where ``smallest`` is infinite."""
         if smallest.isfinite():
             rate = self.threshold_rate if sae.threshold > 0 else 1.0
-            sae.threshold.lerp_(smallest.float(), rate)
+            sae.threshold.lerp_(smallest.to(sae.threshold.dtype), rate)
 
 
 @dataclass(frozen=True)
@@ -180,6 +198,8 @@ class JumpReLU(_Common):
 
     bandwidth: float = 0.5
     """Width of the kernel, in the unit of pre-activations."""
+    tanh_scale: float = 4.0
+    """Factor inside the loss term ``tanh``, where that is asked for."""
     name: ClassVar[str] = "jumprelu"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
@@ -272,6 +292,11 @@ def activation_from_config(config: dict[str, Any]) -> Activation:
     bandwidth = options.get("bandwidth", 1.0)
     if not isinstance(bandwidth, float | int) or not bandwidth > 0:
         raise ValueError(f"bandwidth is {bandwidth!r}; it must be a number above 0")
+    scale = options.get("tanh_scale", 4.0)
+    if not isinstance(scale, float | int) or not 0 < scale < math.inf:
+        raise ValueError(f"tanh_scale is {scale!r}; it must be a number above 0")
+    if type(options.get("decoder_norms", False)) is not bool:
+        raise ValueError(f"decoder_norms is {options['decoder_norms']!r}; it must be true or false")
     if "shares" in options:
         options["shares"] = _checked_shares(options["shares"])
     return variant(**options)

@@ -60,6 +60,17 @@ class Slots:
         """The kept entries, and ``empty`` in empty slots; the gradient flows back to the kept entries alone."""
         return pre.at(self.indices).masked_fill(~self.taken, empty)
 
+    def only(
+        self, kept: Bool[Tensor, "*batch k_max"], values: Float[Tensor, "*batch k_max"]
+    ) -> "tuple[Slots, Float[Tensor, '*batch fewer']]":
+        """Fewer of them, side by side again, with what ``values`` has there and 0 in empty slots."""
+        mask, width = kept & self.taken, kept.shape[-1]
+        rows, slots = mask.reshape(-1, width).nonzero(as_tuple=True)
+        fewer = _packed(rows, self.indices.reshape(-1, width)[rows, slots], tuple(kept.shape))
+        packed = values.new_zeros(fewer.taken.shape)
+        packed[fewer.taken] = values[mask]
+        return fewer, packed
+
 
 GROUP = 32
 """Most entries of a row whose maximum is looked at first."""

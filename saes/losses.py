@@ -62,6 +62,25 @@ def l0(p: Pass) -> Float[Tensor, ""]:
     return _mean_sum(p, step(p.latents.pre, p.sae.threshold[p.latents.indices], p.sae.activation.bandwidth))
 
 
+def tanh(p: Pass) -> Float[Tensor, ""]:
+    """Mean over rows of sum_i tanh(c f_i ||W_dec_i||), over d_in: about the number of latents that are far above zero.
+
+    Ameisen et al. 2025 ("Circuit tracing"), whose norm is that of the decoder over all places written; c is JumpReLU's
+    ``tanh_scale``. It is published with a weight that rises over the whole run (``sparsity_warmup`` 1).
+    """
+    scale = p.sae.activation.tanh_scale  # type: ignore[attr-defined]
+    return _mean_sum(p, (scale * p.latents.values * p.sae.decoder_norms()[p.latents.indices]).tanh())
+
+
+def pre_act(p: Pass) -> Float[Tensor, ""]:
+    """Mean over rows of sum_i max(0, threshold_i - pre_i) ||W_dec_i||, over d_in: what brings silent latents back.
+
+    Ameisen et al. 2025. Over all latents, so it takes dense pre-activations, and their dense gradient.
+    """
+    below = (p.sae.threshold - p.sae.pre_activations(p.x)).relu()
+    return _mean_sum(p, below * p.sae.decoder_norms())
+
+
 def gate_l1(p: Pass) -> Float[Tensor, ""]:
     """Gated: L1 of the rectified gates, scaled by the decoder's norms, over d_in (arXiv 2404.16014, equation 8)."""
     assert p.latents.pre is not None
@@ -122,6 +141,8 @@ TERMS: Mapping[str, Callable[[Pass], Float[Tensor, ""]]] = MappingProxyType(
         "mse": mse,
         "l1": l1,
         "l0": l0,
+        "tanh": tanh,
+        "pre_act": pre_act,
         "gate_l1": gate_l1,
         "gate_mse": gate_mse,
         "afa": afa,
@@ -129,5 +150,5 @@ TERMS: Mapping[str, Callable[[Pass], Float[Tensor, ""]]] = MappingProxyType(
         "aux": aux,
     }
 )
-SPARSITY = ("l1", "l0", "gate_l1")
+SPARSITY = ("l1", "l0", "tanh", "gate_l1")
 """Terms that a sparsity warm-up raises from zero."""

@@ -112,7 +112,7 @@ class SAE(nn.Module):
         unit = functional.normalize(weights, dim=0)
         self.W_enc.copy_(unit if self.activation.unit_norm_encoder else weights)
         rows = unit.T if self.subtract_b_dec else torch.randn(self.d_sae, self.d_out, generator=generator)
-        self.W_dec.copy_(functional.normalize(rows, dim=-1))
+        self.W_dec[:, : self.d_out].copy_(functional.normalize(rows, dim=-1))
         self.b_enc.zero_()
         self.b_dec.copy_(mean if self.activation.starts_at_mean else torch.zeros_like(mean))
         return self
@@ -128,6 +128,10 @@ class SAE(nn.Module):
         """The input as the encoder sees it: normalised, and minus b_dec, except in a transcoder."""
         x = self.normalised(x)
         return x - self.b_dec if self.subtract_b_dec else x
+
+    def in_units_of_norms(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The centred input in the units in which ``decoder_norms`` are, for a selection that compares the two."""
+        return self.centred(x)
 
     def decoder_norms(self) -> Float[Tensor, " d_sae"]:
         """Norm of each latent's decoder row."""
@@ -158,7 +162,14 @@ class SAE(nn.Module):
         b_enc = self.b_enc if self.activation.uses_b_enc else None
         b_dec = self.b_dec if self.subtract_b_dec else None
         pre = pre_activations(self.normalised(x), self.W_enc, b_enc, b_dec)
-        return self.activation.select(self, pre, self.centred(x))
+        return self.activation.select(self, pre, self.in_units_of_norms(x))
+
+    def written(self, latents: Latents, *, frozen: bool = False) -> Float[Tensor, "*batch d_written"]:
+        """Sum of the active latents' decoder rows alone, in the decoder's dtype; ``frozen`` as in ``decode``."""
+        W_dec = self.W_dec.detach() if frozen else self.W_dec
+        dense = latents.values.shape[-1] > GATHER_UP_TO * self.d_sae
+        rows = latents.to_dense() @ W_dec if dense else decode(latents.values, latents.indices, W_dec)
+        return self.group.over_latents(rows)
 
     def decode(
         self, latents: Latents, x: Float[Tensor, "*batch d_in"] | None = None, *, frozen: bool = False
@@ -172,10 +183,7 @@ class SAE(nn.Module):
                 f"decode takes sparse Latents, as encode returns them, not a {type(latents).__name__}; of a dense"
                 " [..., d_sae] tensor make them with saes.Latents.from_dense(tensor)"
             )
-        W_dec, b_dec = (self.W_dec.detach(), self.b_dec.detach()) if frozen else (self.W_dec, self.b_dec)
-        dense = latents.values.shape[-1] > GATHER_UP_TO * self.d_sae
-        rows = latents.to_dense() @ W_dec if dense else decode(latents.values, latents.indices, W_dec)
-        x_hat = self.group.over_latents(rows) + b_dec
+        x_hat = self.written(latents, frozen=frozen) + (self.b_dec.detach() if frozen else self.b_dec)
         if not self.skip and not self.layer_norm:
             return x_hat
         if x is None:
@@ -213,6 +221,8 @@ class SAE(nn.Module):
         self.W_enc.mul_(scale)
         self.W_dec.div_(target_scale)
         self.b_dec.div_(target_scale)
+        if getattr(self.activation, "decoder_norms", False):  # what is compared with the threshold shrinks with W_dec
+            self.threshold.div_(target_scale)
         if self.skip:
             self.W_skip.mul_(scale / target_scale)
         return self
@@ -257,6 +267,8 @@ class SAE(nn.Module):
             return cls.from_record(read(folder)).to(device)
         with reading(f"cannot load an SAE from {folder}", ""):
             config = read_json(folder / CONFIG)
+            if config["format"] == "deepfield-places-1":
+                raise ValueError("it holds a dictionary over several places; read it with saes.places.load_dictionary")
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, this version reads {FORMAT!r}")
             config.setdefault("layer_norm", False)  # which the first files do not have
@@ -283,7 +295,7 @@ class SAE(nn.Module):
                 raise ValueError(
                     f"{CONFIG} was altered: its checksum differs. If the change was yours, remove its {SEAL}"
                 )
-            sae._read_weights(folder / WEIGHTS)
+            sae.read_weights(folder / WEIGHTS)
             if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
         return sae.to(device)
@@ -342,7 +354,8 @@ class SAE(nn.Module):
         )
 
     @torch.no_grad()
-    def _read_weights(self, path: Path) -> None:
+    def read_weights(self, path: Path) -> None:
+        """Fill an SAE without memory from a safetensors file; every name, shape and dtype is compared first."""
         shapes = self._shapes()
         with safe_open(path, framework="pt") as file:
             if set(file.keys()) != set(shapes):

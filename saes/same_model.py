@@ -15,10 +15,15 @@ def said_model(sae: SAE) -> str | None:
     Ours have a ``source``; of other tools' the configuration is kept, where SAELens says ``model_name`` (in its
     metadata since version 6) and dictionary_learning ``lm_name``.
     """
-    config = _part(_part(sae.provenance, "imported"), "config")
+    return said_model_of(sae.provenance)
+
+
+def said_model_of(provenance: dict[str, Any]) -> str | None:
+    """``said_model`` of whatever has such a provenance."""
+    config = _part(_part(provenance, "imported"), "config")
     metadata = _part(config, "metadata")
     said = (
-        _part(sae.provenance, "source").get("model"),
+        _part(provenance, "source").get("model"),
         _part(_part(metadata, "deepfield"), "source").get("model"),
         metadata.get("model_name"),
         config.get("model_name"),

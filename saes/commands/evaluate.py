@@ -1,4 +1,4 @@
-"""``interp eval``: the figures of one sparse autoencoder."""
+"""``interp eval``: the figures of one sparse autoencoder or dictionary over several places."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +29,7 @@ def evaluate(
     Parameters
     ----------
     sae
-        Folder of the SAE.
+        Folder of an SAE or of a dictionary over several places.
     data
         Text that it was not trained on: a file or folder, as for `interp cache`.
     tokens
@@ -45,18 +45,28 @@ def evaluate(
 
     from interp.files.writing import write_json
     from saes.commands.inputs import open_inputs
-    from saes.evaluation.page import build_page
+    from saes.evaluation import page, places_page, table
+    from saes.evaluation.places_report import evaluate_places
     from saes.evaluation.report import evaluate as measure
-    from saes.evaluation.table import tables
+    from saes.sae import SAE
 
-    with open_inputs(sae, data=data, tokens=tokens, options=text) as inputs:
-        report = measure(inputs.sae, inputs.model, inputs.rows, max_tokens=tokens, first_position=first_position)
+    with open_inputs(sae, data=data, tokens=tokens, options=text, places=True) as inputs:
+        loaded, model, rows = inputs.loaded, inputs.model, inputs.rows
+        name = f"{loaded.activation.name} {'SAE' if isinstance(loaded, SAE) else loaded.layout.kind}"
+        about = {"title": f"{name} on {inputs.model_name}", "data": str(data)}
+        if isinstance(loaded, SAE):
+            report = measure(loaded, model, rows, max_tokens=tokens, first_position=first_position)
+            shown, tables = page.build_page(report, **about), table.tables(report, title=str(sae))
+            figures = report.to_json()
+        else:
+            found = evaluate_places(loaded, model, rows, max_tokens=tokens, first_position=first_position)
+            shown, tables = places_page.build_page(found, **about), places_page.tables(found, title=str(sae))
+            figures = found.to_json()
     if out is not None:
-        write_json(out, report.to_json())
+        write_json(out, figures)
     if html is not None:
-        page = build_page(report, title=f"{inputs.sae.activation.name} SAE on {inputs.model_name}", data=str(data))
-        page.write(html)
-    for table in tables(report, title=str(sae)):
-        Console().print(table)
+        shown.write(html)
+    for one in tables:
+        Console().print(one)
     if html is not None:
         print(f"The page is {html}: open it in a browser.")

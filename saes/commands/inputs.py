@@ -11,29 +11,41 @@ from interp.models.loading import load_model
 from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
 from saes.commands.options import TextOptions
+from saes.places.dictionary import Dictionary
+from saes.places.files import load_any
 from saes.sae import SAE
-from saes.same_model import said_model
+from saes.same_model import said_model_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a measurement takes."""
 
-    sae: SAE
+    loaded: SAE | Dictionary
     model: Model
     model_name: str
     rows: TokenRows
 
+    @property
+    def sae(self) -> SAE:
+        """What was loaded, where it is an SAE."""
+        assert isinstance(self.loaded, SAE)
+        return self.loaded
+
 
 @contextmanager
-def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions()) -> Iterator[Inputs]:
+def open_inputs(
+    folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), places: bool = False
+) -> Iterator[Inputs]:
     """Load the SAE in ``folder`` and its model on one device, and tokenise ``data`` into a temporary folder.
+
+    ``places``: take a dictionary over several places too, in the SAE's stead.
 
     Raises ValueError where neither the options nor the SAE's provenance say which model it is.
     """
-    sae = SAE.load(folder)
+    sae = load_any(folder) if places else SAE.load(folder)
     source = sae.provenance.get("source", {})
-    name, revision = options.model or said_model(sae), options.revision
+    name, revision = options.model or said_model_of(sae.provenance), options.revision
     if name is None:
         raise ValueError(f"{folder} does not say which model it belongs to; pass --model")
     if revision is None and name == source.get("model"):
@@ -50,4 +62,4 @@ def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions =
             bos=options.bos or source.get("bos") or "model",
         )
         device = next(language_model.parameters()).device
-        yield Inputs(sae=sae.to(device), model=language_model, model_name=name, rows=rows)
+        yield Inputs(loaded=sae.to(device), model=language_model, model_name=name, rows=rows)

@@ -17,15 +17,16 @@ def convert(
     source: Path,
     /,
     *,
-    to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning"],
+    to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning", "circuit_tracer"],
     out: OutFolder,
 ) -> None:
-    """Read an SAE of any known format and write it for another tool.
+    """Read an SAE, or a dictionary over several places, of any known format and write it for another tool.
 
     Parameters
     ----------
     source
-        Folder (or file) of an SAE: deepfield's, SAELens's, sparsify's, dictionary_learning's, Gemma Scope's, OpenAI's.
+        Folder (or file) of an SAE: deepfield's, SAELens's, sparsify's, dictionary_learning's, Gemma Scope's, OpenAI's;
+        or of a dictionary over several places: deepfield's, circuit-tracer's.
     to
         Whose format to write.
     out
@@ -35,9 +36,19 @@ def convert(
         raise ValueError(f"{out} is not empty; choose a new folder")
 
     from saes.convert import write
+    from saes.places import load_any, save_dictionary
+    from saes.places.circuit_tracer import write_circuit_tracer
     from saes.sae import SAE
 
-    sae = SAE.load(source)
+    sae = load_any(source)
+    if not isinstance(sae, SAE):
+        if to not in ("deepfield", "circuit_tracer"):
+            raise ValueError(f"{source} holds a {sae.layout.kind}, which {to} cannot hold: deepfield or circuit_tracer")
+        (save_dictionary if to == "deepfield" else write_circuit_tracer)(sae, out)
+        print(f"{sae.activation.name} {sae.layout.kind} over {len(sae.layout.reads)} places, written for {to} in {out}")
+        return
+    if to == "circuit_tracer":
+        raise ValueError(f"{source} holds an SAE of one site; circuit-tracer holds sets over all layers, and CLTs")
     if to == "deepfield":
         sae.save(out)
     else:

@@ -1,7 +1,8 @@
 """``interp train``: sparse autoencoders from an activation store, or live from a model."""
 
+import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,17 +64,21 @@ class Live:
 def train(
     *,
     options: Annotated[TrainConfig, Parameter(name="*")],
-    store: Path | None = None,
+    store: Annotated[list[Path] | None, Parameter(negative="")] = None,
     live: Annotated[Live, Parameter(name="*")] = Live(),
     sweep: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     config: Path | None = None,
 ) -> None:
     """Train, or continue, from --store, or live from --model and --data.
 
+    An SAE or transcoder has a --site (and --target-site). A --kind of dictionary over several places has --reads, and
+    --writes unless it is a crosscoder: names or patterns of the store's sites.
+
     Parameters
     ----------
     store
-        Folder that `interp cache` wrote.
+        Folder that `interp cache` wrote. Given twice, with two models (or checkpoints) on the same text, places are
+        0:SITE and 1:SITE, for a --kind crosscoder.
     sweep
         Several SAEs in one pass over the data, each in a folder below --out: k=16,32 seed=0,1 are four.
     config
@@ -83,16 +88,39 @@ def train(
         raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
 
     from interp import ActivationStore, processes
-    from saes.training.loop import train_many
+    from saes.places.stores import SameRows
+    from saes.training.loop import train_all
+    from saes.training.plan import plan, with_places
     from saes.training.sweep import expand
 
     group = processes.current()
     with group.telling_others():
-        runs = expand(options, sweep or [])
-        source = ActivationStore(store) if store is not None else _live(live, runs, options)
-        train_many(runs, source, progress=True)
+        values = {name: _literal(value) for name, value in options.options.items()}
+        runs = expand(replace(options, options=values), sweep or [])
+        source: Any
+        if store is None:
+            source = _live(live, runs, options)
+        else:
+            stores = [ActivationStore(folder) for folder in store]
+            source = SameRows(stores) if len(stores) > 1 else stores[0]
+        runs = [with_places(run, source) for run in runs]
+        for run in runs if group.leads else ():
+            if run.kind is not None:
+                print(*plan(run, source).lines(), sep="\n")
+        train_all(runs, source, progress=True)
     for run in runs if group.leads else ():
-        print(f"SAE in {run.out}; measure it with: interp eval {run.out} --data PATH")
+        name = "SAE" if run.kind is None else run.kind
+        print(f"{name} in {run.out}; measure it with: interp eval {run.out} --data PATH")
+
+
+def _literal(value: Any) -> Any:
+    """A number, truth value or list as one: what is typed behind --options.NAME, or is in the file, comes as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value.lower() if value in ("True", "False") else value)
+    except ValueError:
+        return value
 
 
 def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveActivations":
@@ -112,6 +140,7 @@ def _live(live: Live, runs: list[TrainConfig], options: TrainConfig) -> "LiveAct
         rows_for(model, live.data, folder, tokens=options.tokens, context=live.context, **how)
     group.wait_for_all()
     rows = open_token_rows(folder)
-    sites = {site for run in runs for site in (run.site, run.target_site) if site is not None}
+    named = {site for run in runs for site in (run.site, run.target_site, *run.reads, *run.writes)}
+    sites = {site for site in named if site is not None}
     masks = Masks(drop_special=live.drop_special, drop_first=live.drop_first)
     return LiveActivations(model, rows, sites, buffer_tokens=live.buffer_tokens, masks=masks)

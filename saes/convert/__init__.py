@@ -57,4 +57,7 @@ def write(sae: Recordable, to: str, out: str | Path) -> None:
     writable = {name: form.write for name, form in FORMATS.items() if form.write is not None}
     if to not in writable:
         raise ValueError(f"cannot write for {to!r}; there are {', '.join(writable)}")
-    writable[to](sae.record(), Path(out))
+    record = sae.record()
+    if getattr(record.activation, "decoder_norms", False):
+        raise ValueError(f"{to} selects latents by their values alone; this SAE by values times decoder norms")
+    writable[to](record, Path(out))

@@ -17,13 +17,14 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distr
 
 from saes.distributed.group import Group
 
-LATENT_DIMENSION = {"W_enc": 1, "b_dec": None, "W_skip": None}
+LATENT_DIMENSION = {"W_enc": 1, "b_dec": None, "W_skip": None, "silent": -1}
 """Which dimension of a weight counts latents; 0 for those not named here, None where none does."""
 
 
 def latent_dimension(name: str, tensor: Tensor) -> int | None:
     """The dimension of the weight ``name``, of its gradient or its moments, that counts latents."""
-    return LATENT_DIMENSION.get(name, 0) if tensor.ndim else None
+    dimension = LATENT_DIMENSION.get(name.rpartition(".")[2], 0) if tensor.ndim else None  # "parts.0.W_enc" too
+    return None if dimension is None else dimension % tensor.ndim
 
 
 @dataclass(frozen=True, kw_only=True)

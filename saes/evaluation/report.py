@@ -85,7 +85,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; a standard error that is not known becomes None."""
-        return _plain(asdict(self))
+        return plain(asdict(self))
 
 
 @torch.no_grad()
@@ -163,9 +163,10 @@ def _report(sae: SAE, site: Site, found: Measured) -> Report:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """For JSON: numbers that are not finite become None."""
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,7 +49,7 @@ class PreActivations:
 
     def at(self, indices: Int[Tensor, "*batch k_max"]) -> Float[Tensor, "*batch k_max"]:
         """Those at ``indices``."""
-        return self._differentiable(self.dense.gather(-1, indices), indices)
+        return self.differentiable(self.dense.gather(-1, indices), indices)
 
     def top(self, k: int) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
         """The ``k`` largest of each row, in any order, and their indices."""
@@ -61,7 +61,7 @@ class PreActivations:
             x, table, bias = self._operands(self._x.reshape(-1, self._x.shape[-1]))
             values, indices = backend_for(table).top(x, table, bias, k)
         indices = indices.reshape(shape)
-        return self._differentiable(values.reshape(shape), indices), indices
+        return self.differentiable(values.reshape(shape), indices), indices
 
     def _operands(self, x: Float[Tensor, "*n d_in"]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Centred inputs, W_enc transposed and b_enc, in the dtype that products are asked for in."""
@@ -72,7 +72,10 @@ class PreActivations:
         dtype = torch.get_autocast_dtype(x.device.type)
         return x.to(dtype), table.to(dtype), None if bias is None else bias.to(dtype)
 
-    def _differentiable(self, values: Tensor, indices: Tensor) -> Tensor:
+    def differentiable(
+        self, values: Float[Tensor, "*batch k_max"], indices: Int[Tensor, "*batch k_max"]
+    ) -> Float[Tensor, "*batch k_max"]:
+        """``values``, which must be the entries at ``indices``, with their gradient."""
         if self._x is None:
             return values
         k = indices.shape[-1]

@@ -4,7 +4,7 @@ Row by row it is what three passes over all weights would give: scale the gradie
 unit norm again. The moments stay in the optimizer, where checkpoints look for them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,15 +36,15 @@ def make_moments(optimizer: torch.optim.Adam) -> None:
 
 
 @torch.no_grad()
-def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_rows: Tensor | None = None) -> None:
+def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_rows: Sequence[Tensor] = ()) -> None:
     """One step of ``optimizer``, whose moments are made, on ``scale`` times the gradients, which it overwrites; then
-    the rows of the parameter ``unit_rows`` get norm 1."""
+    the rows of the parameters ``unit_rows`` get norm 1."""
     clipped = bool(scale < 1)
     for group in optimizer.param_groups:
         for weights in group["params"]:
             if weights.grad is None:
                 continue
-            state = optimizer.state[weights]
+            state, unit = optimizer.state[weights], any(weights is rows for rows in unit_rows)
             for w, gradient, mean, square in _chunks(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"]):
                 if clipped:
                     gradient.mul_(scale)
@@ -64,7 +64,7 @@ def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_row
                     eps=group["eps"],
                     maximize=group["maximize"],
                 )
-                if weights is unit_rows:
+                if unit:
                     w.div_(w.norm(dim=-1, keepdim=True))
             state["step"] += 1
 

@@ -21,6 +21,7 @@ from interp.files.folder_lock import alone_in
 from interp.files.outside import read_json
 from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import atomic_path, sync_file, sync_folder, told_if_full, write_json
+from saes.places.dictionary import Dictionary
 from saes.sae import CONFIG, SAE
 
 logger = logging.getLogger(__name__)
@@ -34,19 +35,30 @@ _CHECKPOINTS = "checkpoints"
 class TrainState:
     """Everything that a checkpoint holds."""
 
-    sae: SAE
+    sae: SAE | Dictionary
     optimizer: torch.optim.Adam
-    scale: float
-    """Inputs are multiplied by it."""
-    target_scale: float
-    """So are a transcoder's targets; elsewhere equal to ``scale``."""
-    silent: Int[Tensor, " d_sae"]
-    """Steps since each latent was last active."""
+    scales: tuple[float, ...]
+    """What the activations at every place that is read are multiplied with."""
+    target_scales: tuple[float, ...]
+    """So are those at every place written; of an SAE equal to ``scales``."""
+    silent: Int[Tensor, "*parts d_sae"]
+    """Steps since each latent was last active; of a dictionary over places a row a part."""
     step: int = 0
     """Steps done."""
     finished: bool = False
     """The SAE is written, and nothing is left to do."""
     metrics: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> SAE:
+        """The SAE, where it is one."""
+        assert isinstance(self.sae, SAE)
+        return self.sae
+
+    @property
+    def scale(self) -> float:
+        """Of an SAE's only input."""
+        return self.scales[0]
 
 
 @contextmanager
@@ -91,7 +103,7 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
             tensors[key] = whole
     if not group.leads:
         return
-    header = {"step": state.step, "scale": state.scale, "target_scale": state.target_scale}
+    header = {"step": state.step, "scale": _plain(state.scales), "target_scale": _plain(state.target_scales)}
     sync_log(folder)
     path = folder / _CHECKPOINTS / f"step{state.step:09d}.safetensors"
     write_sealed(path, tensors, {"state": json.dumps(header)})
@@ -143,12 +155,21 @@ def _restore(state: TrainState, path: Path) -> None:
         raise ValueError(f"{path} does not hold the weights and moments of this run")
     try:
         header = json.loads(metadata["state"])
-        step, scale, target_scale = int(header["step"]), float(header["scale"]), float(header["target_scale"])
+        step, scales, target_scales = int(header["step"]), _scales(header["scale"]), _scales(header["target_scale"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say which step it is of") from error
     for key, part in wanted.items():
         part.copy_(tensors[key])
-    state.step, state.scale, state.target_scale = step, scale, target_scale
+    state.step, state.scales, state.target_scales = step, scales, target_scales
+
+
+def _plain(scales: tuple[float, ...]) -> float | list[float]:
+    """As it is written: a number where there is one, as in the files before there were several places."""
+    return scales[0] if len(scales) == 1 else list(scales)
+
+
+def _scales(written: Any) -> tuple[float, ...]:
+    return tuple(map(float, written)) if isinstance(written, list) else (float(written),)
 
 
 def sync_log(folder: Path) -> None:

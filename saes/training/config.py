@@ -13,16 +13,26 @@ from interp.counts import Count
 
 if TYPE_CHECKING:
     from saes.activations import Activation
+    from saes.places.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One SAE and how it is trained."""
+    """One SAE, or one dictionary over several places, and how it is trained."""
 
-    site: str
+    site: str | None = None
     """Where in the model, for example blocks.2.hook_resid_post."""
     out: Path
     """Run folder; at the end it holds the SAE."""
+    kind: Literal["transcoders", "clt", "crosscoder"] | None = None
+    """A dictionary over several places, in place of --site. transcoders: one a layer; clt: cross-layer, whose latents
+    write to all later layers too; crosscoder: latents that all places share."""
+    reads: tuple[str, ...] = ()
+    """Places that a --kind reads, for example blocks.*.mlp.hook_in: names or patterns of sites in the store."""
+    writes: tuple[str, ...] = ()
+    """Places that transcoders and clt write, one for each that is read, for example blocks.*.hook_mlp_out."""
+    budget: Literal["part", "all"] = "part"
+    """batchtopk of transcoders and clt: part, every layer has its own k; all, layers share k times their number."""
     target_site: str | None = None
     """A transcoder's output, for example blocks.2.hook_mlp_out for the site blocks.2.hook_mlp_in."""
     skip: bool = False
@@ -56,9 +66,11 @@ class TrainConfig:
     decoder: Literal["unit_norm", "tied", "free"] = "unit_norm"
     """unit_norm: rows of W_dec keep norm 1, and the gradient that would only change it is removed; tied: W_enc is its
     transpose, too."""
-    normalise: Literal["mean_norm", "layer_norm", "none"] = "mean_norm"
-    """mean_norm: train on inputs scaled to a mean norm of sqrt(d_in); folded into the weights at the end. layer_norm:
-    on each activation minus its mean, over its standard deviation, which the SAE then does itself."""
+    normalise: Literal["mean_norm", "variance", "layer_norm", "none"] | None = None
+    """mean_norm: train on inputs scaled to a mean norm of sqrt(d_in); folded into the weights at the end. variance: to
+    a mean square of 1 about their mean, so that no place of several owns the loss. layer_norm: on each activation minus
+    its mean, over its standard deviation, which the SAE then does itself. By default mean_norm, for a --kind
+    variance."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: matrix products under autocast; weights and moments stay float32."""
     latent_shards: int = 1
@@ -77,6 +89,31 @@ class TrainConfig:
     """Device such as cuda:1 or cpu; by default a GPU where there is one."""
     log_to: tuple[str, ...] = ()
     """tensorboard, wandb, trackio: where the figures of log.jsonl go too; what fails there never stops the run."""
+
+    @property
+    def layout(self) -> "Layout | None":
+        """Places of a dictionary over several; None of an SAE or transcoder.
+
+        Raises ValueError for places that do not fit together.
+        """
+        if self.kind is None:
+            return None
+        from saes.places.layout import Layout
+
+        return Layout(self.kind, tuple(self.reads), tuple(self.writes or self.reads))
+
+    @property
+    def places(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the places read, and of those written."""
+        if (layout := self.layout) is not None:
+            return layout.reads, layout.writes
+        assert self.site is not None
+        return (self.site,), (self.target_site or self.site,)
+
+    @property
+    def normalisation(self) -> str:
+        """See ``normalise``."""
+        return self.normalise or ("mean_norm" if self.kind is None else "variance")
 
     @property
     def steps(self) -> int:
@@ -109,6 +146,10 @@ class TrainConfig:
         others = ("out", "log_to", "latent_shards", "device")
         own = {name: value for name, value in asdict(self).items() if name not in others}
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
+        plain["normalise"] = self.normalisation
+        plain |= {"reads": list(self.reads), "writes": list(self.writes)}
+        if self.kind is None:  # as runs were described before there were kinds
+            plain = {name: v for name, v in plain.items() if name not in ("kind", "reads", "writes", "budget")}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
 
 
@@ -141,13 +182,37 @@ def check(config: TrainConfig) -> None:
         )
     if unknown := sorted(set(config.loss_weights) - set(TERMS)):
         raise ValueError(f"there is no loss term {', '.join(unknown)}; there are {', '.join(TERMS)}")
-    own = {"gate_l1": "gated", "gate_mse": "gated", "l0": "jumprelu"}
+    own = {"gate_l1": "gated", "gate_mse": "gated", "l0": "jumprelu", "tanh": "jumprelu", "pre_act": "jumprelu"}
     for term, activation in own.items():
         if config.loss_weights.get(term) and config.activation != activation:
             raise ValueError(f"the loss term {term} is for {activation}, not for {config.activation}")
+    _check_places(config)
     if config.decoder == "tied" and config.target_site is not None:
         raise ValueError("decoder='tied' is for SAEs: a transcoder's encoder and decoder belong to different sites")
     if config.normalise == "layer_norm" and config.target_site is not None:
         raise ValueError("normalise='layer_norm' is for SAEs: a transcoder's output has another mean and deviation")
-    if config.skip and config.target_site is None:
+    if config.skip and config.kind in (None, "crosscoder") and config.target_site is None:
         raise ValueError("skip is for transcoders: pass target_site too")
+
+
+def _check_places(config: TrainConfig) -> None:
+    if config.kind is None:
+        if config.site is None:
+            raise ValueError("no site: name one (site='blocks.2.hook_resid_post'), or a kind and the places it reads")
+        if config.reads or config.writes:
+            raise ValueError("reads and writes are for a kind (transcoders, clt, crosscoder); an SAE has a site")
+        if config.budget != "part":
+            raise ValueError("budget is for a kind of several parts: an SAE has one k")
+        return
+    if config.site is not None or config.target_site is not None:
+        raise ValueError(f"a {config.kind} has reads and writes; leave site and target_site out")
+    layout = config.layout
+    assert layout is not None
+    if config.decoder == "tied":
+        raise ValueError(f"decoder='tied' is for SAEs of one site, not for a {config.kind}: unit_norm or free")
+    if config.normalise == "layer_norm":
+        raise ValueError(f"normalise='layer_norm' is for SAEs of one site, not for a {config.kind}: variance")
+    if config.init_from is not None:
+        raise ValueError(f"init_from is for SAEs of one site, not for a {config.kind}; leave it out")
+    if config.budget == "all" and config.activation not in ("batchtopk", "matryoshka"):
+        raise ValueError(f"budget='all' is for batchtopk and matryoshka; {config.activation} has no budget to share")

@@ -64,10 +64,10 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
         state = _initial_state(sae, model, rows, site, config)
         resume(state, config.out)
         _loop(state, model, rows, site, config, progress=progress)
-        state.sae.eval().fold_scales(state.scale)
+        state.alone.eval().fold_scales(state.scale)
         sync_log(config.out)
-        state.sae.save(config.out)
-    return state.sae
+        state.alone.save(config.out)
+    return state.alone
 
 
 def _loop(
@@ -125,7 +125,7 @@ def _initial_state(sae: SAE, model: Model, rows: TokenRows, site: Site, config: 
         scale = math.sqrt(sae.d_in) / float(x.norm(dim=-1).median())
     own = copy.deepcopy(sae).to(x.device)
     own.provenance = sae.provenance | {"finetune": config.to_json()}
-    return fresh_state(own.fold_scales(1 / scale), scale, scale, decoder=config.decoder)
+    return fresh_state(own.fold_scales(1 / scale), (scale,), (scale,), decoder=config.decoder)
 
 
 def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
@@ -135,14 +135,14 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
     with torch.no_grad():
         clean = model(ids) if config.loss == "kl" else None
         x = capture(model, ids, [site], attention_mask=documents >= 0)[site].float()
-    forward = losses.run(state.sae, x[where] * state.scale, x[where] * state.scale, state.silent < 0)
+    forward = losses.run(state.alone, x[where] * state.scale, x[where] * state.scale, state.silent < 0)
     replacement = x.index_put((where,), forward.x_hat / state.scale)
     logits = spliced_logits(model, ids, site, replacement, where=where)
     values = metrics.cross_entropy(logits, ids) if clean is None else metrics.kl(clean, logits)[:, :-1]
     variance = (forward.target - forward.target.mean(0)).square().mean()
     fvu = losses.mse(forward) / variance
     terms = {config.loss: values[predicting].mean(), "fvu": fvu * config.reconstruction}
-    for name, weight in state.sae.activation.loss_weights.items():
+    for name, weight in state.alone.activation.loss_weights.items():
         if name != "aux":  # no latent dies in a short phase with a small learning rate
             terms[name] = weight * TERMS[name](forward)
     loss = torch.stack(list(terms.values())).sum()
@@ -158,7 +158,7 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
         raise stopped("the loss is not finite")
     set_learning_rate(state, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
     decoder, clip = config.decoder, config.clip
-    gradient = update(state, loss, forward.latents, decoder=decoder, clip=clip, stopped=stopped)
+    gradient = update(state, loss, (forward.latents,), decoder=decoder, clip=clip, stopped=stopped)
     state.metrics = {
         "loss": loss.item(),
         **{name: term.item() for name, term in terms.items()},

@@ -27,6 +27,10 @@ from saes.distributed.launch import Group, arrange, one_for_all
 from saes.latents import Latents
 from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
+from saes.places import losses as places_losses
+from saes.places.dictionary import Dictionary, parts_of
+from saes.places.files import load_any, save_dictionary
+from saes.places.losses import Forward
 from saes.sae import SAE
 from saes.same_model import check_same_model, said_model
 from saes.training.adam import adam_step, make_moments, remove_parallel
@@ -63,7 +67,9 @@ class Source(Protocol):
 
 
 def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
-    """Train, or continue the run in ``config.out``, or return its finished SAE.
+    """Train an SAE, or continue the run in ``config.out``, or return its finished SAE.
+
+    A dictionary over several places is trained by ``train_dictionary``.
 
     Raises ValueError for impossible settings and for a folder that holds another run; FloatingPointError where a loss
     stops being finite (the last good checkpoint stays).
@@ -71,8 +77,15 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
     return train_many([config], store, progress=progress)[0]
 
 
-@one_for_all()
-@torch.enable_grad()
+def train_dictionary(config: TrainConfig, store: Source, *, progress: bool = False) -> Dictionary:
+    """``train`` of a transcoder set, cross-layer transcoder or crosscoder (``config.kind``)."""
+    if config.kind is None:
+        raise ValueError("this config has no kind: train an SAE or transcoder of one site with saes.train")
+    (trained,) = train_all([config], store, progress=progress)
+    assert isinstance(trained, Dictionary)
+    return trained
+
+
 def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE]:
     """Train several SAEs in one pass over the data: other sites, variants, sizes, seeds.
 
@@ -80,6 +93,15 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
     size and number of tokens, or share a folder.
     """
+    if kinds := sorted({config.kind for config in configs if config.kind is not None}):
+        raise ValueError(f"{', '.join(kinds)} among the configs: train those with saes.training.train_all")
+    return [sae for sae in train_all(configs, store, progress=progress) if isinstance(sae, SAE)]
+
+
+@one_for_all()
+@torch.enable_grad()
+def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE | Dictionary]:
+    """``train_many`` of SAEs and of dictionaries over several places."""
     refuse_inference_mode("training an SAE")
     _check_together(configs, store)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
@@ -103,26 +125,41 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
         for state in states:
             collect(state.sae)
         for state, config in unfinished:
-            state.sae.fold_scales(state.scale, state.target_scale)
-            state.sae.layer_norm = config.normalise == "layer_norm"
+            _fold(state, config)
             if leads:
                 sync_log(config.out)
-                state.sae.eval().save(config.out)
+                _save(state.sae.eval(), config.out)
     return [state.sae.eval() for state in states]
 
 
 def _continue(state: TrainState, config: TrainConfig) -> None:
     """Take up what the run folder holds: the finished SAE, or the newest checkpoint."""
     if is_finished(config.out):
-        state.sae, state.step, state.finished = SAE.load(config.out), config.steps, True
+        state.sae, state.step, state.finished = load_any(config.out), config.steps, True
     else:
         resume(state, config.out)
+
+
+def _fold(state: TrainState, config: TrainConfig) -> None:
+    """Let it take raw activations."""
+    if isinstance(state.sae, SAE):
+        state.sae.fold_scales(state.scale, state.target_scales[0])
+        state.sae.layer_norm = config.normalisation == "layer_norm"
+    else:
+        state.sae.fold_scales(state.scales, state.target_scales)
+
+
+def _save(sae: SAE | Dictionary, folder: Path) -> None:
+    if isinstance(sae, SAE):
+        sae.save(folder)
+    else:
+        save_dictionary(sae, folder)
 
 
 def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
     first, leads = runs[0][1], runs[0][0].sae.group.leads
     began, done = time.monotonic(), min(state.step for state, _ in runs)
-    sites = sorted({site for _, c in runs for site in (c.site, c.target_site) if site is not None})
+    sites = sorted({site for _, c in runs for places in c.places for site in places})
     with ExitStack() as stack:
         bar = stack.enter_context(
             Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not (progress and leads))
@@ -136,7 +173,8 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
             for (state, config), log, sinks in zip(runs, logs, told, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
                     continue
-                train_step(state, batch[config.site], config, target=batch.get(config.target_site or ""))
+                reads, writes = ([batch[place] for place in places] for places in config.places)
+                train_step(state, reads, config, target=None if config.places[0] == config.places[1] else writes)
                 if state.metrics:
                     rate = (step + 1 - done) * config.batch_size / (time.monotonic() - began)
                     figures = {**state.metrics, "tokens_per_second": rate}
@@ -168,33 +206,51 @@ def _figures(state: TrainState, rate: float) -> str:
 
 def train_step(
     state: TrainState,
-    batch: Float[Tensor, "n d_in"],
+    batch: Float[Tensor, "n d_in"] | Sequence[Float[Tensor, "n _"]],
     config: TrainConfig,
     *,
-    target: Float[Tensor, "n d_out"] | None = None,
+    target: Float[Tensor, "n d_out"] | Sequence[Float[Tensor, "n _"]] | None = None,
 ) -> None:
-    """One update of the weights; fills ``state.metrics`` on the steps that are logged, else empties them."""
+    """One update of the weights; fills ``state.metrics`` on the steps that are logged, else empties them.
+
+    ``batch`` is what is read, of a dictionary over places at each of them; ``target`` what is to be written, where that
+    is not the same.
+    """
     keep_freed_memory()
     sae, group = state.sae, state.sae.group
     device = state.silent.device
-    x = _without_row_scale(group.rows(batch).to(device), config) * state.scale
-    target = x if target is None else group.rows(target).to(device) * state.target_scale
+    read = [batch] if isinstance(batch, Tensor) else list(batch)
+    n = len(read[0])
+    xs = [
+        _without_row_scale(group.rows(rows).to(device), config) * scale
+        for rows, scale in zip(read, state.scales, strict=True)
+    ]
+    written = [target] if isinstance(target, Tensor) else target
+    targets = xs
+    if written is not None:
+        targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
     set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
     dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        forward = losses.run(sae, x, target, dead)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        forward: Pass | Forward
+        if isinstance(sae, SAE):
+            forward = losses.run(sae, xs[0], targets[0], dead)
+            x_hats = [forward.x_hat]
+        else:
+            forward = places_losses.run(sae, xs, targets, dead)
+            x_hats = list(forward.x_hats)
         terms = loss_terms(forward, config, step=state.step)
-    powers = [t.detach().square().mean() for t in (target, forward.x_hat)]
-    shares = group.shares(torch.stack([*terms.values(), *powers]), len(x), len(batch))
+    powers = [_power(values) for values in (targets, x_hats)]
+    shares = group.shares(torch.stack([*terms.values(), *powers]), len(xs[0]), n)
     values, (power, power_hat) = group.total(shares.detach()).tensor_split([-2])
 
     def stopped(reason: str) -> FloatingPointError:
         shown = ", ".join(f"{name} {value:g}" for name, value in zip(terms, values.tolist(), strict=True))
         start = state.step * config.batch_size
-        bad = (~batch.isfinite().all(-1)).nonzero().flatten().tolist()
+        bad = (~torch.stack([rows.isfinite().all(-1) for rows in read]).all(0)).nonzero().flatten().tolist()
         which = f" ({len(bad)} of them not finite, the first is number {start + bad[0]})" if bad else ""
         return FloatingPointError(
-            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + len(batch)} of the run"
+            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run"
             f"{which}; the"
             f" last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}), or check the"
             " store"
@@ -205,16 +261,24 @@ def train_step(
     if power_hat > DIVERGED**2 * power.clamp_min(1):
         raise stopped(f"training diverged: the reconstruction has {DIVERGED:,} times the norm of the activations")
     loss = shares[:-2].sum()
-    gradient = update(state, loss, forward.latents, decoder=config.decoder, clip=config.clip, stopped=stopped)
+    latents = (forward.latents,) if isinstance(forward, Pass) else forward.latents
+    gradient = update(state, loss, latents, decoder=config.decoder, clip=config.clip, stopped=stopped)
     with torch.no_grad():
         logged = state.step % config.log_every == 0 or state.step == config.steps
-        state.metrics = _metrics(forward, dict(zip(terms, values, strict=True)), gradient, state) if logged else {}
+        found = dict(zip(terms, values, strict=True))
+        state.metrics = _metrics(forward, latents, targets, x_hats, found, gradient, state) if logged else {}
+
+
+def _power(values: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Mean square of an entry, over all places."""
+    squares = [value.detach().square().mean() for value in values]
+    return squares[0] if len(squares) == 1 else torch.stack(squares).mean()
 
 
 def update(
     state: TrainState,
     loss: Float[Tensor, ""],
-    latents: Latents,
+    latents: Sequence[Latents],
     *,
     decoder: str,
     clip: float,
@@ -224,59 +288,83 @@ def update(
 
     Args:
         loss: This process's share of it.
-        latents: Of the forward pass: those that were active, and what the activation learns from them.
+        latents: Of every part in the forward pass: those that were active, and what the activation learns from them.
         decoder: See ``TrainConfig``.
         clip: Largest norm of the gradient.
         stopped: Makes the error to raise, from the reason, where the gradient is not finite; no weight has changed.
     """
     sae, group = state.sae, state.sae.group
-    unit_rows = {"unit_norm": sae.W_dec, "tied": sae.W_enc}.get(decoder)
+    parts = parts_of(sae)
+    unit_rows = [part.W_dec if decoder == "unit_norm" else part.W_enc for part in parts if decoder != "free"]
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     group.sum_gradients(sae)
-    if decoder == "tied":  # one matrix: its gradient is the sum, and W_dec follows after the step
-        assert sae.W_enc.grad is not None
-        assert sae.W_dec.grad is not None
-        sae.W_enc.grad += sae.W_dec.grad.T
-        sae.W_dec.grad = None
-        remove_parallel(sae.W_enc.grad.T, sae.W_enc.T)
-    elif decoder == "unit_norm":
-        assert sae.W_dec.grad is not None
-        remove_parallel(sae.W_dec.grad, sae.W_dec)
+    for part in parts:
+        if decoder == "tied":  # one matrix: its gradient is the sum, and W_dec follows after the step
+            assert part.W_enc.grad is not None
+            assert part.W_dec.grad is not None
+            part.W_enc.grad += part.W_dec.grad.T
+            part.W_dec.grad = None
+            remove_parallel(part.W_enc.grad.T, part.W_enc.T)
+        elif decoder == "unit_norm":
+            assert part.W_dec.grad is not None
+            remove_parallel(part.W_dec.grad, part.W_dec)
     gradient = group.gradient_norm(sae)
     if not torch.isfinite(gradient):
         raise stopped("the gradient is not finite")
     adam_step(state.optimizer, scale=(clip / gradient).clamp(max=1), unit_rows=unit_rows)
     with torch.no_grad():
         if decoder == "tied":
-            sae.W_dec.copy_(sae.W_enc.T)
-        sae.activation.after_step(sae, latents)
+            for part in parts:
+                part.W_dec.copy_(part.W_enc.T)
+        if isinstance(sae, SAE):
+            sae.activation.after_step(sae, latents[0])
+        else:
+            sae.after_step(latents)
         active = torch.zeros_like(state.silent, dtype=torch.bool)
-        active[latents.indices[latents.values != 0]] = True
+        for row, its in zip(active.view(len(parts), -1), latents, strict=True):
+            row[its.indices[its.values != 0]] = True
         state.silent = torch.where(group.over_rows(active.int()) > 0, 0, state.silent + 1)
         state.step += 1
     return gradient
 
 
-def loss_terms(forward: Pass, config: TrainConfig, *, step: int) -> dict[str, Float[Tensor, ""]]:
+def loss_terms(forward: Pass | Forward, config: TrainConfig, *, step: int) -> dict[str, Float[Tensor, ""]]:
     """The weighted terms of the loss; those of sparsity grow over the warm-up."""
     rise = min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * config.steps))
     terms = {}
-    for name, weight in config.weights(forward.sae.activation).items():
+    activation = forward.sae.activation if isinstance(forward, Pass) else forward.dictionary.activation
+    for name, weight in config.weights(activation).items():
         if name == "aux" and not forward.n_dead:
             continue
-        terms[name] = (weight * rise if name in SPARSITY else weight) * TERMS[name](forward)
+        term = TERMS[name](forward) if isinstance(forward, Pass) else forward.term(name)
+        terms[name] = (weight * rise if name in SPARSITY else weight) * term
     return terms
 
 
-def _metrics(forward: Pass, terms: dict[str, Tensor], gradient: Tensor, state: TrainState) -> dict[str, float | None]:
-    group = forward.sae.group
+def _metrics(
+    forward: Pass | Forward,
+    latents: Sequence[Latents],
+    targets: Sequence[Tensor],
+    x_hats: Sequence[Tensor],
+    terms: dict[str, Tensor],
+    gradient: Tensor,
+    state: TrainState,
+) -> dict[str, float | None]:
+    """Of several places, ``fvu`` is the mean over those written and ``l0`` the sum over parts, and each has its own
+    beside them."""
+    group = state.sae.group
+    fvu = [_fvu(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
+    l0 = [float(group.mean(group.over_latents(its.l0.float()))) for its in latents]
+    known = [value for value in fvu if value is not None]
     return {
         "loss": float(sum(terms.values())),
         **{name: term.item() for name, term in terms.items()},
-        "fvu": _fvu(forward.target, forward.x_hat, group),
-        "l0": float(group.mean(group.over_latents(forward.latents.l0.float()))),
+        "fvu": sum(known) / len(known) if len(known) == len(fvu) else None,
+        "l0": sum(l0),
         "dead": float(forward.n_dead),
+        **({f"fvu.{i}": value for i, value in enumerate(fvu)} if len(fvu) > 1 else {}),
+        **({f"l0.{i}": value for i, value in enumerate(l0)} if len(l0) > 1 else {}),
         "gradient_norm": float(gradient),
         "lr": state.optimizer.param_groups[0]["lr"],
     }
@@ -298,46 +386,60 @@ def initial_state(
     What these say goes to ``known``, by site and whether rows are layer-normalised, and is not read twice.
     """
     known = {} if known is None else known
-    source = target = _statistics(config.site, config, store, known)
-    if config.target_site is not None:
-        target = _statistics(config.target_site, config, store, known)
-    d_in, d_out = len(source.mean), len(target.mean)
-    normalised = config.normalise == "mean_norm"
-    scale = math.sqrt(d_in) / source.norm if normalised else 1.0
-    target_scale = math.sqrt(d_out) / target.norm if normalised else 1.0
+    reads, writes = ([_statistics(place, config, store, known) for place in places] for places in config.places)
+    scales, target_scales = (tuple(its.scale(config.normalisation) for its in places) for places in (reads, writes))
+    means = [its.mean * scale for its, scale in zip(writes, target_scales, strict=True)]
+    provenance = {"train": config.to_json(), "source": source_of(store)}
+    if config.layout is not None:
+        dictionary = Dictionary(
+            config.layout,
+            ([len(its.mean) for its in reads], [len(its.mean) for its in writes]),
+            d_sae=config.d_sae,
+            activation=config.build_activation(),
+            skip=config.skip,
+            budget=config.budget,
+            provenance=provenance,
+        )
+        dictionary.initialise(seed=config.seed, means=means)
+        return fresh_state(dictionary.to(device_of(config)), scales, target_scales, decoder=config.decoder)
     sae = SAE(
-        d_in,
+        len(reads[0].mean),
         config.d_sae,
         config.build_activation(),
-        d_out=d_out,
+        d_out=len(writes[0].mean),
         subtract_b_dec=config.target_site is None,
         skip=config.skip,
         site=config.site,
         target_site=config.target_site,
-        provenance={"train": config.to_json(), "source": source_of(store)},
+        provenance=provenance,
     )
     if config.init_from is None:
-        sae.initialise(seed=config.seed, mean=target.mean * target_scale)
+        sae.initialise(seed=config.seed, mean=means[0])
     else:
-        layer_norm = config.normalise == "layer_norm"
-        _start_from(sae, SAE.load(config.init_from), scale, target_scale, layer_norm=layer_norm)
+        layer_norm = config.normalisation == "layer_norm"
+        _start_from(sae, SAE.load(config.init_from), scales[0], target_scales[0], layer_norm=layer_norm)
     if config.decoder == "tied":
         with torch.no_grad():
             sae.W_enc.copy_(sae.W_dec.T)
-    return fresh_state(sae.to(device_of(config)), scale, target_scale, decoder=config.decoder)
+    return fresh_state(sae.to(device_of(config)), scales, target_scales, decoder=config.decoder)
 
 
-def fresh_state(sae: SAE, scale: float, target_scale: float, *, decoder: str) -> TrainState:
-    """An SAE, on its device, with an optimizer that has taken no step."""
+def fresh_state(
+    sae: SAE | Dictionary, scales: tuple[float, ...], target_scales: tuple[float, ...], *, decoder: str
+) -> TrainState:
+    """An SAE or dictionary, on its device, with an optimizer that has taken no step."""
+    parts = parts_of(sae)
+    followers = [part.W_dec for part in parts] if decoder == "tied" else []  # each follows its W_enc
     learned = [
         parameter
         for parameter in sae.parameters()
-        if parameter.requires_grad and not (decoder == "tied" and parameter is sae.W_dec)  # which follows W_enc
+        if parameter.requires_grad and not any(parameter is follower for follower in followers)
     ]
     optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), eps=ADAM_EPS, fused=True)
     make_moments(optimizer)
-    silent = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
-    return TrainState(sae.train(), optimizer, scale, target_scale, silent)
+    shape = (sae.d_sae,) if isinstance(sae, SAE) else (len(parts), sae.d_sae)
+    silent = torch.zeros(shape, dtype=torch.int64, device=parts[0].W_enc.device)
+    return TrainState(sae.train(), optimizer, scales, target_scales, silent)
 
 
 def device_of(config: TrainConfig) -> torch.device:
@@ -371,9 +473,9 @@ def _statistics(
     site: str, config: TrainConfig, store: Source, known: dict[tuple[str, bool], SiteStatistics]
 ) -> SiteStatistics:
     """Of the first rows that training will see; SAEs that are trained together see the same."""
-    key = (site, config.normalise == "layer_norm")
+    key = (site, config.normalisation == "layer_norm")
     if key not in known:
-        rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), Site.parse(site)
+        rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), _place_in(store, site)
         for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
             rows.append(batch[place])
             if sum(map(len, rows)) >= wanted:
@@ -383,6 +485,11 @@ def _statistics(
         _check_finite(raw, data, site, config, store)
         known[key] = SiteStatistics.of(data, site=site)
     return known[key]
+
+
+def _place_in(store: Source, name: str) -> Any:
+    """What the source calls a place: its site, unless it has names of its own (several stores)."""
+    return store.place(name) if hasattr(store, "place") else Site.parse(name)
 
 
 def _check_finite(
@@ -410,7 +517,7 @@ def _token_of(store: Source, config: TrainConfig, number: int) -> str:
 
 def _without_row_scale(x: Float[Tensor, "n d"], config: TrainConfig) -> Float[Tensor, "n d"]:
     """The SAE itself does this once it is trained; the loss is of what it is shown here."""
-    return RowScale.of(x).remove(x) if config.normalise == "layer_norm" else x
+    return RowScale.of(x).remove(x) if config.normalisation == "layer_norm" else x
 
 
 def source_of(store: Source) -> dict[str, Any]:
@@ -436,7 +543,7 @@ def _batches(
 ) -> Iterator[dict[str, Float[Tensor, "n _"]]]:
     """The batches of steps ``done``, ``done`` + 1, …: epoch after epoch, each shuffled by its own seed."""
     per_epoch = math.ceil(len(store) / config.batch_size)
-    places = {name: Site.parse(name) for name in sites}
+    places = {name: _place_in(store, name) for name in sites}
     while done < config.steps:
         epoch, start = divmod(done, per_epoch)
         for batch in store.batches_of(list(places.values()), config.batch_size, config.data_seed + epoch, start):

@@ -1,5 +1,6 @@
 """What the first activations of a site say before training on them: mean, norm, and whether a few tokens are all."""
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -17,6 +18,8 @@ class SiteStatistics:
     mean: Float[Tensor, " d"]
     norm: float
     """Mean norm of a row."""
+    deviation: float
+    """Root of the mean square of entries about the mean; 0 where all rows are equal."""
     massive: int
     """Rows whose norm is above ``MASSIVE_TIMES`` the median."""
     massive_share: float
@@ -33,7 +36,31 @@ class SiteStatistics:
         distances = (data - mean).norm(dim=-1).double().square()  # of float32's largest numbers too
         massive = norms > MASSIVE_TIMES * norms.median()
         share = float(distances[massive].sum() / distances.sum()) if bool(massive.any()) else 0.0
-        return cls(site=site, rows=len(data), mean=mean, norm=norm, massive=int(massive.sum()), massive_share=share)
+        return cls(
+            site=site,
+            rows=len(data),
+            mean=mean,
+            norm=norm,
+            deviation=float((distances.mean() / data.shape[-1]).sqrt()),
+            massive=int(massive.sum()),
+            massive_share=share,
+        )
+
+    def scale(self, normalisation: str) -> float:
+        """What activations are multiplied with in training, see ``TrainConfig.normalise``.
+
+        Raises ValueError where they do not vary, and that is what is to be 1.
+        """
+        if normalisation == "mean_norm":
+            return math.sqrt(len(self.mean)) / self.norm
+        if normalisation != "variance":
+            return 1.0
+        if not self.deviation:
+            raise ValueError(
+                f"the first {self.rows} activations at {self.site} are all equal: they have no variance to be scaled to"
+                " 1; pass normalise='mean_norm', or leave the site out"
+            )
+        return 1 / self.deviation
 
     def __str__(self) -> str:
         seen = f"{self.site}: of the first {self.rows:,} activations"

@@ -3,6 +3,7 @@
 import torch
 
 from saes.distributed.group import ALONE, Group
+from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
 from saes.training.checkpoints import TrainState
 
@@ -14,22 +15,25 @@ def spread(state: TrainState, group: Group) -> None:
     All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
     """
     sae, adam = state.sae, state.optimizer.state
-    numbers = map(float, (state.step, state.finished, state.scale, state.target_scale))
-    step, finished, state.scale, state.target_scale = group.agree(list(numbers))
+    numbers = (state.step, state.finished, *state.scales, *state.target_scales)
+    step, finished, *scales = group.agree(list(map(float, numbers)))
     state.step, state.finished = int(step), bool(finished)
+    state.scales, state.target_scales = tuple(scales[: len(state.scales)]), tuple(scales[len(state.scales) :])
     state.silent = group.part("silent", state.silent)
     for name, parameter in sae.named_parameters():
         if parameter in adam and not state.finished:  # the leader has loaded what is finished, without moments
             adam[parameter] = {key: group.part(name, moment) for key, moment in adam[parameter].items()}
         parameter.data = group.part(name, parameter.data)
-    sae.d_sae //= group.latent_shards
-    sae.group = group
+    for part in parts_of(sae):
+        part.d_sae //= group.latent_shards
+        part.group = group
 
 
 @torch.no_grad()
-def collect(sae: SAE) -> None:
+def collect(sae: SAE | Dictionary) -> None:
     """Make a whole SAE of the parts, on every process."""
     for name, parameter in sae.named_parameters():
         parameter.data = sae.group.whole(name, parameter.data)
-    sae.d_sae *= sae.group.latent_shards
-    sae.group = ALONE
+    for part in parts_of(sae):
+        part.d_sae *= part.group.latent_shards
+        part.group = ALONE

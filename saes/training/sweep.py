@@ -9,6 +9,8 @@ from saes.training.config import TrainConfig
 
 READERS: dict[str, Callable[[str], Any]] = {
     "site": str,
+    "kind": str,
+    "budget": str,
     "activation": str,
     "k": int,
     "d_sae": int,

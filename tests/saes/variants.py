@@ -9,6 +9,7 @@ from saes.activations import Activation
 VARIANTS: dict[str, Activation] = {
     "topk": TopK(4),
     "batchtopk": BatchTopK(4),
+    "batchtopk-norms": BatchTopK(4, decoder_norms=True),
     "matryoshka": Matryoshka(4, shares=(0.25, 0.5, 1.0)),
     "jumprelu": JumpReLU(bandwidth=1e-3),
     "gated": Gated(),

@@ -13,7 +13,7 @@ import torch
 
 from interp import Site, processes
 from saes import TrainConfig, selection, train
-from saes.training import loop
+from saes.training import loop, train_all
 from tests.saes.sources import MemorySource, planted
 
 ROWS, BATCH, STEPS = 513, 256, 20
@@ -25,7 +25,7 @@ def config(out: Path, activation: str, **changes: object) -> TrainConfig:
     with_k = activation in ("topk", "batchtopk", "matryoshka")
     options = {"k": 4 if with_k else None, "d_sae": 96, "clip": 0.3, "dead_after_steps": 1, "lr": 1e-3} | changes
     return TrainConfig(
-        site="in",
+        site=options.pop("site", "in"),  # type: ignore[arg-type]
         out=out,
         activation=activation,
         tokens=STEPS * BATCH,
@@ -36,6 +36,13 @@ def config(out: Path, activation: str, **changes: object) -> TrainConfig:
     )
 
 
+PLACES: dict[str, object] = {"site": None, "reads": ("in", "mid"), "writes": ("out", "end")}
+CROSSCODER: dict[str, object] = {
+    "site": None,
+    "kind": "crosscoder",
+    "reads": ("in", "out"),
+    "options": {"decoder_norms": True},
+}
 VARIANTS = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu", "afa")
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in VARIANTS},
@@ -45,10 +52,14 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "afa-centred": ("afa", {"loss_weights": {"afa": 0.0, "afa_centred": 1.0}}),
     "transcoder": ("topk", {"target_site": "out", "skip": True}),
     "wide-k": ("topk", {"k": 64}),
+    "set": ("topk", PLACES | {"kind": "transcoders"}),
+    "clt": ("jumprelu", PLACES | {"kind": "clt", "skip": True, "loss_weights": {"tanh": 0.1, "pre_act": 1e-3}}),
+    "clt-budget": ("batchtopk", PLACES | {"kind": "clt", "budget": "all"}),
+    "crosscoder": ("batchtopk", CROSSCODER),
     # The test leaves its folder as one process leaves it that ends in the middle.
     "continued": ("matryoshka", {}),
 }
-BOTH_WAYS = ("batchtopk", "afa", "gated-aux", "transcoder")
+BOTH_WAYS = ("batchtopk", "afa", "gated-aux", "transcoder", "clt-budget")
 """Cases for four processes, two by two."""
 
 
@@ -57,7 +68,8 @@ class Source(MemorySource):
 
     def at(self, site: Site):  # type: ignore[no-untyped-def]
         """See ``MemorySource``."""
-        return self.data.flip(-1) if site == Site.parse("out") else self.data
+        turned = self.data.flip(-1) if str(site) in ("out", "end") else self.data
+        return turned + turned.roll(1, -1) if str(site) in ("mid", "end") else turned
 
 
 def source() -> Source:
@@ -73,8 +85,9 @@ def main(folder: Path) -> None:
         for name, (activation, changes) in CASES.items():
             if size == 2 or name in BOTH_WAYS:
                 run = config(folder / f"{name}-{shards}", activation, latent_shards=shards, **changes)
-                trained, again = train(run, source()), train(run, source())
-                assert torch.equal(trained.W_enc, again.W_enc)  # what is finished is returned to all
+                (trained,), (again,) = train_all([run], source()), train_all([run], source())
+                for name, parameter in trained.named_parameters():  # what is finished is returned to all
+                    assert torch.equal(parameter, again.get_parameter(name))
                 assert not trained.training | again.training
 
 

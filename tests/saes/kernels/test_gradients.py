@@ -16,7 +16,7 @@ from saes.training.loop import loss_terms
 from tests.saes.variants import VARIANTS, inputs, random_sae
 
 EVERYWHERE = ("mse", "l1", "afa", "afa_centred", "aux")
-OWN = {"gated": ("gate_l1", "gate_mse"), "jumprelu": ("l0",)}
+OWN = {"gated": ("gate_l1", "gate_mse"), "jumprelu": ("l0", "tanh", "pre_act")}
 CASES = [(name, term) for name, variant in VARIANTS.items() for term in (*EVERYWHERE, *OWN.get(variant.name, ()))]
 # Weights that a term must move, beside W_enc (and b_enc where it is used).
 REACHES = {
@@ -28,6 +28,8 @@ REACHES = {
     "gate_l1": {"W_enc", "W_dec"},
     "gate_mse": {"W_enc"},
     "l0": set(),
+    "tanh": {"W_enc", "W_dec"},
+    "pre_act": {"W_enc", "W_dec", "b_dec"},
 }
 
 

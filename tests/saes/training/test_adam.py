@@ -30,7 +30,7 @@ def one_pass(sae: SAE, optimizer: torch.optim.Adam, clip: float, unit_norm: bool
         remove_parallel(sae.W_dec.grad, sae.W_dec)
     norm = nn.utils.get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
     scale = (clip / (norm + 1e-6)).clamp(max=1)
-    adam_step(optimizer, scale=scale, unit_rows=sae.W_dec if unit_norm else None)
+    adam_step(optimizer, scale=scale, unit_rows=[sae.W_dec] if unit_norm else [])
 
 
 @pytest.mark.parametrize("unit_norm", [True, False])

@@ -1,0 +1,5 @@
+"""Dictionaries over several places: transcoder sets, cross-layer transcoders, crosscoders."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
