@@ -56,8 +56,11 @@ class Layout:
     """
 
     kind: str
+    """One of ``KINDS``: transcoders, clt or crosscoder."""
     reads: tuple[str, ...]
+    """Names of the places read, in the order of the layers."""
     writes: tuple[str, ...]
+    """Names of the places written, one for each that is read."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown kind and for places that do not fit together."""

@@ -22,6 +22,7 @@ from interp.models.bridge import Model
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits
+from interp.stopping import held_back
 from interp.store.shuffle import Permutation
 from interp.tokens.batches import measured
 from interp.tokens.token_rows import TokenRows
@@ -78,15 +79,16 @@ def _loop(
         _frozen(model),
         appended_log(config.out) as log,
         Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress) as bar,
+        held_back() as stopped,
     ):
         task = bar.add_task("finetune", total=steps, completed=state.step, figures="")
-        while state.step < steps:
+        while state.step < steps and not stopped():
             _step(state, model, rows, site, config, steps)
             if state.step % config.log_every == 0 or state.step == steps:
                 log({"step": state.step, **state.metrics})
                 shown = "  ".join(f"{name} {state.metrics[name]:.3f}" for name in (config.loss, "fvu", "l0"))
                 bar.update(task, completed=state.step, figures=shown)
-            if state.step % config.checkpoint_every == 0:
+            if state.step % config.checkpoint_every == 0 or stopped():
                 save_checkpoint(state, config.out)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from interp import processes
 from interp.inference_mode import refuse_inference_mode
 from interp.sites.site import Site
+from interp.stopping import held_back
 from interp.store.activation_store import ActivationStore
 from saes import losses
 from saes.distributed.launch import Group, arrange, one_for_all
@@ -40,7 +41,6 @@ from saes.training.memory import keep_freed_memory
 from saes.training.sinks import OpenSinks
 from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
-from saes.training.stopping import held_back
 
 logger = logging.getLogger(__name__)
 

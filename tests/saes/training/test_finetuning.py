@@ -1,6 +1,7 @@
 """Fine-tuning end to end: its gradient, what it improves, exact resume, and that the model stays as it was."""
 
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,9 @@ def test_the_gradient_is_that_of_the_plain_model(
         assert (seen[name] - wanted).norm() < 1e-3 * wanted.norm(), name
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["dies in a step", "is asked to stop"])
 def test_a_stopped_run_continues_to_the_same_bits(
+    asked: bool,
     embedded: TransformerBridge,
     rows: TokenRows,
     sae: SAE,
@@ -127,14 +130,20 @@ def test_a_stopped_run_continues_to_the_same_bits(
     def dying(*arguments: Any, **options: Any) -> torch.Tensor:
         nonlocal steps
         steps += 1
-        if steps > 8:
+        if steps > 8 and not asked:
             raise KeyboardInterrupt
+        if steps == 8 and asked:
+            signal.raise_signal(signal.SIGINT)
         return loop.update(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(finetuning, "update", dying)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
         with pytest.raises(KeyboardInterrupt):
             run(sae, embedded, rows, config)
+        signal.signal(signal.SIGINT, before)
+    assert steps == (8 if asked else 9)
+    assert (config.out / "checkpoints" / "step000000008.safetensors").is_file() == asked
     again = run(sae, embedded, rows, config)
     for name, parameter in straight.named_parameters():
         assert torch.equal(again.get_parameter(name), parameter), name
