@@ -69,6 +69,19 @@ def require_experts_apart(anatomy: Anatomy, *, purpose: str) -> None:
         )
 
 
+def require_heads_apart(anatomy: Anatomy, *, purpose: str) -> None:
+    """Refuse heads whose queries and keys share one norm, so that what enters one of them changes the others.
+
+    Raises:
+        ValueError: naming ``purpose``.
+    """
+    if anatomy.family.q_norm is not None and anatomy.family.query_key_norm_axes == "flat":
+        raise ValueError(
+            f"cannot {purpose} a {model_type(anatomy)!r} model: one norm goes over the queries (another over the keys)"
+            " of all heads, so that a change of one head changes the others"
+        )
+
+
 def _check_nothing_else_normalises(root: Any, family: Family, layers: int) -> None:
     """A norm beside the listed ones would keep its plain gradient without anybody noticing."""
     names = (family.norm1, family.attention_post_norm, family.norm2, family.mlp_post_norm)

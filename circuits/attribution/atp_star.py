@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from circuits.anatomy.anatomy import require_heads_apart
 from circuits.anatomy.nodes import Places, Spot, places
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
@@ -27,6 +28,8 @@ def atp_star(session: Session, families: Sequence[tuple[str, Sequence[Places]]])
     Summed over ``d`` they are effects; of queries and keys ``d`` has one entry, the sum already.
     """
     blocks = session.anatomy.blocks
+    if any(family in ("q", "k") for family, _ in families):
+        require_heads_apart(session.anatomy, purpose="recompute attention for each query and key ('atp-star') of")
     added = [Spot(module, entering=False) for b in blocks for module in (b.attention_added, b.mlp_added)]
     z = places(session.anatomy, "z")
     spots = [place for _, layers in families for place in layers]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.anatomy.anatomy import model_type
+from circuits.anatomy.anatomy import require_heads_apart
 from circuits.anatomy.nodes import Spot
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights
 from circuits.attribution.edge_gradients import through_norm
@@ -41,13 +41,7 @@ def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> 
     rules = circuit.about.get("rules")
     in_force = None if rules is None else frozenset(rules)
     session = open_session(model, task.replace(direction=circuit.about.get("direction", task.direction)))
-    family = session.anatomy.family
-    if family.q_norm is not None and family.query_key_norm_axes == "flat":
-        raise ValueError(
-            f"a {model_type(session.anatomy)!r} model's edges are not known by position: one norm of queries and keys"
-            " goes over all heads, so that what enters one head changes the others. Show the circuit summed"
-            " (view='summed')"
-        )
+    require_heads_apart(session.anatomy, purpose="unfold by position the edges of")
     unfolding = _Unfolding(session, Wiring(session.anatomy), in_force)
     links = [
         Link(source=f"{u}@{k}", target=f"{v}@{q}", score=score, reader=reader_part(reader))

@@ -120,7 +120,7 @@ def _equations(parts: Parts, seen: dict[Site, Tensor]) -> Iterator[tuple[str, Te
         if parts.family.post_layer_norm:
             after = computed(block.norm2, after)  # type: ignore[arg-type]
         yield f"the residual stream behind block {layer}", after, post
-        if block.activation is not None:
+        if block.activation is not None and Site("mlp_pre", layer) in seen:  # an MLP that was replaced shows no neurons
             neurons = computed(block.activation, seen[Site("mlp_pre", layer)])
             if (up := seen.get(Site("path", layer, path="up"))) is not None:
                 neurons = neurons * (up if block.gate_up is None else up.chunk(2, -1)[1])

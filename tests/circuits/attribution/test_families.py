@@ -1,5 +1,6 @@
 """Patching in every declared family against hooks by hand on the Hugging Face modules; relevance where it has rules."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from circuits import Task
 from circuits.anatomy.nodes import places
 from circuits.rules import relevance
 from circuits.runs.pair import open_session
-from tests.circuits.pairs import LENGTH, MIXTURES, WIRED, model_of, random_task
+from tests.circuits.attribution.test_atp_star import last_layer_exact
+from tests.circuits.pairs import LENGTH, MIXTURES, WIRED, model_of, precise, random_task
 from tests.interp.sites.edits_by_hand import hooked, module_of
 from tests.interp.sites.family_oracle import FACTS
 from tests.tiny_models import CONFIGS, LAYERS
@@ -111,6 +113,36 @@ def test_relevance_runs_where_every_norm_gate_and_activation_has_its_rule(case: 
     scores = circuits.attribute(model, task, nodes=["resid_pre", "attn_out"], method="relp", rules=rules)
     assert scores["resid_pre"].values.isfinite().all()
     assert scores["attn_out"].values.abs().max() > 0
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_the_qk_fix_of_atp_star_recomputes_attention(case: str) -> None:
+    model, task = precise(case), random_task()
+    if case in ("olmo2", "olmo3", "olmoe"):
+        with pytest.raises(ValueError, match="one norm goes over the queries"):
+            circuits.attribute(model, task, nodes="q", method="atp*")
+        return
+    for name in ("q",) if case == "deepseek_v3" else ("q", "k"):
+        star = circuits.attribute(model, task, nodes=name, method="atp*").per_prompt[:, -1]
+        expected = last_layer_exact(model, task, name).abs()
+        torch.testing.assert_close(star, expected, rtol=0, atol=1e-4 * float(expected.max()))
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_graddrop_cuts_what_a_layer_adds(case: str) -> None:
+    """Mean absolute effects over runs in which hooks by hand detach what one layer's attention and MLP give."""
+    model, task = precise(case), random_task()
+    layers = model.config.num_hidden_layers
+    star = circuits.attribute(model, task, nodes="resid_pre", method="atp*").per_prompt
+    total = torch.zeros_like(star)
+    for layer in range(layers):
+        with ExitStack() as hooks:
+            for kind in ("attn_out", "mlp_out"):
+                path, entering = module_of(case, kind, layer)
+                hooks.enter_context(hooked(model.get_submodule(path), entering, Tensor.detach))
+            total += circuits.attribute(model, task, nodes="resid_pre", method="atp").per_prompt.abs()
+    expected = total / (layers - 1)
+    torch.testing.assert_close(star, expected, rtol=0, atol=1e-4 * float(expected.max()))
 
 
 @pytest.mark.parametrize("case", ["granite", "olmo2"])

