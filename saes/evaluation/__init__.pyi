@@ -1,3 +1,5 @@
+from .crosscoder_table import Sharing as Sharing
+from .crosscoder_table import sharing as sharing
 from .places_report import PlacesReport as PlacesReport
 from .places_report import evaluate_places as evaluate_places
 from .replacement import replacement_logits as replacement_logits

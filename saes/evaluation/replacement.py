@@ -66,7 +66,7 @@ def sites_of(dictionary: Dictionary) -> tuple[list[Site], list[Site]]:
     if named := [name for name in dictionary.layout.reads if name.partition(":")[0].isdigit() and ":" in name]:
         raise ValueError(
             f"{', '.join(named)} are places of several models: there is no one model to replace or measure with; the"
-            " table of shared and exclusive latents is saes.evaluation.sharing.sharing(dictionary, SameRows([...]))"
+            " table of shared and exclusive latents is saes.evaluation.sharing(dictionary, SameRows([...]))"
         )
     reads, writes = (
         [Site.parse(name) for name in names] for names in (dictionary.layout.reads, dictionary.layout.writes)

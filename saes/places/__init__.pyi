@@ -1,3 +1,5 @@
+from .circuit_tracer import read_circuit_tracer as read_circuit_tracer
+from .circuit_tracer import write_circuit_tracer as write_circuit_tracer
 from .dictionary import Dictionary as Dictionary
 from .dictionary import parts_of as parts_of
 from .files import load_any as load_any
@@ -6,3 +8,4 @@ from .files import save_dictionary as save_dictionary
 from .layout import KINDS as KINDS
 from .layout import Layout as Layout
 from .part import Part as Part
+from .stores import SameRows as SameRows

@@ -9,8 +9,6 @@ from saes.training.config import TrainConfig
 
 READERS: dict[str, Callable[[str], Any]] = {
     "site": str,
-    "kind": str,
-    "budget": str,
     "activation": str,
     "k": int,
     "d_sae": int,
@@ -19,6 +17,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "decay": float,
     "sparsity_warmup": float,
     "seed": int,
+    "kind": str,
+    "budget": str,
 }
 """Settings that can be swept; ``loss_weights.NAME`` too."""
 _WEIGHT = "loss_weights."

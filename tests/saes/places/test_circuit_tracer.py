@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saes import SAE, BatchTopK, JumpReLU, ReLU, TopK
 from saes.activations import Activation
+from saes.convert import write
 from saes.places import Dictionary, Layout, load_dictionary, save_dictionary
 from saes.places.circuit_tracer import decoder_rows, read_circuit_tracer, write_circuit_tracer
 from tests.saes.evaluation.evaluated import run
@@ -185,3 +186,9 @@ def test_the_command_converts_there_and_back(tmp_path: Path, capsys: pytest.Capt
     SAE(4, 8, TopK(2)).save(tmp_path / "sae")
     assert run(*line, str(tmp_path / "sae"), "--to", "circuit_tracer", "--out", str(tmp_path / "no")) != 0
     assert "holds an SAE of one site" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("tool", ["saelens", "dictionary_learning"])
+def test_a_selection_by_decoder_norms_is_not_written_for_tools_without_it(tool: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{tool} selects latents by their values alone"):
+        write(SAE(4, 8, BatchTopK(2, decoder_norms=True)), tool, tmp_path)

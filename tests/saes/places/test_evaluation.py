@@ -12,9 +12,9 @@ from interp import Site, capture, metrics
 from interp.sites.splicing import spliced_logits
 from interp.tokens.batches import measured
 from saes import BatchTopK, TopK, TrainConfig
+from saes.evaluation import sharing
 from saes.evaluation.places_report import evaluate_places
 from saes.evaluation.replacement import replacement_logits
-from saes.evaluation.sharing import sharing
 from saes.places import Dictionary, Layout, save_dictionary
 from saes.training import train_dictionary
 from tests.saes.evaluation.evaluated import CONTEXT, WIDTH, run, text_rows
