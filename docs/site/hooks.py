@@ -24,7 +24,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """``{{ face of interp }}`` becomes its names; links out of the documents lead to pages of the site, or nowhere."""
     markdown = re.sub(r"{{ face of (\w+) }}", lambda face: "\n\n".join(names_of(face[1])), markdown)
     markdown = markdown.replace("](../notebooks/", "](notebooks/")
-    return re.sub(r"\[([^\]]+)\]\(\.\./(?:interp/|saes/|circuits/|benchmarks/|CONTRIBUTING|README)[^)]*\)", r"\1", markdown)
+    return re.sub(
+        r"\[([^\]]+)\]\(\.\./(?:interp/|saes/|circuits/|benchmarks/|CONTRIBUTING|README)[^)]*\)", r"\1", markdown
+    )
 
 
 def names_of(package: str) -> list[str]:
