@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+PATIENCE = 600
+"""Seconds, on a busy machine: a kernel imports torch."""
+
 
 def chromium() -> str:
     """A Chromium of the system's, or the one of ``playwright install chromium``; skips where there is none."""
@@ -42,8 +45,10 @@ def browser_window(**options: Any) -> Iterator[Any]:
 
     errors: list[str] = []
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = started.chromium.launch(executable_path=path, args=arguments, timeout=1000 * PATIENCE)
         page = browser.new_page(viewport={"width": 1400, "height": 900}, **options)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
         browser.close()
@@ -70,17 +75,18 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     )
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(240):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
             assert server.poll() is None, "JupyterLab ended at once"
             try:
-                urllib.request.urlopen(f"{address}/api?token={token}", timeout=2)
+                urllib.request.urlopen(f"{address}/api?token={token}", timeout=60)
                 break
             except OSError:
                 time.sleep(0.25)
         yield f"{address}/lab/tree/{{}}?token={token}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(PATIENCE)
 
 
 def write_notebook(path: Path, *cells: str) -> None:

@@ -183,7 +183,6 @@ def test_in_jupyterlab(window: Any, tmp_path: Path) -> None:
     """Clicks reach Python and are answered by the model; what Python sets is drawn."""
     write_notebook(tmp_path / "explore.ipynb", CELL, ASK)
     page = window
-    page.set_default_timeout(240_000)  # a kernel imports torch, perhaps on a busy machine
     with jupyter_lab(tmp_path) as address:
         page.goto(address.format("explore.ipynb"))
         cells = page.locator(".jp-CodeCell")
