@@ -1,7 +1,10 @@
 """Tiny random models of every family, built offline from their configurations; weights differ from layer to layer."""
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
+import pytest
 import torch
 from transformers import (
     CohereConfig,
@@ -148,6 +151,15 @@ CONFIGS |= {
 }  # fmt: skip
 IN_A_BRIDGE = tuple(case for case in CONFIGS if case not in ("falcon_40b", "falcon_11b", "phi_normed"))
 """Without the layouts that transformer-lens cannot wrap, of which only the plain model is captured."""
+_ALIKE = frozenset(
+    "gpt_neox_sequential gemma3_mixed gemma mistral qwen2 smollm3 olmo3 exaone4 cohere_normed stablelm starcoder2"
+    " phi_normed falcon_11b qwen3_moe".split()
+)
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    """Tiny models to go over in a test; those whose declarations are nearly another's have the mark ``slow``."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in _ALIKE else name for name in names]
 
 
 def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from tests.circuits.attribution.test_atp_star import last_layer_exact
 from tests.circuits.pairs import LENGTH, MIXTURES, WIRED, model_of, precise, random_task
 from tests.interp.sites.edits_by_hand import hooked, module_of
 from tests.interp.sites.family_oracle import FACTS
-from tests.tiny_models import CONFIGS, LAYERS
+from tests.tiny_models import CONFIGS, LAYERS, cases
 
 NODES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
 WITH_RULES = tuple(case for case in CONFIGS if case not in (*MIXTURES, "deepseek_v3"))
@@ -50,7 +50,8 @@ class Change:
 
 
 def by_hand(case: str, model: Any, task: Task, node: str, layer: int) -> tuple[Tensor, Tensor]:
-    """Exact effects and their first-order estimates, ``[position]``, of all heads together for z."""
+    """Exact effects, ``[position]``, and first-order estimates at base and half way to source, ``[2, position]``; of
+    all heads together for z."""
     path, entering = module_of(case, node, layer)
     module = model.get_submodule(path)
     with torch.no_grad():
@@ -63,43 +64,42 @@ def by_hand(case: str, model: Any, task: Task, node: str, layer: int) -> tuple[T
                 for position in range(LENGTH)
             ]
         )
-    leaf: list[Tensor] = []
-
-    class Leaf(Change):
-        def __call__(self, value: Tensor) -> Tensor:
-            leaf.append(value.detach().clone().requires_grad_())
-            return leaf[0].clone()
-
-    value = passing(model, module, entering, task.base, Leaf(task)).mean()
-    (gradient,) = torch.autograd.grad(value, leaf)
-    estimate = (gradient.double() * (source.seen - base.seen).double()).sum((0, 2))
-    return exact / (clean - corrupt), estimate / (clean - corrupt)
+    estimates = []
+    for share in (0.0, 0.5):  # of the way from base to source
+        leaf = (base.seen + share * (source.seen - base.seen)).requires_grad_()
+        with hooked(module, entering, lambda _value, leaf=leaf: leaf.clone()):
+            (gradient,) = torch.autograd.grad(metric(model, task.base, task).mean(), leaf)
+        estimates.append((gradient.double() * (source.seen - base.seen).double()).sum((0, 2)))
+    return exact / (clean - corrupt), torch.stack(estimates) / (clean - corrupt)
 
 
 def nodes_of(case: str) -> list[str]:
     return [node for node in NODES if not (node == "mlp_out" and FACTS[case]["mlp"] is None)]
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", cases(CONFIGS))
 def test_patching_and_its_estimate_are_what_hooks_on_the_modules_do(case: str) -> None:
     model, task = model_of(case), random_task()
     layers = model.config.num_hidden_layers
     nodes = nodes_of(case)
     exact = circuits.attribute(model, task, nodes=nodes, method="patching")
     estimate = circuits.attribute(model, task, nodes=nodes, method="atp")
+    integrated = circuits.attribute(model, task, nodes=["z", "attn_out"], method="ig", steps=2)
     for node in nodes:
         for layer in {0, layers - 1}:
             wanted, guessed = by_hand(case, model, task, node, layer)
-            if node == "z":  # heads are patched one by one, so only their estimates add up
-                found = estimate[node].values[layer].sum(-1)
-            else:
-                found = estimate[node].values[layer]
+            if node != "z":  # heads are patched one by one, so only their estimates add up
                 torch.testing.assert_close(exact[node].values[layer], wanted, rtol=1e-3, atol=2e-4)
-            torch.testing.assert_close(found, guessed, rtol=1e-3, atol=2e-4)
+            for scores, by_step in ((estimate, guessed[0]), (integrated, guessed.mean(0))):
+                if node not in scores:
+                    continue
+                found = scores[node].values[layer]
+                found = found.sum(-1) if node == "z" else found
+                torch.testing.assert_close(found, by_step, rtol=1e-3, atol=2e-4)
     assert exact["resid_pre"].values.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("case", WITH_RULES)
+@pytest.mark.parametrize("case", cases(WITH_RULES))
 @pytest.mark.parametrize("rules", ["paper", "no_ah"])
 def test_relevance_runs_where_every_norm_gate_and_activation_has_its_rule(case: str, rules: str) -> None:
     model, task = model_of(case), random_task()
@@ -115,7 +115,7 @@ def test_relevance_runs_where_every_norm_gate_and_activation_has_its_rule(case: 
     assert scores["attn_out"].values.abs().max() > 0
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", cases(CONFIGS))
 def test_the_qk_fix_of_atp_star_recomputes_attention(case: str) -> None:
     model, task = precise(case), random_task()
     if case in ("olmo2", "olmo3", "olmoe"):
@@ -128,7 +128,7 @@ def test_the_qk_fix_of_atp_star_recomputes_attention(case: str) -> None:
         torch.testing.assert_close(star, expected, rtol=0, atol=1e-4 * float(expected.max()))
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", cases(CONFIGS))
 def test_graddrop_cuts_what_a_layer_adds(case: str) -> None:
     """Mean absolute effects over runs in which hooks by hand detach what one layer's attention and MLP give."""
     model, task = precise(case), random_task()
@@ -154,7 +154,7 @@ def test_the_stream_between_attention_and_mlp_is_patched_as_what_it_is(case: str
     torch.testing.assert_close(scores["embed"].values, torch.ones(1).double(), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", WITH_RULES)
+@pytest.mark.parametrize("case", cases(WITH_RULES))
 def test_relevance_is_conserved_under_the_rules(case: str) -> None:
     """With patterns held and no soft cap of logits, the model is linear in the embedding of its tokens and in constants
     (biases, but of what makes the pattern, and embeddings of positions): relevance adds up to the logit."""

@@ -16,7 +16,7 @@ from circuits.features.edges import feature_edges
 from tests.circuits.features.test_features import sae_at
 from tests.circuits.pairs import DIFFERS_AT, LENGTH, WIRED, model_of, precise, random_task
 from tests.circuits.test_circuit import by_hand
-from tests.tiny_models import CONFIGS
+from tests.tiny_models import CONFIGS, cases
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,9 @@ def test_the_selection_is_measured_by_running_the_model(explorer: Explorer) -> N
     explorer.threshold, explorer.selection = 0.0, []
 
 
-@pytest.mark.parametrize("family", [case for case in CONFIGS if not case.startswith("opt")])  # whose MLPs have no place
+@pytest.mark.parametrize(
+    "family", cases(case for case in CONFIGS if not case.startswith("opt"))
+)  # whose MLPs have no place
 def test_setting_parts(family: str) -> None:
     """All parts of a stage set is the other run; two at once, in different layers, are where the second one is kept."""
     model, task = model_of(family), random_task()
@@ -180,15 +182,10 @@ def test_setting_parts(family: str) -> None:
         lab.measure([], to="noise")
 
 
-@pytest.mark.parametrize(
-    ("family", "options"),
-    [
-        *((family, {"method": "eap"}) for family in WIRED if family != "olmoe"),
-        ("gemma2", {"method": "relp", "rules": "no_ah"}),
-    ],
-)
-def test_unfolded_links_sum_to_their_edge(family: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("family", cases(family for family in WIRED if family != "olmoe"))
+def test_unfolded_links_sum_to_their_edge(family: str) -> None:
     model, task = precise(family), random_task(direction="noise")
+    options = {"method": "relp", "rules": "no_ah"} if family == "gemma2" else {"method": "eap"}
     circuit = Circuit.from_edges(attribute_edges(model, task, **options)).prune(size=60, dangling=True)
     graph = unfold(model, task, circuit, least=0.0)
     found: dict[tuple[str, str, str], float] = defaultdict(float)

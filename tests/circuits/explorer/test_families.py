@@ -12,7 +12,7 @@ from circuits.explorer.graph import Part, part_of
 from circuits.explorer.interventions import Interventions
 from tests.circuits.pairs import random_task
 from tests.interp.sites.family_oracle import FACTS, recompute
-from tests.tiny_models import CONFIGS, tiny_model
+from tests.tiny_models import CONFIGS, cases, tiny_model
 
 POSITION, HEAD, NEURON = 4, 2, 3
 UNKNOWN = {"falcon_1b": "shows no patterns", "opt_post_norm": "no norm before its unembedding"}
@@ -56,7 +56,7 @@ def shown(sections: Any) -> dict[int, float]:
     return {int(re.sub(r"\D", "", name)): value for name, value in (*section["raised"], *section["lowered"])}
 
 
-@pytest.mark.parametrize("case", [case for case in CONFIGS if case not in UNKNOWN])
+@pytest.mark.parametrize("case", cases(case for case in CONFIGS if case not in UNKNOWN))
 @torch.no_grad()
 def test_details_are_what_the_modules_do(case: str) -> None:
     model, task = tiny_model(case), random_task(n=1)

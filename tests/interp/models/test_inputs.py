@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from interp.models.inputs import checked_inputs
 from interp.models.source import puts_bos
 from interp.sites.site import available_sites
 from interp.tokens.token_rows import write_token_rows
-from tests.tiny_models import CONFIGS, FAMILIES, IN_A_BRIDGE, VOCAB, tiny_model
+from tests.tiny_models import CONFIGS, FAMILIES, IN_A_BRIDGE, VOCAB, cases, tiny_model
 
 LENGTHS = (9, 4, 6)
 PROMPTS = [torch.randint(1, VOCAB, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
@@ -41,37 +40,36 @@ def of_row(tensor: Tensor, kind: str, mask: Tensor) -> Tensor:
     return tensor[:, real][:, :, real] if kind in ("scores", "pattern") else tensor[real]
 
 
-PADDED = [
-    *itertools.product(CONFIGS, ["left"], ["hooks"]),
-    *itertools.product(IN_A_BRIDGE, ["left"], ["bridge"]),
-    *itertools.product(FAMILIES, ["left"], ["nnsight"]),
-    *itertools.product(FAMILIES, ["right"], ["hooks", "nnsight", "bridge"]),  # where no family is told of a mask
-]
-
-
-@pytest.mark.parametrize(("case", "side", "engine"), PADDED)
-def test_every_row_of_a_padded_batch_is_as_it_is_alone(bridges: Any, case: str, side: str, engine: str) -> None:
-    """Through the plain modules, with either engine, and where hooks make a bridge run."""
+@pytest.mark.parametrize("case", cases(CONFIGS))
+def test_every_row_of_a_batch_that_is_padded_on_the_left_is_as_it_is_alone(bridges: Any, case: str) -> None:
+    """Through the plain modules, and where hooks make a bridge run."""
     model = bridges(case) if case in IN_A_BRIDGE else tiny_model(case)
+    check_rows(model, "left", "hooks", also_by_bridge=case in IN_A_BRIDGE)
+
+
+@pytest.mark.parametrize(("side", "engine"), [("left", "nnsight"), ("right", "hooks"), ("right", "nnsight")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_row_of_a_padded_batch_is_as_it_is_alone(bridges: Any, family: str, side: str, engine: str) -> None:
+    check_rows(bridges(family), side, engine)
+
+
+def check_rows(model: Any, side: str, engine: str, *, also_by_bridge: bool = False) -> None:
     ids, mask = padded(side)
     sites = [site for site in available_sites(model) if site.kind != "path"]
-    options: dict[str, Any] = {"engine": "nnsight" if engine == "nnsight" else "hooks"}
-    with ExitStack() as hooks:
-        if engine == "bridge":
-            sites = [site for site in sites if site.kind in family_of(model.original_model.config).bridge]
-            hooks.enter_context(model.hooks(fwd_hooks=[("blocks.0.hook_out", lambda value, hook: value)]))
-        if not sites:  # all of them are refused there
-            return
-        together = capture(model, ids, sites, attention_mask=mask, **options)
-        alone = [capture(model, prompt[None], sites, **options) for prompt in PROMPTS]
-    for site, row in itertools.product(sites, range(len(PROMPTS))):
-        found, wanted = of_row(together[site][row], site.kind, mask[row]), alone[row][site][0]
-        if site.kind == "scores":  # what masks a pair is the lowest number, or nearly so
-            hidden = wanted < -1e30
-            assert (found < -1e30).equal(hidden), site
-            found, wanted = found.masked_fill(hidden, 0), wanted.masked_fill(hidden, 0)
-        scale = wanted.abs().max().item()
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * max(scale, 1.0), msg=f"{site} {row}")
+    alone = [capture(model, prompt[None], sites, engine=engine) for prompt in PROMPTS]
+    batches = [capture(model, ids, sites, attention_mask=mask, engine=engine)]
+    if also_by_bridge and (shown := [s for s in sites if s.kind in family_of(model.original_model.config).bridge]):
+        with model.hooks(fwd_hooks=[("blocks.0.hook_out", lambda value, hook: value)]):
+            batches.append(capture(model, ids, shown, attention_mask=mask))
+    for together in batches:
+        for site, row in itertools.product(together, range(len(PROMPTS))):
+            found, wanted = of_row(together[site][row], site.kind, mask[row]), alone[row][site][0]
+            if site.kind == "scores":  # what masks a pair is the lowest number, or nearly so
+                hidden = wanted < -1e30
+                assert (found < -1e30).equal(hidden), site
+                found, wanted = found.masked_fill(hidden, 0), wanted.masked_fill(hidden, 0)
+            scale = wanted.abs().max().item()
+            torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5 * max(scale, 1.0), msg=f"{site} {row}")
 
 
 def test_without_the_mask_left_padding_would_be_wrong(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites, check_site
 from tests.interp.sites.edits_by_hand import added, hooked
 from tests.interp.sites.family_oracle import FACTS, recompute
-from tests.tiny_models import CONFIGS, IN_A_BRIDGE, VOCAB, tiny_model
+from tests.tiny_models import CONFIGS, IN_A_BRIDGE, VOCAB, cases, tiny_model
 
 TOKENS = torch.randint(2, VOCAB, (3, 12), generator=torch.Generator().manual_seed(0))
 
@@ -71,7 +71,7 @@ def test_every_site_of_a_bridge(bridges: Any, case: str) -> None:
             assert_equal(site, value, wanted[str(site)])
 
 
-@pytest.mark.parametrize("case", IN_A_BRIDGE)
+@pytest.mark.parametrize("case", cases(IN_A_BRIDGE))
 def test_what_the_bridge_itself_shows_where_hooks_edit_it(bridges: Any, case: str) -> None:
     """A hook that changes nothing makes the bridge run; sites that it shows otherwise are refused by name."""
     bridge, wanted = bridges(case), expected(case)
@@ -125,7 +125,7 @@ def test_sites_that_a_family_lacks_are_refused_with_the_reason(case: str, site: 
 
 
 @pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
-@pytest.mark.parametrize("case", IN_A_BRIDGE)
+@pytest.mark.parametrize("case", cases(IN_A_BRIDGE))
 def test_gradients_at_a_bridges_sites_are_those_of_an_addition_to_the_modules(bridges: Any, case: str) -> None:
     bridge, model = bridges(case), plain(case)
     last = Site("resid_post", model.config.num_hidden_layers - 1)

@@ -14,7 +14,7 @@ from interp.steering.edits import steer, steer_residual
 from interp.steering.site_edits import intervene
 from tests.interp.sites.edits_by_hand import added, hooked
 from tests.interp.sites.family_oracle import FACTS
-from tests.tiny_models import CONFIGS, IN_A_BRIDGE, WIDTH, tiny_model
+from tests.tiny_models import CONFIGS, IN_A_BRIDGE, WIDTH, cases, tiny_model
 
 TOKENS = torch.tensor([[5, 9, 20, 33, 41, 8], [7, 7, 30, 12, 2, 50]])
 
@@ -28,7 +28,7 @@ def by_hand(case: str, model: Any, vector: Tensor, *, last_only: bool) -> Tensor
         return model(TOKENS).logits
 
 
-@pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.parametrize("case", cases(CONFIGS))
 @torch.no_grad()
 def test_a_vector_is_added_after_a_block(case: str) -> None:
     model = tiny_model(case)
@@ -64,7 +64,7 @@ def test_neurons_of_mixtures_and_of_a_flat_mlp_are_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
-@pytest.mark.parametrize("case", IN_A_BRIDGE)
+@pytest.mark.parametrize("case", cases(IN_A_BRIDGE))
 @torch.no_grad()
 def test_an_edit_at_a_named_site_does_what_the_same_change_of_the_modules_does(bridges: Any, case: str) -> None:
     """At every site that is not refused: the logits are those of the plain modules with hooks by hand."""
