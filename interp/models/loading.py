@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from interp.claimed_size import check_claimed_size
 from interp.files.outside import read_json, reading, typed
 from interp.gguf_header import check_gguf
+from interp.models.families.table import declared
 from interp.models.locate import ModelFiles, locate
 from interp.models.source import ModelSource as ModelSource
 from interp.models.source import context_length as context_length
@@ -196,7 +198,21 @@ def _bridge(hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
         ) from None
     if model.tokenizer is not None:
         _keep_bos_as_published(model, published)
+    if (family := declared(hf_model.config)) is not None and family.rotary_in_float32:
+        for block in model.blocks:
+            for name in ("hook_rot_q", "hook_rot_k"):
+                point = block.attn._modules[name]
+                point.__class__, point.weights = _RotatedPoint, (block.attn.o.weight,)
     return model
+
+
+class _RotatedPoint(HookPoint):
+    """Where a bridge shows rotated queries or keys, brought back into the dtype of the model's weights."""
+
+    weights: tuple[torch.Tensor]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.weights[0].dtype)
 
 
 def _keep_bos_as_published(model: TransformerBridge, published: bool) -> None:

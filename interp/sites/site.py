@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from interp.models.bridge import is_bridge, module_at
 from interp.models.families.table import declared
@@ -37,7 +38,7 @@ from interp.sites.places import place_of, why_absent
 _TEMPLATES = {name: kind for kind, row in KINDS.items() for name in (row.name, *row.synonyms)} | HF_MODULES
 _UNDECLARED = (
     "the family {name!r} is not declared in interp.models.families, so no test compared this site; of such a model"
-    " there are the residual stream around its blocks and the paths of its modules"
+    " there are the residual stream around its blocks and its modules, as Site('path', path='…')"
 )
 _KINDS_WILDCARD = re.compile(r"(blocks\.(?:\*|\d+|\d+-\d+)\.)([^\[]*\*[^\[]*)(\[\d+\])?")
 _WILDCARD = re.compile(r"(?<![^.])(\*|\d+-\d+)(?![^.\[])")
@@ -207,9 +208,11 @@ def _presence(model: Any) -> Presence:
         if parts is not None:
             found = place_of(parts, site.kind, site.layer, batch=1)
             return None if found is not None else why_absent(parts, site.kind, site.layer)
-        if is_bridge(model):
-            around = site.kind in ("resid_pre", "resid_post") and layer_count(model)
-            return None if around else _UNDECLARED.format(name=model.original_model.config.model_type)
+        config = getattr(getattr(model, "original_model", model), "config", None)
+        if isinstance(config, PretrainedConfig) and (is_bridge(model) or declared(config) is None):
+            around = site.kind == "resid_post" or (site.kind == "resid_pre" and is_bridge(model))
+            if not around or not layer_count(model):
+                return _UNDECLARED.format(name=config.model_type)
         return None if find_module(model, site) is not None else "no module of this model has it as its output"
 
     return why

@@ -111,5 +111,7 @@ class Family:
     bridge: frozenset[str] = BRIDGE
     """Kinds of sites at which TransformerLens's bridge shows the same values; tests compare each. Where somebody's
     hooks edit the bridge, others are refused."""
+    rotary_in_float32: bool = False
+    """Queries and keys of a model in half precision are rotated in float32 and brought back; a bridge leaves it out."""
     unread: frozenset[str] = frozenset()
     """Kinds among them whose edits do not reach what follows in the bridge, and are refused too."""

@@ -31,6 +31,7 @@ OLMO2 = replace(
     attention_post_norm="post_attention_layernorm",
     norm2=None,
     mlp_post_norm="post_feedforward_layernorm",
+    rotary_in_float32=True,
 )
 
-EXAONE4 = replace(OLMO2, query_key_norm_axes="heads_first")
+EXAONE4 = replace(OLMO2, query_key_norm_axes="heads_first", rotary_in_float32=False)

@@ -7,7 +7,9 @@ from interp.models.families.family import BRIDGE, Family
 
 LLAMA = Family()
 
-OLMO = replace(LLAMA, unread=frozenset({"ln1_normalized", "ln2_normalized", "ln_final_normalized"}))
+OLMO = replace(
+    LLAMA, rotary_in_float32=True, unread=frozenset({"ln1_normalized", "ln2_normalized", "ln_final_normalized"})
+)
 """Its norms have no weights, which the bridge needs to go on from an edited value."""
 
 QWEN3 = replace(LLAMA, q_norm="q_norm", k_norm="k_norm")

@@ -2,11 +2,14 @@
 
 import functools
 from contextlib import ExitStack, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import BloomConfig, GraniteMoeConfig, MambaConfig, OpenAIGPTConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from interp.models.families.table import FAMILIES, family_of
 from interp.models.loading import load_hf_model, load_model
@@ -104,6 +107,51 @@ def test_attention_that_transformers_computes_wrongly_is_refused() -> None:
     with torch.no_grad():
         eager = model(TOKENS).logits
         assert (eager - plain("falcon_1b")(TOKENS).logits).abs().max() > 0.01
+
+
+UNDECLARED = {
+    "openai-gpt": OpenAIGPTConfig(vocab_size=VOCAB, n_positions=32, n_embd=32, n_layer=2, n_head=4),
+    "bloom": BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4),
+    "granitemoe": GraniteMoeConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, num_local_experts=4, num_experts_per_tok=2, residual_multiplier=0.5,
+    ),
+    "mamba": MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNDECLARED)
+def test_of_other_families_there_is_the_stream_around_blocks_and_nothing_else(name: str, tmp_path: Path) -> None:
+    """Bloom's MLP module adds the residual stream, GPT-1's blocks return lists, and Mamba has neither MLP nor heads."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(UNDECLARED[name]).save_pretrained(tmp_path)
+    model, hf_model = load_model(tmp_path, device="cpu"), load_hf_model(tmp_path, device="cpu")
+    assert {site.kind for site in named(model)} == {"resid_pre", "resid_post"}
+    assert {site.kind for site in named(hf_model)} <= {"resid_post"}
+    entering: list[Tensor] = []
+    blocks = next(module for module in hf_model.modules() if isinstance(module, nn.ModuleList))
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _module, args: entering.append(args[0]))
+    hf_model(TOKENS)
+    found = capture(model, TOKENS, named(model))
+    for layer in range(2):
+        assert_equal(Site("resid_pre", layer), found[Site("resid_pre", layer)], entering[layer])
+    assert torch.equal(found[Site("resid_post", 0)], found[Site("resid_pre", 1)])
+    for site in (Site("mlp_out", 1), Site("resid_mid", 1)):
+        for either in (model, hf_model):
+            with pytest.raises(ValueError, match=f"the family '{name}' is not declared"):
+                capture(either, TOKENS, site)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "gemma2", "olmo", "olmo2", "olmo3", "mixtral"])
+def test_a_bridge_runs_in_half_precision(case: str, tmp_path: Path) -> None:
+    """With hooks and gradients, which make it run itself, near what the plain modules give."""
+    tiny_model(case, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    model, sites = load_model(tmp_path, device="cpu", dtype=torch.bfloat16), "blocks.*.hook_resid_post"
+    wanted, found = capture(model, TOKENS, sites), capture(model, TOKENS, sites, gradients=True)
+    for site, value in wanted.items():
+        assert found[site].dtype == torch.bfloat16
+        torch.testing.assert_close(found[site], value, rtol=0, atol=0.05 * float(value.abs().max()))
 
 
 @pytest.mark.parametrize(
