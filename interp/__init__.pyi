@@ -3,6 +3,7 @@ from . import embedded as embedded
 from . import massive as massive
 from . import metrics as metrics
 from . import models as models
+from . import monitors as monitors
 from . import sites as sites
 from . import sparsity as sparsity
 from . import steering as steering

@@ -1,5 +1,8 @@
 """Tiny random models of every family, built offline from their configurations; weights differ from layer to layer."""
 
+from tempfile import TemporaryDirectory
+from typing import Any
+
 import torch
 from transformers import (
     Gemma2Config,
@@ -11,6 +14,8 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from interp.models.loading import load_model
 
 VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 64, 32, 3, 4, 32
 
@@ -52,3 +57,10 @@ def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.to(dtype).eval()
+
+
+def as_bridge(model: PreTrainedModel, *, dtype: str = "float32") -> Any:
+    """The same weights as ``load_model`` gives them."""
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_model(folder, dtype=dtype, device="cpu")

@@ -114,3 +114,19 @@ def plain_module(model: Any, *, purpose: str) -> nn.Module:
             f"cannot {purpose} while hooks edit the bridge at {', '.join(hooked[:3])}: call model.reset_hooks() first"
         )
     return PlainCopy(model).model
+
+
+def require_tested_family(model: Any, what: str) -> None:
+    """Refuse a bridge of a family in which no test has compared ``what`` (a noun phrase) with the original model.
+
+    Raises:
+        ValueError: naming the families that can be, and where to add one; or the model is no bridge.
+    """
+    if not is_bridge(model):
+        raise ValueError(f"{what} need a model from interp.load_model, not a {type(model).__name__}")
+    family = model.original_model.config.model_type
+    if family not in FAMILIES:
+        raise ValueError(
+            f"{what} were compared in {', '.join(sorted(FAMILIES))}, not in {family!r}: take a model of those, or add"
+            " the family to interp.models.plain.FAMILIES with a tiny model in the tests"
+        )

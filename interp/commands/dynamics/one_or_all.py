@@ -1,0 +1,99 @@
+"""What the commands here share: one model, or every checkpoint of its training, measured, printed, and drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from interp.commands.options import OutFile, OutFolder, RowOptions
+
+if TYPE_CHECKING:
+    from interp.checkpoints import Measurement
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which model, on what, and where to."""
+
+    data: str
+    """Text or token ids, as interp cache takes them; the same rows at every checkpoint."""
+    steps: str | None = None
+    """Checkpoints: all, paper, log or a list such as 0,512,143000. By default the last alone."""
+    out: OutFolder = Path("runs/dynamics")
+    """Folder for the results of --steps; killed and started again, it continues there."""
+    report: OutFile | None = None
+    """HTML file to write; with --steps it is report.html in --out."""
+    budget: str | None = None
+    """Disk that downloaded checkpoints may take, such as 5GB; with room for two, the next is fetched ahead."""
+    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights."""
+    device: str | None = None
+    """By default a GPU where there is one."""
+
+
+def measure(model: str, title: str, measurements: "Sequence[Measurement]", options: Options) -> None:
+    """Measure one model, or with --steps its checkpoints; print tables, and write the page."""
+    from rich.console import Console
+
+    from interp.checkpoints.pages import model_page, training_page
+    from interp.checkpoints.text_report import print_quantities, print_run
+
+    console = Console(highlight=False)
+    if options.steps is None:
+        from interp.models.loading import load_model
+        from interp.tokens.sequences import text_rows
+
+        loaded = load_model(model, dtype=options.dtype, device=options.device)
+        tokens, mask = text_rows(loaded, options.data, **vars(options.rows))
+        whole = _whole_rows(tokens, mask)
+        found = [(each, each.run(loaded, whole)) for each in measurements]
+        console.print(f"{len(whole)} rows of {whole.shape[1]} tokens")
+        for what, quantities in found:
+            print_quantities(console, what, quantities)
+        if options.report:
+            page = model_page(f"{title} of {model}", found, tokens=whole)
+            console.print(f"Report: {page.write(options.report)}")
+        return
+    from interp.checkpoints import open_source, sweep
+    from interp.tokens.sequences import training_rows
+
+    source = open_source(model)
+    tokens, mask = training_rows(source, options.data, **vars(options.rows))
+    whole = _whole_rows(tokens, mask)
+    run = sweep(
+        source,
+        whole,
+        measurements,
+        options.out,
+        steps=options.steps,
+        dtype=options.dtype,
+        device=options.device,
+        budget=_bytes(options.budget),
+        tell=console.print,
+    )
+    console.print(f"{len(whole)} rows of {whole.shape[1]} tokens")
+    print_run(console, run)
+    curves = [each for each in run.curves.values() if each.points]
+    if curves:
+        page = training_page(f"{title} over the training of {source.name}", curves)
+        console.print(f"Report: {page.write(options.out / 'report.html')}")
+
+
+def _whole_rows(tokens: Any, mask: Any) -> Any:
+    whole = tokens[mask.all(1)]
+    if not len(whole):
+        raise ValueError("the text fills no whole row: give a smaller --context, or more text")
+    return whole
+
+
+def _bytes(budget: str | None) -> int | None:
+    from interp.counts import parse_count
+
+    try:
+        return parse_count(budget.strip().lower().removesuffix("b")) if budget else None
+    except ValueError:
+        raise ValueError(f"--budget is {budget!r}; it must be a size such as 5GB or 500MB") from None
