@@ -1,5 +1,6 @@
 from . import checkpoints as checkpoints
 from . import embedded as embedded
+from . import gains as gains
 from . import massive as massive
 from . import metrics as metrics
 from . import models as models

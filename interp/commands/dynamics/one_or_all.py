@@ -45,11 +45,9 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
     console = Console(highlight=False)
     if options.steps is None:
         from interp.models.loading import load_model
-        from interp.tokens.sequences import text_rows
 
         loaded = load_model(model, dtype=options.dtype, device=options.device)
-        tokens, mask = text_rows(loaded, options.data, **vars(options.rows))
-        whole = _whole_rows(tokens, mask)
+        whole = whole_rows(loaded, options)
         found = [(each, each.run(loaded, whole)) for each in measurements]
         console.print(f"{len(whole)} rows of {whole.shape[1]} tokens")
         for what, quantities in found:
@@ -63,7 +61,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
 
     source = open_source(model)
     tokens, mask = training_rows(source, options.data, **vars(options.rows))
-    whole = _whole_rows(tokens, mask)
+    whole = _checked(tokens, mask)
     run = sweep(
         source,
         whole,
@@ -83,7 +81,14 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
         console.print(f"Report: {page.write(options.out / 'report.html')}")
 
 
-def _whole_rows(tokens: Any, mask: Any) -> Any:
+def whole_rows(model: Any, options: Options) -> Any:
+    """Rows of the text that hold no padding."""
+    from interp.tokens.sequences import text_rows
+
+    return _checked(*text_rows(model, options.data, **vars(options.rows)))
+
+
+def _checked(tokens: Any, mask: Any) -> Any:
     whole = tokens[mask.all(1)]
     if not len(whole):
         raise ValueError("the text fills no whole row: give a smaller --context, or more text")

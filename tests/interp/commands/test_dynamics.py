@@ -1,16 +1,21 @@
 """The commands about training: one model or its checkpoints, killed and continued, given nonsense."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from cyclopts import App
+from transformers import AutoModelForCausalLM
 
-from interp.commands.dynamics import monitor
+from interp.commands.dynamics import gains, monitor
 from interp.embedded import TEXT_FOLDER
+from tests.tiny_models import CONFIGS, VOCAB
 
-ROWS = ["--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "2", "--context", "32"]
-APPS = {"monitor": monitor.app}
+ROWS = ["--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "2", "--context", "16"]
+APPS = {"monitor": monitor.app, "gains": gains.app}
 
 
 def call(app: App, *line: str) -> None:
@@ -20,13 +25,13 @@ def call(app: App, *line: str) -> None:
 @pytest.mark.parametrize("name", APPS)
 def test_one_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(APPS[name], "embedded", *ROWS, "--report", str(tmp_path / "page.html"))
-    assert "2 rows of 32 tokens" in capsys.readouterr().out
+    assert "2 rows of 16 tokens" in capsys.readouterr().out
     assert "figcaption" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("name", APPS)
 def test_checkpoints(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = ["embedded", *ROWS, "--steps", "0,5792", "--out", str(tmp_path)]
+    line = ["embedded", *ROWS, "--steps", "0,128", "--out", str(tmp_path)]
     call(APPS[name], *line)
     assert "2 measured" in capsys.readouterr().out
     call(APPS[name], *line)
@@ -48,3 +53,23 @@ def test_nonsense(line: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         call(monitor.app, *line, "--out", str(out))
     assert not out.is_dir() or not list(out.glob("*.html"))
+
+
+def test_gains_over_widths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="of two widths or more"):
+        call(gains.app, "embedded", "embedded", *ROWS)
+    with pytest.raises(ValueError, match="are for one model"):
+        call(gains.app, "embedded", "embedded", *ROWS, "--steps", "0")
+    np.save(tmp_path / "ids.npy", np.arange(64, dtype=np.uint16) % VOCAB)
+    for width in (32, 64, 128):
+        config = copy.deepcopy(CONFIGS["gpt_neox"])
+        config.hidden_size = width
+        with torch.no_grad():
+            model = AutoModelForCausalLM.from_config(config)
+            for parameter in model.parameters():
+                parameter.copy_(torch.eye(*parameter.shape) * width if parameter.ndim == 2 else parameter)
+        model.save_pretrained(tmp_path / str(width))
+    models = [str(tmp_path / width) for width in ("32", "64", "128")]
+    call(gains.app, *models, "--data", str(tmp_path / "ids.npy"), *ROWS[2:])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if " out " in f" {line} "]
+    assert lines[0][2::2][:4] == ["32", "64", "128", "1.000"]
