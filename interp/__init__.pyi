@@ -1,4 +1,5 @@
 from . import checkpoints as checkpoints
+from . import clamping as clamping
 from . import embedded as embedded
 from . import gains as gains
 from . import massive as massive

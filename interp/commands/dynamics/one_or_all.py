@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from interp.checkpoints import Measurement
 
 
+REPEATED = "repeated"
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Which model, on what, and where to."""
 
     data: str
-    """Text or token ids, as interp cache takes them; the same rows at every checkpoint."""
+    """Text or token ids, as interp cache takes them, or repeated: random tokens, each row twice. The same rows at every
+    checkpoint."""
     steps: str | None = None
     """Checkpoints: all, paper, log or a list such as 0,512,143000. By default the last alone."""
     out: OutFolder = Path("runs/dynamics")
@@ -56,12 +60,17 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
             page = model_page(f"{title} of {model}", found, tokens=whole)
             console.print(f"Report: {page.write(options.report)}")
         return
+    from transformers import AutoConfig
+
     from interp.checkpoints import open_source, sweep
     from interp.tokens.sequences import training_rows
 
     source = open_source(model)
-    tokens, mask = training_rows(source, options.data, **vars(options.rows))
-    whole = _checked(tokens, mask)
+    if options.data == REPEATED:
+        config = AutoConfig.from_pretrained(source.config_folder(), local_files_only=True, trust_remote_code=False)
+        whole = _repeated(config.vocab_size, config.max_position_embeddings, options)
+    else:
+        whole = _checked(*training_rows(source, options.data, **vars(options.rows)))
     run = sweep(
         source,
         whole,
@@ -85,7 +94,18 @@ def whole_rows(model: Any, options: Options) -> Any:
     """Rows of the text that hold no padding."""
     from interp.tokens.sequences import text_rows
 
+    if options.data == REPEATED:
+        return _repeated(int(model.cfg.d_vocab), int(model.cfg.n_ctx), options)
     return _checked(*text_rows(model, options.data, **vars(options.rows)))
+
+
+def _repeated(vocab: int, longest: int, options: Options) -> Any:
+    from interp.clamping import repeated_rows
+
+    context = min(101, longest) if options.rows.context is None else options.rows.context
+    if not 5 <= context <= longest:
+        raise ValueError(f"--context is {context}; rows of repeated tokens have 5 to {longest} here")
+    return repeated_rows(vocab, sequences=options.rows.sequences, half=(context - 1) // 2)
 
 
 def _checked(tokens: Any, mask: Any) -> Any:

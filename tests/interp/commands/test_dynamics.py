@@ -10,12 +10,12 @@ import torch
 from cyclopts import App
 from transformers import AutoModelForCausalLM
 
-from interp.commands.dynamics import gains, monitor
+from interp.commands.dynamics import clamp, gains, monitor
 from interp.embedded import TEXT_FOLDER
 from tests.tiny_models import CONFIGS, VOCAB
 
 ROWS = ["--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "2", "--context", "16"]
-APPS = {"monitor": monitor.app, "gains": gains.app}
+APPS = {"monitor": monitor.app, "gains": gains.app, "clamp": clamp.app}
 
 
 def call(app: App, *line: str) -> None:
@@ -45,6 +45,7 @@ def test_checkpoints(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["embedded", *ROWS, "--steps", "some"], "steps 'some' are neither all, log, paper nor a list"),
         (["embedded", *ROWS, "--steps", "0", "--budget", "much"], "--budget is 'much'; it must be a size"),
         (["smollm2-135m", *ROWS, "--steps", "all"], "has no training checkpoints"),
+        (["embedded", "--data", "repeated", "--context", "300"], "rows of repeated tokens have 5 to 256 here"),
         (["embedded", *ROWS[:2], "--sequences", "0"], "sequences is 0; it must be 1 or more"),
     ],
 )
@@ -73,3 +74,12 @@ def test_gains_over_widths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     call(gains.app, *models, "--data", str(tmp_path / "ids.npy"), *ROWS[2:])
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if " out " in f" {line} "]
     assert lines[0][2::2][:4] == ["32", "64", "128", "1.000"]
+
+
+def test_clamps_of_a_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    call(clamp.app, "embedded", "--data", "repeated", "--sequences", "2", "--spec", "ablate:2.1", "--context", "41")
+    lines = capsys.readouterr().out
+    assert "2 rows of 41 tokens" in lines
+    assert "ablate:2.1" in lines
+    with pytest.raises(ValueError, match=r"'forget:2.1' in 'forget:2.1' is no clamp"):
+        call(clamp.app, "embedded", "--data", "repeated", "--spec", "forget:2.1")
