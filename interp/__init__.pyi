@@ -2,6 +2,7 @@ from . import checkpoints as checkpoints
 from . import clamping as clamping
 from . import embedded as embedded
 from . import gains as gains
+from . import kernels as kernels
 from . import massive as massive
 from . import metrics as metrics
 from . import models as models
