@@ -1,5 +1,6 @@
 from . import checkpoints as checkpoints
 from . import clamping as clamping
+from . import codes as codes
 from . import embedded as embedded
 from . import gains as gains
 from . import kernels as kernels

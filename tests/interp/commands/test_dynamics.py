@@ -10,12 +10,12 @@ import torch
 from cyclopts import App
 from transformers import AutoModelForCausalLM
 
-from interp.commands.dynamics import clamp, gains, kernel, monitor
+from interp.commands.dynamics import clamp, codes, gains, kernel, monitor
 from interp.embedded import TEXT_FOLDER
 from tests.tiny_models import CONFIGS, VOCAB
 
 ROWS = ["--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "2", "--context", "16"]
-APPS = {"monitor": monitor.app, "gains": gains.app, "clamp": clamp.app, "kernel": kernel.app}
+APPS = {"codes": codes.app, "monitor": monitor.app, "gains": gains.app, "clamp": clamp.app, "kernel": kernel.app}
 
 
 def call(app: App, *line: str) -> None:
