@@ -1,6 +1,7 @@
 from . import checkpoints as checkpoints
 from . import clamping as clamping
 from . import codes as codes
+from . import concepts as concepts
 from . import embedded as embedded
 from . import gains as gains
 from . import kernels as kernels
