@@ -1,8 +1,14 @@
 from . import checkpoints as checkpoints
+from . import clamping as clamping
+from . import codes as codes
+from . import concepts as concepts
 from . import embedded as embedded
+from . import gains as gains
+from . import kernels as kernels
 from . import massive as massive
 from . import metrics as metrics
 from . import models as models
+from . import monitors as monitors
 from . import sites as sites
 from . import sparsity as sparsity
 from . import steering as steering

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -42,6 +43,8 @@ from transformers import (
     Starcoder2Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from interp.models.loading import load_model
 
 VOCAB, WIDTH, LAYERS, HEADS, CONTEXT = 64, 32, 3, 4, 32
 
@@ -175,3 +178,10 @@ def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.to(dtype).eval()
+
+
+def as_bridge(model: PreTrainedModel, *, dtype: str = "float32") -> Any:
+    """The same weights as ``load_model`` gives them."""
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_model(folder, dtype=dtype, device="cpu")

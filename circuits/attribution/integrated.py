@@ -4,14 +4,19 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.nodes import Places
-from circuits.runs.pair import Contrast, Session
+from circuits.runs.pair import Contrast, Session, refuse_flat
 from circuits.runs.runner import Start
 
 
 def mean_gradient(
     session: Session, found: Contrast, place: Places, difference: Tensor, *, steps: int, start: Start | None
 ) -> Tensor:
-    """Gradient of each prompt's metric at a place, mean over ``steps`` points between the two runs' values."""
+    """Gradient of each prompt's metric at a place, mean over ``steps`` points between the two runs' values.
+
+    Raises ValueError where the one point of ``steps=1``, the base run, is a place at which the metric is flat.
+    """
+    if steps == 1:
+        refuse_flat(found.measure, found.source.logits.detach(), found.base.logits.detach())
     total = torch.zeros_like(difference)
     for step in range(steps):
         passed = session.runner.forward(

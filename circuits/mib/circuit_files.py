@@ -8,7 +8,6 @@
 Scores there are positive for edges that work for the clean answer.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from circuits.anatomy.anatomy import anatomy_of
 from circuits.anatomy.wiring import PARTS, Wiring, width_of
 from circuits.circuit import EMBED, LOGITS, Circuit, Edge, layer_of
+from interp.files.outside import parse_json, reading
 from interp.files.writing import write_json
 from interp.models.plain import plain_module
 
@@ -76,8 +76,8 @@ def read_mib(path: str | Path, *, whole: bool = False) -> Circuit:
         ValueError: a file that is not of this form, an edge that its ``cfg`` does not allow, a score that is no number,
             or a circuit of single neurons.
     """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    with reading(path, "is not a circuit of the MIB benchmark"):
+        found = parse_json(Path(path).read_bytes(), path)
         cfg = {name: int(found["cfg"][name]) for name in ("n_layers", "n_heads", "parallel_attn_mlp")}
         if any("neurons" in node for node in found["nodes"].values()):
             raise ValueError("it is a circuit of single neurons, which edges between heads and MLPs cannot hold")
@@ -89,14 +89,14 @@ def read_mib(path: str | Path, *, whole: bool = False) -> Circuit:
             if not math.isfinite(score):
                 raise ValueError(f"the score of {name} is {score}")
             groups[edge[1]] = (node,)
-            if whole or about["in_graph"] is True:
+            if type(about["in_graph"]) is not bool:
+                raise ValueError(f"in_graph of {name} is {about['in_graph']!r}; it must be true or false")
+            if whole or about["in_graph"]:
                 scores[edge] = score
         names = {EMBED, LOGITS, *(u for u, _ in scores), *(groups[v][0] for _, v in scores)}
         nodes = dict.fromkeys(sorted(names, key=_order), 0.0)
         for (writer, _), score in scores.items():
             nodes[writer] += score
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a circuit of the MIB benchmark: {error!r}") from error
     # As measured by bringing the clean run back: positive scores are of edges that work for its answer.
     about = {"method": "read from MIB's JSON", "direction": "denoise", "rules": None}
     return Circuit(nodes=nodes, edges=scores, groups=groups, about=about)

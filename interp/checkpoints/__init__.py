@@ -1,4 +1,4 @@
-"""A model through its training: where its checkpoints are, which to take."""
+"""A model through its training: where its checkpoints are, which to take, and what changes from one to the next."""
 
 import lazy_loader
 

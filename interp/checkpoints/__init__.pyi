@@ -1,3 +1,10 @@
+from .curves import Curves as Curves
+from .curves import CurvesRun as CurvesRun
+from .curves import Measurement as Measurement
+from .curves import Quantity as Quantity
+from .curves import quantity as quantity
+from .curves import sweep as sweep
+from .pages import training_page as training_page
 from .schedules import PYTHIA_STEPS as PYTHIA_STEPS
 from .schedules import choose_steps as choose_steps
 from .sources import Checkpoint as Checkpoint

@@ -160,3 +160,23 @@ def require_right_attention(model: Any) -> None:
             f"transformers computes eager attention of this {config.model_type!r} model wrongly (linear biases count"
             " twice); set model.config._attn_implementation = 'sdpa'"
         )
+
+
+COMPARED = ("gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama")
+"""Families in which what is measured through training was compared; of others it is refused."""
+
+
+def require_tested_family(model: Any, what: str) -> None:
+    """Refuse a bridge of a family in which no test has compared ``what`` (a noun phrase) with the original model.
+
+    Raises:
+        ValueError: naming the families that can be, and where to add one; or the model is no bridge.
+    """
+    if not is_bridge(model):
+        raise ValueError(f"{what} need a model from interp.load_model, not a {type(model).__name__}")
+    family = model.original_model.config.model_type
+    if family not in COMPARED:
+        raise ValueError(
+            f"{what} were compared in {', '.join(COMPARED)}, not in {family!r}: take a model of those, or add"
+            " the family to interp.models.plain.COMPARED with a tiny model in the tests"
+        )

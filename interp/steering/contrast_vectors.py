@@ -78,7 +78,8 @@ def contrast(
     if not positive or not negative:
         raise ValueError(f"{len(positive)} positive and {len(negative)} negative prompts: give at least one of each")
     place = stack_of(model, stack, mixtures=True)
-    blocks = [block_at(model, place, number) for number in (range(layer + 1) if drop_massive else (layer,))]
+    last = block_at(model, place, layer)
+    blocks = [*(block_at(model, place, number) for number in range(layer if drop_massive else 0)), last]
     sides: list[list[Tensor]] = []
     found: list[list[MassiveActivation]] = []
     for prompts in (positive, negative):

@@ -186,6 +186,8 @@ def npy_file(path: Path) -> Iterator[Document]:
     """Parts of a flat stream of ids."""
     with reading(path.name, "is not an array of token ids in NumPy's .npy format"):
         array = np.lib.format.open_memmap(path, mode="r")  # refuses pickled objects
+        if (found := path.stat().st_size) != (said := array.offset + array.nbytes):
+            raise ValueError(f"its header says {said:,} bytes, the file has {found:,}")
     return flat_ids(array, path.name)
 
 

@@ -14,6 +14,8 @@ from interp.files.outside import reading
 from interp.tokens.documents import Document, Source, arrow_documents, missing_column
 
 _QUESTION_SECONDS = 5.0
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""Of a stream of Arrow record batches."""
 
 
 def open_hub_dataset(name: str, *, config: str | None, split: str | None) -> tuple[Any, str]:
@@ -71,6 +73,8 @@ def load_from_disk(path: Path, split: str | None) -> Any:
     import datasets
 
     with reading(path.name, "cannot be read as a data set that save_to_disk wrote"):
+        for file in sorted(path.rglob("*.arrow")):
+            _check_end(file)
         data = datasets.load_from_disk(str(path))
     if not isinstance(data, datasets.DatasetDict):
         if split is not None:
@@ -80,6 +84,14 @@ def load_from_disk(path: Path, split: str | None) -> Any:
     if chosen not in data:
         raise ValueError(f"{path.name} has no split {chosen!r}; it has {', '.join(data)}")
     return data[chosen]
+
+
+def _check_end(file: Path) -> None:
+    """A stream cut between two record batches reads as a shorter one: only its end marker tells."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - len(_END)))
+        if stream.read() != _END:
+            raise ValueError(f"{file.name} has no end marker, so it was cut off")
 
 
 def of_dataset(data: Any, column: str, *, name: str, identity: str | None = None) -> Source:

@@ -201,7 +201,7 @@ def _truncate_log(folder: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + b"\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     with atomic_path(path) as partial:
         partial.write_bytes(b"".join(kept))

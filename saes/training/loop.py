@@ -475,10 +475,12 @@ def _statistics(
     """Of the first rows that training will see; SAEs that are trained together see the same."""
     key = (site, config.normalisation == "layer_norm")
     if key not in known:
-        rows, wanted, place = [], min(STATISTICS_ROWS, len(store)), _place_in(store, site)
+        rows, count = [], 0
+        wanted, place = min(STATISTICS_ROWS, len(store)), _place_in(store, site)
         for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
             rows.append(batch[place])
-            if sum(map(len, rows)) >= wanted:
+            count += len(rows[-1])
+            if count >= wanted:
                 break
         raw = torch.cat(rows)
         data = _without_row_scale(raw, config)

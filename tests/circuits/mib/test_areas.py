@@ -175,14 +175,20 @@ def test_other_files_are_refused(tmp_path) -> None:
     path = tmp_path / "circuit.json"
     cfg = {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False}
     for text, message in (
-        ("{}", "KeyError"),
-        ("[" * 100_000, "Recursion"),
+        ("{}", "it lacks 'cfg'"),
+        ("[" * 100_000, "nested too deeply"),
+        (json.dumps({"cfg": cfg | {"n_layers": math.inf}, "nodes": {}, "edges": {}}), "OverflowError"),
+        (json.dumps({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": {"score": 10**400, "in_graph": True}}}), "Overflow"),
+        (json.dumps({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": {"score": 1.0, "in_graph": 1}}}), "true or false"),
         (json.dumps({"cfg": cfg, "nodes": {"m0": {"neurons": [True]}}, "edges": {}}), "single neurons"),
         (json.dumps({"cfg": cfg, "nodes": {}, "edges": {"m0->m1": {"score": math.nan, "in_graph": True}}}), "is nan"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_mib(path)
+    for missing in (tmp_path / "gone.json", tmp_path):
+        with pytest.raises(ValueError, match="is not a circuit of the MIB benchmark"):
+            read_mib(missing)
     model = model_of("llama")
     scores = circuits.attribute(model, random_task(), nodes="edges", method="eap")
     with pytest.raises(ValueError, match=r"MIB's files have them for each head: score circuits\.mib\.ungroup"):

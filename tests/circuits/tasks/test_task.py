@@ -81,6 +81,8 @@ def test_a_metric_that_is_flat_where_gradients_are_taken_is_refused() -> None:
         ):  # fmt: skip
             with pytest.raises(ValueError, match=r"flat at the clean run.*direction='denoise'.*'ig', 'eap-ig'"):
                 circuits.attribute(model, task, nodes=nodes, method=method)
+        with pytest.raises(ValueError, match="flat at the clean run"):  # its one point is that run
+            circuits.attribute(model, task, nodes="mlp_out", method="ig", steps=1)
         for nodes, method in (("mlp_out", "ig"), ("mlp_out", "patching"), ("edges", "eap-ig")):
             found = circuits.attribute(model, task, nodes=nodes, method=method)
             assert float(found.values.abs().max()) > 1e-2
@@ -89,6 +91,8 @@ def test_a_metric_that_is_flat_where_gradients_are_taken_is_refused() -> None:
     sae = SAE(32, 64, TopK(4), site="blocks.1.hook_resid_post").initialise(seed=0, mean=torch.zeros(32))
     with pytest.raises(ValueError, match="flat at the clean run"):
         circuits.attribute(model, flat, nodes="latents", method="atp", saes=[sae])
+    with pytest.raises(ValueError, match="flat at the clean run"):
+        circuits.attribute(model, flat, nodes="latents", method="ig", steps=1, saes=[sae])
     explored = circuits.Circuit.from_edges(circuits.attribute(model, flat, nodes="edges", method="eap-ig"))
     with pytest.raises(ValueError, match="flat at the clean run"):
         unfold(model, flat, explored)

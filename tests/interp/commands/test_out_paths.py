@@ -42,5 +42,5 @@ def test_what_can_be_written_is_taken(tmp_path: Path) -> None:
 
 def test_every_command_tries_its_paths() -> None:
     names = "out|html|report|figure|scratch|graphml|dot|neuronpedia|mib|json"
-    for file in ROOT.glob("*/commands/*.py"):
+    for file in ROOT.glob("*/commands/**/*.py"):
         assert not re.search(rf"^\s+({names}): Path", file.read_text(), re.MULTILINE), file

@@ -126,7 +126,7 @@ def test_an_interrupted_run_continues(
         return load_model(folder, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("interp.massive.training_sweep.load_model", load)
+        patch.setattr("interp.checkpoints.sweeping.load_model", load)
         with pytest.raises(KeyboardInterrupt):
             sweep(str(run), planted_tokens(), tmp_path / "out")
     with (tmp_path / "out" / RESULTS).open("ab") as file:

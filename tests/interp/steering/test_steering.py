@@ -318,6 +318,9 @@ def test_residual_vectors(embedded: Any) -> None:
         logits["neuron"] = embedded(tokens)
     assert (logits["vector"] - logits["neuron"])[0, -1].abs().max() < 1e-4
 
+    for layer in (-1, 4):
+        with pytest.raises(ValueError, match=f"layer {layer} is not there: .* has layers 0 to 3"):
+            contrast(embedded, ["Mary laughed"], ["Mary wept"], layer=layer)
     found = contrast(embedded, ["Mary laughed", "John smiled"], ["Mary wept", "John died"], layer=1)
     hand = [
         capture(embedded, embedded.to_tokens(text), site)[site][0, -1]

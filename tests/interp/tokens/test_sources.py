@@ -290,6 +290,25 @@ def test_a_file_cut_anywhere_is_no_shorter_data_set(tmp_path: Path, kind: str) -
     assert read(source) == whole
 
 
+def test_a_file_cut_where_a_part_of_it_ends_is_no_shorter_data_set(tmp_path: Path) -> None:
+    """Between two record batches of Arrow nothing but the end marker is missing; an array's header says its length."""
+    datasets.Dataset.from_dict({"text": ["x" * 50] * 3000}).save_to_disk(tmp_path / "saved")
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    content = path.read_bytes()
+    with pyarrow.memory_map(str(path)) as file:
+        stream = pyarrow.ipc.open_stream(file)
+        stream.read_next_batch()
+        border = file.tell()
+    path.write_bytes(content[:border])
+    assert len(datasets.load_from_disk(str(path.parent))) < 3000, "which is what others read"
+    assert "has no end marker, so it was cut off" in message(path.parent)
+    np.save(tmp_path / "ids.npy", np.arange(10_000))
+    np.save(tmp_path / "short.npy", np.arange(10))
+    header = (tmp_path / "short.npy").read_bytes()[:128]
+    (tmp_path / "ids.npy").write_bytes(header + (tmp_path / "ids.npy").read_bytes()[128:])
+    assert "its header says 208 bytes, the file has 80,128" in message(tmp_path / "ids.npy")
+
+
 def test_whole_zstandard_files_of_every_make(tmp_path: Path) -> None:
     """Frames with and without sizes and checksums, run-length and raw blocks, skippable frames, and several."""
     text, noise = json_text(["a" * 400_000]).encode(), json_text([str(np.random.default_rng(0).bytes(90_000))]).encode()

@@ -79,8 +79,15 @@ class Stopped(Exception):
     """In the middle of a run."""
 
 
+# All activations share one loop; what differs in state (a threshold that moves, a step without one) runs always.
+activations = pytest.mark.parametrize(
+    "activation",
+    [name if name in ("topk", "batchtopk") else pytest.param(name, marks=pytest.mark.slow) for name in ACTIVATIONS],
+)
+
+
 @pytest.mark.parametrize("kind", ["transcoders", "clt", "crosscoder"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@activations
 def test_stopped_and_resumed_is_bit_equal(
     kind: str, activation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +153,7 @@ def test_killed_and_resumed_is_bit_equal(tmp_path: Path) -> None:
     assert len({float(part.threshold) for part in resumed.parts}) == 1
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@activations
 def test_a_crosscoder_of_one_place_trains_what_an_sae_trains(activation: str, tmp_path: Path) -> None:
     alone = config(tmp_path / "sae", "crosscoder", activation, normalise="mean_norm", tokens=30 * 256)
     sae = train(replace(alone, kind=None, reads=(), site="in1"), source())
@@ -157,7 +164,7 @@ def test_a_crosscoder_of_one_place_trains_what_an_sae_trains(activation: str, tm
     assert torch.equal(crosscoder([x])[0], sae(x))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@activations
 def test_a_set_trains_what_its_transcoders_train_alone(activation: str, tmp_path: Path) -> None:
     """Where no gradient is clipped, whose norm is that of all layers together."""
     together = config(tmp_path / "set", "transcoders", activation, clip=1e9, tokens=30 * 256)

@@ -128,6 +128,8 @@ def test_a_damaged_checkpoint_is_told_and_not_used(
 ) -> None:
     for step in steps:
         damage(checkpoint(stopped, step))  # type: ignore[operator]
+    with (stopped / "log.jsonl").open("a") as log:  # damaged as well: lines that no reader takes
+        log.write("[" * 100_000 + "\nnull\n{\n")
     assert_equal(train(config, source), straight)
     lines = [line for line in caplog.messages if "continuing from" in line]
     assert len(lines) == len(steps)

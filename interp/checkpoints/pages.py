@@ -1,0 +1,93 @@
+"""One page for all curves over training: a figure a quantity, fits on request, and what is wrong with checkpoints."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from torch import Tensor
+
+from interp.checkpoints.curves import Curves, Measurement, Quantity
+from interp.pages.html_page import COLORS, Page
+
+_LINES = 12
+
+
+def training_page(title: str, curves: Sequence[Curves], *, notes: Sequence[str] = ()) -> Page:
+    """Every quantity of ``curves`` over the training step; ``notes`` are paragraphs before them."""
+    first = curves[0]
+    suspects = sum(said.suspect for said in first.flags)
+    page = Page(
+        title, subtitle=f"{len(first.points)} checkpoints, {suspects} of them suspect, {len(first.missing)} missing"
+    )
+    for note in notes:
+        page.text(note)
+    for each in curves:
+        if len(curves) > 1:
+            page.heading(each.measurement.name.capitalize())
+        page.figures(*(curve_figure(each, name) for name in each.names))
+    pairs = zip(first.points, first.flags, strict=True)
+    shared = [(point, said) for point, said in pairs if said.identical_to or said.shares_blocks_with]
+    if shared:
+        page.heading("Checkpoints that share weights").table(
+            ["step", "same weights as", "shares blocks with", "left out of fits"],
+            [
+                [
+                    point.step,
+                    ", ".join(map(str, said.identical_to)),
+                    ", ".join(map(str, said.shares_blocks_with)),
+                    "yes" if said.suspect else "no",
+                ]
+                for point, said in shared
+            ],
+        )
+    if first.missing:
+        page.heading("Missing").table(["step", "why"], [[step, why] for step, why in sorted(first.missing.items())])
+    return page
+
+
+def curve_figure(curves: Curves, name: str) -> tuple[go.Figure, str]:
+    """One quantity over training: a line a part with standard errors, or a heat map where there are many parts."""
+    steps, values, errors, counts = curves.series(name, suspect=True)
+    labels, title = curves.labels(name), curves.measurement.titles[name]
+    x = np.maximum(steps, 0.5)
+    samples = f"n = {counts[0]:,}" if len(set(counts)) == 1 else f"n = {min(counts):,} to {max(counts):,}"
+    if len(labels) > _LINES:
+        trace = go.Heatmap(x=[f"{s:g}" for s in steps], y=list(labels), z=values, colorscale="Viridis")
+        figure = go.Figure(trace, {"title": title})
+        figure.update_xaxes(title="training step", type="category").update_yaxes(type="category")
+        return figure, f"{len(steps)} checkpoints, {samples} at each."
+    traces = []
+    for i, label in enumerate(labels):
+        bars = {"type": "data", "array": np.nan_to_num(errors[i]).tolist()} if np.isfinite(errors[i]).any() else None
+        color = {"color": COLORS[i % len(COLORS)], "dash": "solid" if i < len(COLORS) else "dot"}
+        traces.append(go.Scatter(x=x, y=values[i], name=label, error_y=bars, line=color, mode="lines+markers"))
+    figure = go.Figure(traces, {"title": title})
+    figure.update_xaxes(type="log", title="training step").update_layout(showlegend=len(labels) > 1)
+    error = ", ± one standard error" if np.isfinite(errors).any() else ""
+    return figure, f"{len(steps)} checkpoints (step 0 drawn at 0.5), {samples} at each{error}."
+
+
+def model_page(title: str, found: Sequence[tuple[Measurement, Mapping[str, Quantity]]], *, tokens: Tensor) -> Page:
+    """Every quantity of one model: a bar a part."""
+    page = Page(title, subtitle=f"{tokens.shape[0]} rows of {tokens.shape[1]} tokens")
+    for what, quantities in found:
+        if len(found) > 1:
+            page.heading(what.name.capitalize())
+        shown = {name: each for name, each in quantities.items() if name in what.titles}
+        single = [(what.titles[n], f"{q.values[0]:.4g}", f"n = {q.n}") for n, q in shown.items() if _one(q)]
+        page.cards(single)
+        page.figures(*(_bars(what.titles[name], each) for name, each in shown.items() if len(each.labels) > 1))
+    return page
+
+
+def _one(found: Quantity) -> bool:
+    return len(found.labels) == 1 and found.values[0] is not None
+
+
+def _bars(title: str, found: Quantity) -> tuple[go.Figure, str]:
+    known = any(error is not None for error in found.standard_errors)
+    error = {"type": "data", "array": [error or 0.0 for error in found.standard_errors]} if known else None
+    bars = go.Bar(x=list(found.labels), y=list(found.values), error_y=error, marker_color=COLORS[0])
+    figure = go.Figure(bars, {"title": title})
+    figure.update_xaxes(type="category")
+    return figure, f"n = {found.n:,}{', ± one standard error' if known else ''}."

@@ -1,0 +1,15 @@
+from .induction import earlier_occurrences as earlier_occurrences
+from .induction import induction_strength as induction_strength
+from .induction import repeated_rows as repeated_rows
+from .progress import clamped_losses as clamped_losses
+from .progress import measurement as measurement
+from .rules import Ablate as Ablate
+from .rules import Graft as Graft
+from .rules import Induction as Induction
+from .rules import NoPrevious as NoPrevious
+from .rules import Preserve as Preserve
+from .rules import Previous as Previous
+from .rules import Temperature as Temperature
+from .rules import parse_rules as parse_rules
+from .trilinear import trilinear_losses as trilinear_losses
+from .within import clamp as clamp

@@ -1,0 +1,10 @@
+from .packed_codes import Distances as Distances
+from .packed_codes import class_distances as class_distances
+from .packed_codes import hamming as hamming
+from .packed_codes import pack as pack
+from .packed_codes import redundancy as redundancy
+from .probing import Probes as Probes
+from .probing import probe_codes as probe_codes
+from .token_codes import TokenCodes as TokenCodes
+from .token_codes import codes as codes
+from .token_codes import measurement as measurement

@@ -1,0 +1,1 @@
+"""Commands about what happens inside a model while it trains; each measures one model, or its checkpoints."""

@@ -1,0 +1,104 @@
+"""``interp concept``: where in a model a concept can be read off, and whether a prediction depends on it."""
+
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import App
+
+from interp.commands.options import OutFile
+
+app = App(name="concept", help="Concept vectors at every layer: held-out accuracy, TCAV with significance, stability.")
+
+
+@app.default
+def concept(
+    model: str,
+    /,
+    *,
+    positive: Path,
+    negative: Path,
+    target: str,
+    prompts: Path | None = None,
+    sets: int = 20,
+    revision: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    report: OutFile | None = None,
+) -> None:
+    """Fit a concept vector at every layer, and test whether the target's logit depends on it.
+
+    Parameters
+    ----------
+    model
+        A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
+    positive
+        Text file with a prompt a line that ends on the concept.
+    negative
+        The same of anything else: the pool of random sets, best twice as many.
+    target
+        A text of one token, whose logit is followed.
+    prompts
+        Prompts after which it is; by default those of --negative.
+    sets
+        Random sets, 20 or more.
+    revision
+        Training checkpoint, such as step1000.
+    dtype
+        Of the weights.
+    device
+        By default a GPU where there is one.
+    report
+        HTML file to write.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from interp.concepts import across_layers, last_states, target_gradients
+    from interp.models.loading import load_model
+
+    own, others = _lines(positive), _lines(negative)
+    inputs = others if prompts is None else _lines(prompts)
+    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    if loaded.tokenizer is None:
+        raise ValueError(f"{model} has no tokenizer, which prompts need: use interp.concepts with token ids")
+    ids = loaded.tokenizer(target, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ValueError(f"--target {target!r} is {len(ids)} tokens; give one, often with a space in front")
+    found = across_layers(
+        last_states(loaded, own), last_states(loaded, others), target_gradients(loaded, inputs, ids[0]), sets=sets
+    )
+    columns = ["layer", "held-out accuracy", "TCAV", "random TCAV", "mean cosine", "p (corrected)"]
+    rows = [
+        [
+            str(each.layer),
+            *map(str, (each.concept.accuracy, each.tcav, each.random_tcav, each.sensitivity)),
+            f"{each.p_value:.2g}",
+        ]
+        for each in found.layers
+    ]
+    table = Table(*columns, show_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    stability = (
+        f"Over layers TCAV has a standard deviation of {found.deviation:.3f}, {found.variation:.3f} of its mean;"
+        f" range / mean {found.range_ratio:.3f}."
+    )
+    console.print(stability)
+    if report:
+        from interp.pages.html_page import Page
+
+        page = Page(f"A concept in {model}", subtitle=f"{len(own)} prompts of it, {len(others)} others, {sets} sets")
+        page.table(columns, rows).text(stability)
+        console.print(f"Report: {page.write(report)}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8; give a prompt a line") from None
+    if not lines:
+        raise ValueError(f"{path} holds no prompts; give one a line")
+    return lines

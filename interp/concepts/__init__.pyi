@@ -1,0 +1,10 @@
+from .fusion import Fused as Fused
+from .fusion import fused as fused
+from .layer_scores import LayerScore as LayerScore
+from .layer_scores import LayerScores as LayerScores
+from .layer_scores import across_layers as across_layers
+from .prompts import last_states as last_states
+from .prompts import target_gradients as target_gradients
+from .vectors import ConceptVector as ConceptVector
+from .vectors import cav as cav
+from .vectors import tcav as tcav

@@ -1,0 +1,9 @@
+from .comparisons import Movement as Movement
+from .comparisons import alignment as alignment
+from .comparisons import kernel_distance as kernel_distance
+from .comparisons import movement as movement
+from .tangent_kernel import TangentKernel as TangentKernel
+from .tangent_kernel import ntk as ntk
+from .through_training import Reference as Reference
+from .through_training import measurement as measurement
+from .through_training import reference_of as reference_of

@@ -1,0 +1,9 @@
+from .extrapolation import Extrapolation as Extrapolation
+from .extrapolation import extrapolate as extrapolate
+from .extrapolation import learning_rate_sensitivity as learning_rate_sensitivity
+from .model_monitors import Monitors as Monitors
+from .model_monitors import Peak as Peak
+from .model_monitors import measure as measure
+from .model_monitors import measurement as measurement
+from .optimizer_updates import adam_update_rms as adam_update_rms
+from .optimizer_updates import shrinkage as shrinkage
