@@ -3,6 +3,7 @@ from . import clamping as clamping
 from . import codes as codes
 from . import concepts as concepts
 from . import embedded as embedded
+from . import facets as facets
 from . import gains as gains
 from . import kernels as kernels
 from . import massive as massive

@@ -1,0 +1,104 @@
+"""``interp facets``: the different reasons for which a unit fires."""
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from interp.commands.options import OutFile, RowOptions
+
+app = App(name="facets", help="The different reasons for which a neuron fires: clusters of its contexts.")
+
+
+@app.default
+def facets(
+    model: str,
+    /,
+    *,
+    unit: str,
+    data: str,
+    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(sequences=200, context=128),
+    revision: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    report: OutFile | None = None,
+) -> None:
+    """Cluster the contexts in which a unit is active, by the residual stream before its block.
+
+    Parameters
+    ----------
+    model
+        A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
+    unit
+        Site and index, such as blocks.2.mlp.hook_post:17.
+    data
+        Text or token ids, as interp cache takes them.
+    revision
+        Training checkpoint, such as step1000.
+    dtype
+        Of the weights.
+    device
+        By default a GPU where there is one.
+    report
+        HTML file to write.
+    """
+    from rich.console import Console
+
+    from interp.facets import contexts_of
+    from interp.facets import facets as cluster
+    from interp.models.loading import load_model
+    from interp.tokens.sequences import text_rows
+
+    site, _, index = unit.rpartition(":")
+    if not site or not index.isdigit():
+        raise ValueError(f"--unit is {unit!r}; write site:index, such as blocks.2.mlp.hook_post:17")
+    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    tokens, mask = text_rows(loaded, data, **vars(rows))
+    tokens = tokens[mask.all(1)]
+    contexts = contexts_of(loaded, tokens, site, int(index))
+    found = cluster(contexts.vectors, contexts.activation, direction=_direction(loaded, site, int(index)))
+    console = Console(highlight=False)
+    stable = "" if found.stability is None else f", stability {found.stability}"
+    summary = (
+        f"{len(found.facets)} of {found.n} contexts: silhouette {found.silhouette:.3f}, in noise of the same covariance"
+        f" {found.null_silhouette:.3f}{stable}"
+    )
+    console.print(f"Facets: {summary}")
+    cells = []
+    for number, facet in enumerate(found.facets):
+        console.print(f"\nFacet {number}: share {facet.share}, activation {facet.activation}", markup=False)
+        texts = [_text(loaded, tokens, contexts, member) for member in facet.members[:8]]
+        for text in texts:
+            console.print(f"  {text}", markup=False)
+        cells.append((f"Facet {number}: share {facet.share}, activation {facet.activation}", texts))
+    if report:
+        from interp.html_page import Page
+
+        page = Page(f"Facets of {unit} in {model}", subtitle=summary)
+        for title, texts in cells:
+            page.heading(title).table(["contexts nearest to the centre"], [[text] for text in texts])
+        console.print(f"Report: {page.write(report)}")
+
+
+def _direction(model: Any, site: str, index: int) -> Any:
+    """What a neuron reads: its row of the MLP's first matrix; of other sites nothing is known."""
+    from transformers.pytorch_utils import Conv1D
+
+    from interp.models.bridge import unwrapped
+    from interp.sites.site import Site
+
+    place = Site.parse(site)
+    if place.kind != "mlp_post":
+        return None
+    modules = model.blocks[place.layer].mlp._modules
+    inner = unwrapped(modules.get("gate") or modules["in"])
+    stored = inner.get_parameter("weight")
+    weight = stored.T if isinstance(inner, Conv1D) else stored
+    return weight[index].detach().float()
+
+
+def _text(model: Any, tokens: Any, contexts: Any, member: int) -> str:
+    row, position = int(contexts.sequence[member]), int(contexts.position[member])
+    ids = tokens[row, max(0, position - 12) : position + 1].tolist()
+    if model.tokenizer is None:
+        return " ".join(map(str, ids))
+    return f"{model.tokenizer.decode(ids[:-1])}⟦{model.tokenizer.decode(ids[-1:])}⟧".replace("\n", " ")

@@ -1,0 +1,98 @@
+"""Where a unit of a model is active, strongly and weakly, and the residual stream before its layer there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.models.plain import require_tested_family
+from interp.models.source import require_raw_weights
+from interp.sites.capturing import capture
+from interp.sites.site import Site, check_site
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitContexts:
+    """Tokens at which a unit is active."""
+
+    sequence: Int[Tensor, " n"]
+    position: Int[Tensor, " n"]
+    activation: Float[Tensor, " n"]
+    vectors: Float[Tensor, "n d_model"]
+    """The residual stream before the unit's block."""
+
+
+@torch.no_grad()
+def contexts_of(
+    model: Any,
+    tokens: Int[Tensor, "sequences position"],
+    site: str | Site,
+    index: int,
+    *,
+    strongest: int = 100,
+    spread: int = 100,
+    per_row: int = 2,
+    batch: int = 4,
+    seed: int = 0,
+) -> UnitContexts:
+    """The strongest activations above 0 of one unit, and as many drawn evenly over deciles of the others.
+
+    The strongest alone would hide a reason that only makes the unit fire weakly. The first token of a row, which is
+    often an attention sink with massive activations, is left out.
+
+    Args:
+        model: from ``load_model``.
+        tokens: rows of one length without padding.
+        site: of the unit, of one vector a position, such as ``blocks.2.mlp.hook_post``.
+        index: of the unit there.
+        strongest: contexts with the largest activations.
+        spread: contexts from the rest, a tenth from each decile.
+        per_row: contexts at most from one row, so that one document does not decide.
+        batch: sequences a forward pass.
+        seed: of the draw.
+
+    Raises:
+        ValueError: a site without a block or with heads; an index that is not there; a unit that is never above 0.
+    """
+    require_raw_weights(model, purpose="read a unit's contexts")
+    require_tested_family(model, "contexts of units")
+    place = Site.parse(site)
+    check_site(model, place)
+    if place.layer is None or place.kind in ("q", "k", "v", "z", "scores", "pattern") or place.kind.endswith("_scale"):
+        raise ValueError(
+            f"{place} holds no units of one vector a position: take a residual stream, an MLP's hook_post …"
+        )
+    before = Site("resid_pre", place.layer)
+    values, streams = [], []
+    for rows in tokens.split(batch):
+        cache = capture(model, rows, {place, before})
+        if not 0 <= index < cache[place].shape[-1]:
+            raise ValueError(f"index={index}; {place} has units 0 to {cache[place].shape[-1] - 1}")
+        values.append(cache[place][..., index].float().cpu())
+        streams.append(cache[before].float().cpu())
+    activation = torch.cat(values)
+    activation[:, 0] = 0
+    order = activation.flatten().argsort(descending=True, stable=True)
+    order = order[activation.flatten()[order] > 0]
+    if not len(order):
+        raise ValueError(f"unit {index} of {place} is never above 0 in {len(tokens)} rows: give more text")
+    counts: dict[int, int] = {}
+    kept = []
+    for each in order.tolist():
+        row = each // activation.shape[1]
+        counts[row] = counts.get(row, 0) + 1
+        if counts[row] <= per_row:
+            kept.append(each)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = kept[:strongest]
+    for decile in torch.tensor(kept[strongest:], dtype=torch.long).tensor_split(10):
+        chosen += decile[torch.randperm(len(decile), generator=generator)[: spread // 10]].tolist()
+    where = torch.tensor(chosen)
+    return UnitContexts(
+        sequence=where // activation.shape[1],
+        position=where % activation.shape[1],
+        activation=activation.flatten()[where],
+        vectors=torch.cat(streams).flatten(0, 1)[where],
+    )
