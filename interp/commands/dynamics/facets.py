@@ -71,7 +71,7 @@ def facets(
             console.print(f"  {text}", markup=False)
         cells.append((f"Facet {number}: share {facet.share}, activation {facet.activation}", texts))
     if report:
-        from interp.html_page import Page
+        from interp.pages.html_page import Page
 
         page = Page(f"Facets of {unit} in {model}", subtitle=summary)
         for title, texts in cells:
