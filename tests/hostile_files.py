@@ -144,8 +144,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
         results.add_missing("m", 2, "gone")
 
     def sweep_table(place: Path) -> None:
-        table = Results(place / "results.jsonl").table(steps=[1, 2], model="m", data="d", dtype="f", code=1)
-        assert [row.step for row in table.rows] in ([], [1])
+        rows, _ = Results(place / "results.jsonl").latest(steps=[1, 2], model="m", data="d", dtype="f", code=1)
+        assert [row.step for row in rows] in ([], [1])
 
     def store(place: Path) -> None:
         cache_activations(model, rows, ["blocks.0.hook_resid_post"], place, dtype="int8")
