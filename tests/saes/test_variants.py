@@ -87,7 +87,9 @@ RECOVERY = {
 }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "activation", [name if name == "topk" else pytest.param(name, marks=pytest.mark.slow) for name in ACTIVATIONS]
+)
 def test_recovers_a_planted_dictionary(activation: str, tmp_path: Path) -> None:
     """Mean over the true features of the best cosine, after training on sums of 5 of 128 features in 64 dimensions."""
     data, dictionary = planted(20_000)

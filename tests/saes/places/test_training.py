@@ -218,6 +218,7 @@ def two_layers(rows: int) -> tuple[PlacesSource, Tensor, Tensor]:
     return PlacesSource(at), first, second
 
 
+@pytest.mark.slow
 def test_a_clt_finds_one_latent_for_what_is_written_at_two_layers(tmp_path: Path) -> None:
     """Four latents a token, of both layers together, explain what a transcoder set needs eight for."""
     data, first, second = two_layers(20_000)
