@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from torch import Tensor
 
 from interp.checkpoints.curves import Curves, Measurement, Quantity
+from interp.checkpoints.results_file import Flags
 from interp.pages.html_page import COLORS, Page
 
 _LINES = 12
@@ -25,24 +26,33 @@ def training_page(title: str, curves: Sequence[Curves], *, notes: Sequence[str] 
         if len(curves) > 1:
             page.heading(each.measurement.name.capitalize())
         page.figures(*(curve_figure(each, name) for name in each.names))
-    pairs = zip(first.points, first.flags, strict=True)
-    shared = [(point, said) for point, said in pairs if said.identical_to or said.shares_blocks_with]
+    add_suspects(page, [(point.step, said) for point, said in zip(first.points, first.flags, strict=True)])
+    add_missing(page, first.missing)
+    return page
+
+
+def add_suspects(page: Page, steps: Sequence[tuple[int, Flags]]) -> None:
+    """Which checkpoints share weights with others, where any do."""
+    shared = [(step, said) for step, said in steps if said.identical_to or said.shares_blocks_with]
     if shared:
         page.heading("Checkpoints that share weights").table(
             ["step", "same weights as", "shares blocks with", "left out of fits"],
             [
                 [
-                    point.step,
+                    step,
                     ", ".join(map(str, said.identical_to)),
                     ", ".join(map(str, said.shares_blocks_with)),
                     "yes" if said.suspect else "no",
                 ]
-                for point, said in shared
+                for step, said in shared
             ],
         )
-    if first.missing:
-        page.heading("Missing").table(["step", "why"], [[step, why] for step, why in sorted(first.missing.items())])
-    return page
+
+
+def add_missing(page: Page, missing: Mapping[int, str]) -> None:
+    """Which checkpoints could not be had, and why, where there are any."""
+    if missing:
+        page.heading("Missing").table(["step", "why"], [[step, why] for step, why in sorted(missing.items())])
 
 
 def curve_figure(curves: Curves, name: str) -> tuple[go.Figure, str]:

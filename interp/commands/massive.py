@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from interp.commands.options import OutFile, OutFolder, RowOptions
+from interp.commands.options import ModelOptions, OutFile, OutFolder, RowOptions
 
 app = App(name="massive", help="Massive activations: find them, follow them through training, intervene on them.")
 
@@ -18,9 +18,7 @@ def measure(
     *,
     data: str,
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
-    revision: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: str | None = None,
+    loading: ModelOptions = ModelOptions(),
     absolute: float = 100.0,
     relative: float = 1000.0,
     mad: float | None = None,
@@ -36,12 +34,6 @@ def measure(
         A hub id or short name (gpt2, pythia-70m), a folder, a .gguf file, embedded, or smollm2-135m.
     data
         Text or token ids, as interp cache takes them.
-    revision
-        Training checkpoint, such as step1000.
-    dtype
-        Of the weights; published figures are of float32.
-    device
-        By default a GPU where there is one.
     absolute
         A massive activation's magnitude is above this ...
     relative
@@ -62,7 +54,7 @@ def measure(
     from interp.models.loading import load_model
     from interp.tokens.sequences import text_rows
 
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    loaded = load_model(model, **vars(loading))
     tokens, mask = text_rows(loaded, data, **vars(rows))
     console = Console(highlight=False)
     stats = layer_stats(loaded, tokens, mask=mask, top=top)

@@ -39,6 +39,19 @@ OutFolder = Annotated[Path, Parameter(validator=_check_folder)]
 """A folder to write into, tried when the command line is read."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How the model is loaded; its fields are options of ``load_model``."""
+
+    revision: str | None = None
+    """Training checkpoint, such as step1000."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights; published figures are of float32."""
+    device: str | None = None
+    """By default a GPU where there is one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowOptions:
     """How text is cut into the rows that are measured."""

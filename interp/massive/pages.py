@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.checkpoints.pages import add_missing, add_suspects
 from interp.massive import figures
 from interp.massive.attention import SinkStats
 from interp.massive.detection import Detection
@@ -89,22 +90,8 @@ def training_page(table: SweepTable, fits: Sequence[Trajectory]) -> Page:
     page.figures(figures.training_heatmap(table), figures.training_heatmap(table, "top1"))
     if fits:
         add_fits(page, table, fits)
-    suspects = [row for row in table.rows if row.identical_to or row.shares_blocks_with]
-    if suspects:
-        page.heading("Checkpoints that share weights").table(
-            ["step", "same weights as", "shares blocks with", "left out of fits"],
-            [
-                [
-                    row.step,
-                    ", ".join(map(str, row.identical_to)),
-                    ", ".join(map(str, row.shares_blocks_with)),
-                    "yes" if row.suspect else "no",
-                ]
-                for row in suspects
-            ],
-        )
-    if table.missing:
-        page.heading("Missing").table(["step", "why"], [[step, why] for step, why in sorted(table.missing.items())])
+    add_suspects(page, [(row.step, row) for row in table.rows])
+    add_missing(page, table.missing)
     return page
 
 

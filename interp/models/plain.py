@@ -16,7 +16,7 @@ from transformer_lens.model_bridge.generalized_components import BlockBridge, Jo
 from interp.models.bridge import is_bridge, unwrapped
 from interp.models.families.family import Fusion
 from interp.models.families.fusion import split
-from interp.models.families.table import declared
+from interp.models.families.table import COMPARED_IN_ALL, declared
 from interp.models.source import require_raw_weights, source_of
 
 
@@ -162,10 +162,6 @@ def require_right_attention(model: Any) -> None:
         )
 
 
-COMPARED = ("gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama")
-"""Families in which what is measured through training was compared; of others it is refused."""
-
-
 def require_tested_family(model: Any, what: str) -> None:
     """Refuse a bridge of a family in which no test has compared ``what`` (a noun phrase) with the original model.
 
@@ -175,8 +171,8 @@ def require_tested_family(model: Any, what: str) -> None:
     if not is_bridge(model):
         raise ValueError(f"{what} need a model from interp.load_model, not a {type(model).__name__}")
     family = model.original_model.config.model_type
-    if family not in COMPARED:
+    if family not in COMPARED_IN_ALL:
         raise ValueError(
-            f"{what} were compared in {', '.join(COMPARED)}, not in {family!r}: take a model of those, or add"
-            " the family to interp.models.plain.COMPARED with a tiny model in the tests"
+            f"{what} were compared in {', '.join(COMPARED_IN_ALL)}, not in {family!r}: take a model of those, or add"
+            " the family to interp.models.families.COMPARED_IN_ALL with a tiny model in the tests"
         )

@@ -1,11 +1,10 @@
 """``interp concept``: where in a model a concept can be read off, and whether a prediction depends on it."""
 
 from pathlib import Path
-from typing import Literal
 
 from cyclopts import App
 
-from interp.commands.options import OutFile
+from interp.commands.options import ModelOptions, OutFile
 
 app = App(name="concept", help="Concept vectors at every layer: held-out accuracy, TCAV with significance, stability.")
 
@@ -20,9 +19,7 @@ def concept(
     target: str,
     prompts: Path | None = None,
     sets: int = 20,
-    revision: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: str | None = None,
+    loading: ModelOptions = ModelOptions(),
     report: OutFile | None = None,
 ) -> None:
     """Fit a concept vector at every layer, and test whether the target's logit depends on it.
@@ -41,12 +38,6 @@ def concept(
         Prompts after which it is; by default those of --negative.
     sets
         Random sets, 20 or more.
-    revision
-        Training checkpoint, such as step1000.
-    dtype
-        Of the weights.
-    device
-        By default a GPU where there is one.
     report
         HTML file to write.
     """
@@ -58,7 +49,7 @@ def concept(
 
     own, others = _lines(positive), _lines(negative)
     inputs = others if prompts is None else _lines(prompts)
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    loaded = load_model(model, **vars(loading))
     if loaded.tokenizer is None:
         raise ValueError(f"{model} has no tokenizer, which prompts need: use interp.concepts with token ids")
     ids = loaded.tokenizer(target, add_special_tokens=False)["input_ids"]

@@ -1,10 +1,10 @@
 """``interp facets``: the different reasons for which a unit fires."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from interp.commands.options import OutFile, RowOptions
+from interp.commands.options import ModelOptions, OutFile, RowOptions
 
 app = App(name="facets", help="The different reasons for which a neuron fires: clusters of its contexts.")
 
@@ -17,9 +17,7 @@ def facets(
     unit: str,
     data: str,
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(sequences=200, context=128),
-    revision: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: str | None = None,
+    loading: ModelOptions = ModelOptions(),
     report: OutFile | None = None,
 ) -> None:
     """Cluster the contexts in which a unit is active, by the residual stream before its block.
@@ -32,12 +30,6 @@ def facets(
         Site and index, such as blocks.2.mlp.hook_post:17.
     data
         Text or token ids, as interp cache takes them.
-    revision
-        Training checkpoint, such as step1000.
-    dtype
-        Of the weights.
-    device
-        By default a GPU where there is one.
     report
         HTML file to write.
     """
@@ -51,7 +43,7 @@ def facets(
     site, _, index = unit.rpartition(":")
     if not site or not index.isdigit():
         raise ValueError(f"--unit is {unit!r}; write site:index, such as blocks.2.mlp.hook_post:17")
-    loaded = load_model(model, revision=revision, dtype=dtype, device=device)
+    loaded = load_model(model, **vars(loading))
     tokens, mask = text_rows(loaded, data, **vars(rows))
     tokens = tokens[mask.all(1)]
     contexts = contexts_of(loaded, tokens, site, int(index))

@@ -40,6 +40,8 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "deepseek_v3": mixtures.deepseek_v3,
 }
 """A declaration, or a function of the model's config that gives it."""
+COMPARED_IN_ALL = ("gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama")
+"""Those in which everything of the packages was compared: what is measured through training is refused in others."""
 
 
 def declared(config: Any) -> Family | None:

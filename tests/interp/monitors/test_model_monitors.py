@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from interp import monitors
+from interp.models.families import COMPARED_IN_ALL
 from interp.models.loading import load_model
 from interp.monitors import measure, measurement
 from interp.sites.capturing import capture
-from tests.tiny_models import FAMILIES, HEADS, VOCAB, WIDTH, as_bridge, tiny_model
+from tests.tiny_models import CONFIGS, FAMILIES, HEADS, VOCAB, WIDTH, as_bridge, tiny_model
 
 TOKENS = torch.randint(1, VOCAB, (3, 16), generator=torch.Generator().manual_seed(2))
 
@@ -220,3 +221,7 @@ def test_adam_updates() -> None:
     grads.step()
     with pytest.raises(ValueError, match="amsgrad"):
         monitors.adam_update_rms(grads, [("w", parameter)])
+
+
+def test_families_are_those_tested() -> None:
+    assert {CONFIGS[name].model_type for name in FAMILIES} == set(COMPARED_IN_ALL)

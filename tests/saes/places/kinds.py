@@ -42,12 +42,17 @@ def random_dictionary(
         budget=budget,  # type: ignore[arg-type]
         **KINDS[name],  # type: ignore[arg-type]
     )
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter_name, parameter in dictionary.named_parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
-            if parameter_name.endswith("threshold"):
-                parameter.abs_()
+    return randomised(dictionary, seed=3)
+
+
+@torch.no_grad()
+def randomised(dictionary: Dictionary, *, seed: int) -> Dictionary:
+    """In place: every weight random, thresholds positive."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in dictionary.named_parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+        if name.endswith("threshold"):
+            parameter.abs_()
     return dictionary
 
 

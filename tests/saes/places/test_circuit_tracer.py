@@ -14,6 +14,7 @@ from saes.convert import write
 from saes.places import Dictionary, Layout, load_dictionary, save_dictionary
 from saes.places.circuit_tracer import decoder_rows, read_circuit_tracer, write_circuit_tracer
 from tests.saes.evaluation.evaluated import run
+from tests.saes.places.kinds import randomised
 
 LAYERS, D, D_SAE = 3, 6, 10
 READS = tuple(f"blocks.{i}.mlp.hook_in" for i in range(LAYERS))
@@ -26,13 +27,7 @@ def random(kind: str, activation: Activation, *, skip: bool = False) -> Dictiona
         places, ((D,) * LAYERS,) * 2, d_sae=D_SAE, activation=activation, skip=skip,
         provenance={"source": {"model": "gpt2"}},
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in dictionary.named_parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
-            if name.endswith("threshold"):
-                parameter.abs_()
-    return dictionary
+    return randomised(dictionary, seed=0)
 
 
 CASES = [

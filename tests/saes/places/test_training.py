@@ -1,10 +1,6 @@
 """Training of every kind: what it equals, that it resumes to the same bits, and what it finds where that is known."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +14,9 @@ from saes import SAE, TrainConfig, train
 from saes.activations import ACTIVATIONS
 from saes.places import Dictionary, load_dictionary
 from saes.training import loop, train_all, train_dictionary
-from tests.patience import PATIENCE
 from tests.saes.places.kinds import PlacesSource
 from tests.saes.sources import planted
+from tests.saes.training.killed import kill_in_the_middle, start_slowly
 
 ROOT = Path(__file__).parents[3]
 READS, WRITES = ("in0", "in1", "in2"), ("out0", "out1", "out2")
@@ -119,34 +115,17 @@ def test_stopped_and_resumed_is_bit_equal(
     assert torch.equal(finished.parts[0].W_enc, again.parts[0].W_enc)
 
 
-SLOW_RUN = """
-import sys, time
-from pathlib import Path
-import torch
-from saes.training import loop
+TRAINING = """
 from tests.saes.places.test_training import config, source
-torch.set_num_threads(1)
-step = loop.train_step
-def slow(*arguments, **options):
-    time.sleep(0.05)
-    step(*arguments, **options)
-loop.train_step = slow
 loop.train_dictionary(config(Path(sys.argv[1]), "clt", "batchtopk", budget="all"), source())
 """
 
 
 def test_killed_and_resumed_is_bit_equal(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folder)], cwd=ROOT)
+    process = start_slowly(TRAINING, folder)
     straight = train_dictionary(config(tmp_path / "straight", "clt", "batchtopk", budget="all"), source())
-    log, deadline = folder / "log.jsonl", time.monotonic() + PATIENCE
-    while not log.is_file() or len(log.read_text().splitlines()) < 17:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not (folder / "cfg.json").exists()
+    kill_in_the_middle(process, folder)
     resumed = train_dictionary(config(folder, "clt", "batchtopk", budget="all"), source())
     for name, parameter in weights(straight).items():
         assert torch.equal(parameter, weights(resumed)[name]), name

@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,22 +20,11 @@ from saes.losses import Pass
 from saes.training import loop
 from saes.training.loop import initial_state, train_step
 from tests.interp.store.stores import random_rows, tiny_bridge
-from tests.patience import PATIENCE
 from tests.saes.sources import MemorySource, planted
+from tests.saes.training.killed import kill_in_the_middle, start_slowly
 
-ROOT = Path(__file__).parents[3]
-SLOW_RUN = """
-import sys, time
-from pathlib import Path
-import torch
-from saes.training import loop
+TRAINING = """
 from tests.saes.training.test_loop import killable, planted, MemorySource
-torch.set_num_threads(1)
-step = loop.train_step
-def slow(*arguments, **options):
-    time.sleep(0.05)
-    step(*arguments, **options)
-loop.train_step = slow
 loop.train(killable(Path(sys.argv[1]), sys.argv[2]), MemorySource(planted(1000, d=32, features=64)[0]))
 """
 
@@ -73,21 +59,13 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_killed_and_resumed_is_bit_equal(activation: str, tmp_path: Path) -> None:
     folder, source = tmp_path / "killed", MemorySource(planted(1000, d=32, features=64)[0])
-    process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(folder), activation], cwd=ROOT)
+    process = start_slowly(TRAINING, folder, activation)
     straight = train(killable(tmp_path / "straight", activation), source)
-    log = folder / "log.jsonl"
-    deadline = time.monotonic() + PATIENCE
-    while not log.is_file() or len(log.read_text().splitlines()) < 17:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not (folder / "cfg.json").exists()
+    kill_in_the_middle(process, folder)
     resumed = train(killable(folder, activation), source)
     for name, parameter in straight.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 61))
     assert len(list((folder / "checkpoints").iterdir())) == 2
 
