@@ -14,11 +14,13 @@ def said_model(sae: SAE) -> str | None:
     Ours have a ``source``; of other tools' the configuration is kept, where SAELens says ``model_name`` (in its
     metadata since version 6) and dictionary_learning ``lm_name``.
     """
-    config = _part(_part(sae.provenance, "imported"), "config")
+    imported = _part(sae.provenance, "imported")
+    config = _part(imported, "config")
     metadata = _part(config, "metadata")
     said = (
         _part(sae.provenance, "source").get("model"),
         _part(_part(metadata, "deepfield"), "source").get("model"),
+        imported.get("model"),
         metadata.get("model_name"),
         config.get("model_name"),
         config.get("lm_name"),

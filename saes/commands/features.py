@@ -46,19 +46,17 @@ def features(
     """
     chosen = None if latents is None else _numbers(latents)
 
-    from interp.sites.site import Site
     from saes.commands.inputs import open_inputs
     from saes.features.book import look_up
     from saes.features.examples import Text
     from saes.features.page import token_texts, write_feature_page
+    from saes.own_sites import own_sites
 
     with open_inputs(sae, data=data, tokens=tokens, options=options) as inputs:
-        if inputs.sae.site is None:
-            raise ValueError(f"{sae} does not say which site it belongs to, so there are no activations to look at")
         text = Text(
             model=inputs.model,
             rows=inputs.rows,
-            site=Site.parse(inputs.sae.site),
+            site=own_sites(inputs.sae, model=inputs.model, name=str(sae))[0],
             max_tokens=tokens,
             first_position=first_position,
         )

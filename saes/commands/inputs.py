@@ -31,7 +31,7 @@ def open_inputs(folder: Path, *, data: Path, tokens: int, options: TextOptions =
 
     Raises ValueError where neither the options nor the SAE's provenance say which model it is.
     """
-    sae = SAE.load(folder)
+    sae = SAE.load(folder, site=options.site, target_site=options.target_site)
     source = sae.provenance.get("source", {})
     name, revision = options.model or said_model(sae), options.revision
     if name is None:

@@ -18,3 +18,7 @@ class TextOptions:
     """As for `interp cache`; by default as in training."""
     bos: Literal["model", "row", "document", "never"] | None = None
     """As for `interp cache`; by default as in training."""
+    site: str | None = None
+    """Where the SAE reads, such as blocks.3.hook_resid_post; by default what its files say."""
+    target_site: str | None = None
+    """Where what a transcoder reconstructs is, such as blocks.3.hook_mlp_out; by default what its files say."""

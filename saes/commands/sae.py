@@ -19,6 +19,8 @@ def convert(
     *,
     to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning"],
     out: OutFolder,
+    site: str | None = None,
+    target_site: str | None = None,
 ) -> None:
     """Read an SAE of any known format and write it for another tool.
 
@@ -30,6 +32,10 @@ def convert(
         Whose format to write.
     out
         Folder to write.
+    site
+        Where the SAE reads, such as blocks.3.hook_resid_post; by default what its files say.
+    target_site
+        Where what a transcoder reconstructs is; by default what its files say.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; choose a new folder")
@@ -37,7 +43,7 @@ def convert(
     from saes.convert import write
     from saes.sae import SAE
 
-    sae = SAE.load(source)
+    sae = SAE.load(source, site=site, target_site=target_site)
     if to == "deepfield":
         sae.save(out)
     else:

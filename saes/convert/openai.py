@@ -1,11 +1,21 @@
 """OpenAI's GPT-2 SAEs: one pickled dictionary, read with ``weights_only=True``. TopK's inputs are layer-normalised."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from saes.activations import Activation, ReLU, TopK
-from saes.convert.record import Record
+from saes.convert.record import Record, imported
 from saes.convert.weights import read_pickled_tensors, whole_number
+
+_LOCATION = re.compile(r"(resid_post_mlp|resid_post_attn|resid_delta_mlp|resid_delta_attn|mlp_post_act)(_v\d.*)?")
+_HOOKS = {
+    "resid_post_mlp": "hook_resid_post",
+    "resid_post_attn": "hook_resid_mid",
+    "resid_delta_mlp": "hook_mlp_out",
+    "resid_delta_attn": "hook_attn_out",
+    "mlp_post_act": "mlp.hook_post",
+}
 
 
 def recognises(folder: Path) -> bool:
@@ -36,8 +46,17 @@ def read(folder: Path) -> Record:
     }
     activation = _activation(found, path)
     layer_norm = isinstance(activation, TopK)
-    provenance = {"imported": {"format": "openai"}}
-    return Record(activation=activation, weights=weights, where=path, layer_norm=layer_norm, provenance=provenance)
+    return Record(activation=activation, weights=weights, where=path, layer_norm=layer_norm, **_place(path.resolve()))
+
+
+def _place(path: Path) -> dict[str, Any]:
+    """Site and provenance from their paths, ``gpt2-small/resid_post_mlp_v5_32k/autoencoders/6.pt``."""
+    location = next((found[1] for part in path.parts if (found := _LOCATION.fullmatch(part))), None)
+    if location is None or not path.stem.isdigit():
+        place = "its path is not as theirs are, resid_post_mlp_v5_32k/autoencoders/6.pt"
+        return {"provenance": imported("openai", place=place)}
+    site = f"blocks.{int(path.stem)}.{_HOOKS[location]}"
+    return {"site": site, "provenance": imported("openai", model="gpt2", text={"context": 64, "bos": "never"})}
 
 
 def _activation(found: dict[str, Any], path: Path) -> Activation:

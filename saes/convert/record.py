@@ -73,6 +73,18 @@ class Record:
         return dtype
 
 
+def imported(form: str, **facts: Any) -> dict[str, Any]:
+    """Provenance of an SAE of another tool: its ``format``, and what its files say, without what they leave out.
+
+    Args:
+        form: Name of the format.
+        facts: ``config``, as the file has it; ``model``, its name; ``transcoder``, whether it is one; ``module``, whose
+            input or output the site was read from; ``place``, why a site is not known; ``text``, how the model was run
+            (see ``saes.same_model``).
+    """
+    return {"imported": {"format": form} | {name: value for name, value in facts.items() if value not in (None, False)}}
+
+
 @runtime_checkable
 class Recordable(Protocol):
     """What can be written for other tools."""

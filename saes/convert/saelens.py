@@ -10,7 +10,8 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saes.convert.record import Record
+from saes.convert.record import Record, imported
+from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
 from saes.convert.weights import read_safetensors, text, whole_number
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -42,9 +43,7 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path) -> Record:
     """Standard, TopK, JumpReLU (also what BatchTopK and Matryoshka are saved as), Gated, and transcoders."""
     config = read_json(folder / _CONFIG)
-    metadata: dict[str, Any] = config.get("metadata") or {}
-    site = metadata.get("hook_name", config.get("hook_name", config.get("hook_point")))  # the last two before version 6
-    for name, held in (("normalize_activations", ("layer_norm",)), ("reshape_activations", ())):
+    for name, held in (("normalize_activations", ("layer_norm",)), ("reshape_activations", ("hook_z",))):
         if config.get(name) not in ("none", None, False, *held):
             raise ValueError(f"{folder}: {name} is {config[name]!r}, which has no counterpart here")
     weights = {_NAMES.get(name, name): value for name, value in read_safetensors(folder / _WEIGHTS).items()}
@@ -61,10 +60,33 @@ def read(folder: Path) -> Record:
         where=folder,
         subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS,
         layer_norm=config.get("normalize_activations") == "layer_norm",
-        site=text(site),
-        target_site=text(metadata.get("hook_name_out")),
-        provenance={"imported": {"format": "saelens", "config": config}},
+        **_place(config, transcoder=architecture in _TRANSCODERS),
     )
+
+
+def _place(config: dict[str, Any], *, transcoder: bool) -> dict[str, Any]:
+    """Sites and provenance. Before version 6 all of it stood at the top of the configuration.
+
+    ``hf_hook_name`` comes first: ``hook_mlp_in`` is before the MLP's norm, but some who write it mean what is behind.
+    """
+    metadata = config.get("metadata") or {}
+
+    def said(*names: str) -> Any:
+        return next((at[name] for name in names for at in (metadata, config) if at.get(name) is not None), None)
+
+    def place_of(module: Any, hook: Any, head: Any) -> str | None:
+        whole = None if type(head) is int else of_module(module, model=model)
+        return whole or of_hook(hook, head)
+
+    model = text(said("model_name"))
+    heads = said("hook_head_index", "hook_point_head_index"), said("hook_head_index_out", "hook_point_head_index_out")
+    site = place_of(said("hf_hook_name"), said("hook_name", "hook_point"), heads[0])
+    target = place_of(said("hf_hook_name_out"), said("hook_name_out", "hook_point_out"), heads[1])
+    if transcoder and target is None:
+        target = mlp_output_behind(site)
+    place = None if site and (target or not transcoder) else "its configuration names no hook that is a site here"
+    facts = {"config": config, "model": model, "transcoder": transcoder, "place": place}
+    return {"site": site, "target_site": target, "provenance": imported("saelens", **facts)}
 
 
 def _activation(kind: str, config: dict[str, Any], folder: Path) -> Activation:
@@ -104,11 +126,11 @@ def write(sae: Record, folder: Path) -> None:
         "device": "cpu",
         "apply_b_dec_to_input": sae.subtract_b_dec,
         "normalize_activations": "layer_norm" if sae.layer_norm else "none",
-        "reshape_activations": "none",
+        "reshape_activations": "hook_z" if _all_heads(sae.site) else "none",
         "metadata": {
             "sae_lens_version": "6.0.0",
-            "hook_name": sae.site,
-            "hook_name_out": sae.target_site,
+            **_hook("", sae.site),
+            **_hook("_out", sae.target_site),
             "model_name": sae.provenance.get("source", {}).get("model"),
             "deepfield": sae.provenance,
         },
@@ -119,6 +141,17 @@ def write(sae: Record, folder: Path) -> None:
         config["d_out"] = sae.d_out
     write_tensors(folder / _WEIGHTS, weights)
     write_json(folder / _CONFIG, config)
+
+
+def _hook(ending: str, site: str | None) -> dict[str, Any]:
+    """A site as SAELens says it: the head's number apart."""
+    name, head = split_head(site) if site else (None, None)
+    return {f"hook_name{ending}": name} | ({} if head is None else {f"hook_head_index{ending}": head})
+
+
+def _all_heads(site: str | None) -> bool:
+    """Whether its vectors are all heads' z, which SAELens brings into that shape only if told so."""
+    return site is not None and site.endswith("hook_z")
 
 
 def _architecture(sae: Record, transcoder: bool) -> str:

@@ -14,7 +14,7 @@ class Settings:
     """Defaults take the paper's choices where they are sound."""
 
     site: str | None = None
-    """Where an SAE does not say which site it belongs to."""
+    """Site of the SAEs, by default what their files say."""
     tokens: Count = 250_000
     """Tokens of the store to use, its first ones."""
     drop_first: int = 0

@@ -19,6 +19,7 @@ from interp.tokens.token_rows import TokenRows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
 from saes.evaluation.token_table import Measured, measure_tokens
+from saes.own_sites import own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
 
@@ -96,11 +97,7 @@ def evaluate(
     Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
     text is left.
     """
-    named = sae.site if site is None else site
-    if named is None:
-        raise ValueError("this SAE does not say which site it belongs to; pass site=...")
-    place = Site.parse(named)
-    target = place if sae.target_site is None else Site.parse(sae.target_site)
+    place, target = own_sites(sae, site, model=model)
     device = next(model.parameters()).device
     if sae.W_enc.device != device:
         raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")

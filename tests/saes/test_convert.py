@@ -362,7 +362,7 @@ def test_saelens_before_version_6(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"normalize_activations": "expected_average_only_in"}, {"reshape_activations": "hook_z"}]
+    "option", [{"normalize_activations": "expected_average_only_in"}, {"reshape_activations": "hook_q"}]
 )
 def test_saelens_of_transformed_activations_is_refused(option: dict[str, str], tmp_path: Path) -> None:
     write(random_sae(TopK(4), dtype=torch.float32), "saelens", tmp_path)
