@@ -20,6 +20,10 @@ LAYOUTS = (
     ("params.npz",),
 )
 """Files that together are an SAE, in one of the formats that ``saes.convert`` reads or in ours."""
+_BESIDE = ("activation_scaler.json", "activation_whitening.safetensors")
+"""What some SAEs need, where it is there."""
+_ABOVE = "config.json"
+"""What sparsify says once for all SAEs of a run, one folder up."""
 _QUESTION_SECONDS = 5.0
 _LISTED = 20
 # No part can be "..", a pattern or hidden. A revision may have slashes.
@@ -91,7 +95,8 @@ def _fetched(repo: str, folder: str, revision: str | None) -> Path:
         info = HfApi().model_info(repo, revision=revision, timeout=_QUESTION_SECONDS)
         there = [file.rfilename for file in info.siblings or ()]
         if folder in folders_of(there):
-            wanted = _inside(folder, sorted({name for layout in LAYOUTS for name in layout}))
+            wanted = _inside(folder, [*sorted({name for layout in LAYOUTS for name in layout}), *_BESIDE])
+            wanted += _inside(folder.rpartition("/")[0], [_ABOVE]) if folder else []
             snapshot = snapshot_download(repo, revision=revision, allow_patterns=wanted)
             return Path(snapshot, folder)
     except Exception as error:  # of the client's own kinds and of whatever HTTP library it uses this year

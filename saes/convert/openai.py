@@ -8,6 +8,8 @@ from saes.activations import Activation, ReLU, TopK
 from saes.convert.record import Record, imported
 from saes.convert.weights import read_pickled_tensors, whole_number
 
+_KNOWN = {"encoder.weight", "decoder.weight", "latent_bias", "pre_bias", "activation", "activation_state_dict"}
+_KNOWN |= {"stats_last_nonzero"}  # of training
 _LOCATION = re.compile(r"(resid_post_mlp|resid_post_attn|resid_delta_mlp|resid_delta_attn|mlp_post_act)(_v\d.*)?")
 _HOOKS = {
     "resid_post_mlp": "hook_resid_post",
@@ -38,6 +40,8 @@ def read(folder: Path) -> Record:
     path = _file(folder)
     assert path is not None
     found = read_pickled_tensors(path)
+    if unknown := sorted(set(found) - _KNOWN):
+        raise ValueError(f"{path}: no rule of OpenAI's SAEs uses {', '.join(map(str, unknown))}, which the file holds")
     weights = {
         "W_enc": found["encoder.weight"].T.contiguous(),
         "W_dec": found["decoder.weight"].T.contiguous(),

@@ -11,10 +11,12 @@ from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saes.convert.record import Record, imported
+from saes.convert.scale import fold_factor, fold_latent_scales, fold_whitening
 from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
 from saes.convert.weights import read_safetensors, text, whole_number
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
+_SCALER, _WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 # BatchTopK and Matryoshka become JumpReLU with their threshold, as SAELens's own trainer saves them.
 _ARCHITECTURES = {
     "relu": "standard",
@@ -43,25 +45,59 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path) -> Record:
     """Standard, TopK, JumpReLU (also what BatchTopK and Matryoshka are saved as), Gated, and transcoders."""
     config = read_json(folder / _CONFIG)
-    for name, held in (("normalize_activations", ("layer_norm",)), ("reshape_activations", ("hook_z",))):
-        if config.get(name) not in ("none", None, False, *held):
-            raise ValueError(f"{folder}: {name} is {config[name]!r}, which has no counterpart here")
+    if config.get("reshape_activations") not in ("none", None, "hook_z"):
+        raise ValueError(f"{folder}: reshape_activations is {config['reshape_activations']!r}, not none or hook_z")
     weights = {_NAMES.get(name, name): value for name, value in read_safetensors(folder / _WEIGHTS).items()}
-    if (weights.pop("scaling_factor", torch.ones(())) != 1).any():
-        raise ValueError(f"{folder}: its scaling_factor, of SAELens before version 6, has no counterpart here")
     if config.get("rescale_acts_by_decoder_norm"):
         norms = weights["W_dec"].norm(dim=-1)
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
     architecture = config.get("architecture", "standard")
+    activation = _activation(_TRANSCODERS.get(architecture, architecture), config, folder)
+    subtract_b_dec = bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS
     return Record(
-        activation=_activation(_TRANSCODERS.get(architecture, architecture), config, folder),
-        weights=weights,
+        activation=activation,
+        weights=_of_raw_inputs(weights, config, folder, subtract_b_dec=subtract_b_dec),
         where=folder,
-        subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS,
+        subtract_b_dec=subtract_b_dec,
         layer_norm=config.get("normalize_activations") == "layer_norm",
         **_place(config, transcoder=architecture in _TRANSCODERS),
     )
+
+
+def _of_raw_inputs(
+    weights: dict[str, Tensor], config: dict[str, Any], folder: Path, *, subtract_b_dec: bool
+) -> dict[str, Tensor]:
+    """Weights of an SAE of raw activations, where those of the file are of normalised ones.
+
+    An SAE that SAELens finished has its normalisation folded already. One that was saved during training has it beside
+    its weights; ``expected_average_only_in`` of versions before 6 often has it nowhere.
+    """
+    scales = weights.pop("scaling_factor", torch.ones(()))
+    if (scales != 1).any():  # before version 6: latents were rescaled after training
+        if config.get("finetuning_scaling_factor") is not True:
+            raise ValueError(f"{folder}: it holds a scaling_factor, but finetuning_scaling_factor is not true")
+        weights = fold_latent_scales(weights, scales)
+    how = config.get("normalize_activations")
+    if how is True:  # before version 6
+        how = "expected_average_only_in"
+    if how in ("none", None, False, "layer_norm"):
+        return weights
+    if how == "expected_average_only_in":
+        if not (folder / _SCALER).is_file():
+            raise ValueError(
+                f"{folder}: normalize_activations is {config['normalize_activations']!r}: it takes activations times a"
+                " constant, the root of d_in over their mean norm in its training, which its files do not hold (there"
+                f" is no {_SCALER})"
+            )
+        return fold_factor(weights, read_json(folder / _SCALER).get("scaling_factor"), where=folder / _SCALER)
+    if how == "covariance_whitening":
+        if not (folder / _WHITENING).is_file():
+            raise ValueError(f"{folder}: it takes whitened activations, and there is no {_WHITENING} beside it")
+        whitening = read_safetensors(folder / _WHITENING)
+        return fold_whitening(weights, whitening, subtract_b_dec=subtract_b_dec, where=folder / _WHITENING)
+    reason = "divides each activation by its own norm" if how == "constant_norm_rescale" else "is not known"
+    raise ValueError(f"{folder}: normalize_activations is {how!r}, which {reason}: it has no counterpart here")
 
 
 def _place(config: dict[str, Any], *, transcoder: bool) -> dict[str, Any]:
