@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
-from saes.commands.options import TextOptions
+from saes.commands.options import MeasuredText
 
 app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
 
@@ -18,9 +18,8 @@ def evaluate(
     /,
     *,
     data: Path,
-    text: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
+    text: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
-    first_position: int = 0,
     out: OutFile | None = None,
     html: OutFile | None = None,
 ) -> None:
@@ -34,8 +33,6 @@ def evaluate(
         Text that it was not trained on: a file or folder, as for `interp cache`.
     tokens
         How many to evaluate on.
-    first_position
-        Earlier positions of a row stay clean and are not counted.
     out
         Also write the figures there, as JSON.
     html
@@ -50,9 +47,16 @@ def evaluate(
     from saes.evaluation.table import tables
 
     with open_inputs(sae, data=data, tokens=tokens, options=text) as inputs:
-        report = measure(inputs.sae, inputs.model, inputs.rows, max_tokens=tokens, first_position=first_position)
+        report = measure(
+            inputs.sae,
+            inputs.model,
+            inputs.rows,
+            max_tokens=tokens,
+            first_position=inputs.first_position,
+            drop_tokens=inputs.drop_tokens,
+        )
     if out is not None:
-        write_json(out, report.to_json())
+        write_json(out, report.to_json() | {"text": inputs.settings})
     if html is not None:
         page = build_page(report, title=f"{inputs.sae.activation.name} SAE on {inputs.model_name}", data=str(data))
         page.write(html)

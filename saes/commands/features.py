@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
-from saes.commands.options import TextOptions
+from saes.commands.options import MeasuredText
 
 
 def features(
@@ -19,9 +19,8 @@ def features(
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
-    options: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
+    options: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
-    first_position: int = 0,
 ) -> None:
     """Write a page of latents: passages where each is most active, its effect on the next token, its nearest ones.
 
@@ -41,8 +40,6 @@ def features(
         Passages a latent.
     tokens
         How many to read.
-    first_position
-        Earlier positions of a row are not looked at.
     """
     chosen = None if latents is None else _numbers(latents)
 
@@ -58,7 +55,8 @@ def features(
             rows=inputs.rows,
             site=own_sites(inputs.sae, model=inputs.model, name=str(sae))[0],
             max_tokens=tokens,
-            first_position=first_position,
+            first_position=inputs.first_position,
+            drop_tokens=inputs.drop_tokens,
         )
         book = look_up(inputs.sae, text, latents=chosen, max_latents=max_latents, examples=examples)
         path = write_feature_page(

@@ -1,5 +1,6 @@
 """SAELens: ``cfg.json`` and ``sae_weights.safetensors``, which Neuronpedia loads too. Written as by version 6."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,33 @@ def _place(config: dict[str, Any], *, transcoder: bool) -> dict[str, Any]:
     if transcoder and target is None:
         target = mlp_output_behind(site)
     place = None if site and (target or not transcoder) else "its configuration names no hook that is a site here"
-    facts = {"config": config, "model": model, "transcoder": transcoder, "place": place}
+    facts = {"config": config, "model": model, "transcoder": transcoder, "place": place, "text": _text(said, metadata)}
     return {"site": site, "target_site": target, "provenance": imported("saelens", **facts)}
+
+
+def _text(said: Callable[..., Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    """How the model was run in training, as ``saes.conditions`` reads it."""
+    used: dict[str, Any] = {"context": said("context_size")}
+    bos = said("prepend_bos")
+    if bos is None and "sae_lens_version" not in metadata and said("hook_name", "hook_point"):
+        bos = True  # before version 6, where it says nothing
+    if isinstance(bos, bool):
+        used["bos"] = "row" if bos else "never"
+    special = said("exclude_special_tokens")
+    used["drop_tokens" if isinstance(special, list) else "drop_special"] = special
+    notes = []
+    positions = said("seqpos_slice")
+    if isinstance(positions, list) and positions and type(positions[0]) is int and len(positions) > 1:
+        used["first_position"] = positions[0]
+        if positions[1:] != [None] * len(positions[1:]):
+            notes.append(f"it was trained on the positions {positions} of a row (start, stop, step) alone")
+    options = said("model_from_pretrained_kwargs")
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if name in ("dtype", "torch_dtype"):
+            used["dtype"] = str(value).removeprefix("torch.")
+        elif value is True:
+            notes.append(f"the model of its training was loaded with {name}=True, which this one is not")
+    return {name: value for name, value in (used | {"notes": notes}).items() if value not in (None, [])}
 
 
 def _activation(kind: str, config: dict[str, Any], folder: Path) -> Activation:
@@ -167,7 +193,8 @@ def write(sae: Record, folder: Path) -> None:
             "sae_lens_version": "6.0.0",
             **_hook("", sae.site),
             **_hook("_out", sae.target_site),
-            "model_name": sae.provenance.get("source", {}).get("model"),
+            "model_name": _model_name(sae),
+            **_written_text(sae),
             "deepfield": sae.provenance,
         },
     }
@@ -183,6 +210,26 @@ def _hook(ending: str, site: str | None) -> dict[str, Any]:
     """A site as SAELens says it: the head's number apart."""
     name, head = split_head(site) if site else (None, None)
     return {f"hook_name{ending}": name} | ({} if head is None else {f"hook_head_index{ending}": head})
+
+
+def _model_name(sae: Record) -> str | None:
+    parts = (sae.provenance.get(name) for name in ("source", "imported"))
+    return next((text(part["model"]) for part in parts if isinstance(part, dict) and "model" in part), None)
+
+
+def _written_text(sae: Record) -> dict[str, Any]:
+    """How the model was run in training, as SAELens says it."""
+    source, imported_ = (sae.provenance.get(name) or {} for name in ("source", "imported"))
+    used = imported_.get("text") or {}
+    bos, first = source.get("bos", used.get("bos")), source.get("drop_first", used.get("first_position"))
+    special = source.get("drop_special", used.get("drop_special", used.get("drop_tokens")))
+    written = {
+        "context_size": source.get("context", used.get("context")),
+        "prepend_bos": None if bos in (None, "model") else bos != "never",
+        "exclude_special_tokens": special or None,
+        "seqpos_slice": [first, None] if first else None,
+    }
+    return {name: value for name, value in written.items() if value is not None}
 
 
 def _all_heads(site: str | None) -> bool:

@@ -5,6 +5,7 @@ they are few, over blocks of neighbouring tokens (see ``interp.metrics``).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,12 +89,14 @@ def evaluate(
     site: str | Site | None = None,
     max_tokens: int = 100_000,
     first_position: int = 0,
+    drop_tokens: Sequence[int] = (),
     batch_rows: int = 8,
 ) -> Report:
     """Run ``model`` over the first rows of ``rows`` with the SAE spliced in at ``site`` (by default its own).
 
-    A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position`` stay clean and
-    are not counted, for SAEs that were not trained on them.
+    A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position``, and tokens
+    whose ids are in ``drop_tokens``, stay clean and are not counted, for SAEs that were not trained on them
+    (``saes.conditions`` has what their files say).
     Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
     text is left.
     """
@@ -104,7 +107,15 @@ def evaluate(
     check_same_model(sae, name_of(model))
     count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
     found = measure_tokens(
-        sae, model, rows, place, target, count=count, batch_rows=batch_rows, first_position=first_position
+        sae,
+        model,
+        rows,
+        place,
+        target,
+        count=count,
+        batch_rows=batch_rows,
+        first_position=first_position,
+        drop_tokens=drop_tokens,
     )
     return _report(sae, place, found)
 

@@ -33,6 +33,8 @@ class Text:
     max_tokens: int = 100_000
     first_position: int = 0
     """Earlier positions of a row are shown, and not counted."""
+    drop_tokens: tuple[int, ...] = ()
+    """Ids of tokens that are shown, and not counted."""
     batch_rows: int = 8
 
 
@@ -153,7 +155,8 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
         x = vectors_at(text.model, ids, text.site, attention_mask=documents >= 0).to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
             raise ValueError(f"activations at {text.site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
-        latents, kept = sae.encode(x), measured(documents, text.first_position)
+        latents = sae.encode(x)
+        kept = measured(documents, text.first_position, ids=ids, drop_tokens=text.drop_tokens)
         if whole_rows:
             yield first_row, Latents(latents.values * kept[..., None], latents.indices, sae.d_sae)
         else:
