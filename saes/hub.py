@@ -18,8 +18,12 @@ LAYOUTS = (
     ("config.json", "ae.pt"),
     ("params.safetensors",),
     ("params.npz",),
+    ("config.json", "sae_weights.safetensors"),
+    ("hyperparams.json", "checkpoints/final.safetensors"),
 )
 """Files that together are an SAE, in one of the formats that ``saes.convert`` reads or in ours."""
+FILES = (".pt", ".pth", ".safetensors", ".npz")
+"""Endings of files that are an SAE alone."""
 _BESIDE = ("activation_scaler.json", "activation_whitening.safetensors")
 """What some SAEs need, where it is there."""
 _ABOVE = "config.json"
@@ -47,6 +51,8 @@ def located(path: str | Path, revision: str | None = None) -> Path:
         raise ValueError(f"{revision!r} is no revision: give a branch, a tag or a commit")
     repo, folder = hub_id["repo"], hub_id["folder"] or ""
     validate_repo_id(repo)
+    if folder.endswith(FILES):
+        return _file(repo, folder, revision)
     return _cached(repo, folder, revision) or _fetched(repo, folder, revision)
 
 
@@ -89,6 +95,31 @@ def _cached(repo: str, folder: str, revision: str | None) -> Path | None:
     return None
 
 
+def _file(repo: str, name: str, revision: str | None) -> Path:
+    """One file, with what its kind may keep beside it."""
+    found = try_to_load_from_cache(repo, name, revision=revision)
+    if isinstance(found, str):
+        return Path(found)
+    folder, _, last = name.rpartition("/")
+    beside = _inside(folder, ["config.yaml", f"{last.removesuffix('.pt')}_cfg.json"])
+    try:
+        snapshot = snapshot_download(repo, revision=revision, allow_patterns=[name, *beside])
+    except Exception as error:
+        raise _cannot_be_had(_joined(repo, name), error) from error
+    if not Path(snapshot, name).is_file():
+        raise ValueError(f"{repo} holds no file {name}")
+    return Path(snapshot, name)
+
+
+def _cannot_be_had(what: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    here = (f"{name} ({', '.join(revisions)})" for name, revisions in cached_saes().items())
+    return ValueError(
+        f"{what} is neither a folder here nor in the hub's cache, and cannot be had from the hub ({reason})."
+        f" SAEs in the cache: {_list(here)}"
+    )
+
+
 def _fetched(repo: str, folder: str, revision: str | None) -> Path:
     what = _joined(repo, folder) + (f" at {revision}" if revision else "")
     try:
@@ -100,12 +131,7 @@ def _fetched(repo: str, folder: str, revision: str | None) -> Path:
             snapshot = snapshot_download(repo, revision=revision, allow_patterns=wanted)
             return Path(snapshot, folder)
     except Exception as error:  # of the client's own kinds and of whatever HTTP library it uses this year
-        reason = " ".join(str(error).split()) or type(error).__name__
-        here = (f"{name} ({', '.join(revisions)})" for name, revisions in cached_saes().items())
-        raise ValueError(
-            f"{what} is neither a folder here nor in the hub's cache, and cannot be had from the hub ({reason})."
-            f" SAEs in the cache: {_list(here)}"
-        ) from error
+        raise _cannot_be_had(what, error) from error
     others = (_joined(repo, other) for other in folders_of(there))
     raise ValueError(f"{what} holds no SAE of a known format; in that repository there are: {_list(others)}")
 

@@ -27,7 +27,7 @@ def convert(
     Parameters
     ----------
     source
-        Folder (or file) of an SAE: deepfield's, SAELens's, sparsify's, dictionary_learning's, Gemma Scope's, OpenAI's.
+        Folder (or file) of an SAE, of any format in docs/formats.md.
     to
         Whose format to write.
     out

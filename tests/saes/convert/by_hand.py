@@ -7,7 +7,7 @@ Each :class:`Layout` says, beside its files, between which tensors of the Huggin
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,10 @@ MODELS = {
     "pythia-70m": "gpt_neox",
     "gpt2": "gpt2",
     "Llama-3.1-8B": "llama",
+    "Llama-3.1-8B-Instruct": "llama",
+    "DeepSeek-R1-Distill-Llama-8B": "llama",
+    "Qwen3-1.7B-Base": "llama",
+    "Qwen3-4B": "llama",
     "gemma-2-2b": "gemma2",
     "gemma-3-1b-pt": "gemma3",
     "gemma-3-1b-it": "gemma3",
@@ -78,12 +82,12 @@ def activations(name: str) -> dict[str, Tensor]:
     return found
 
 
-def explaining(x: Tensor, y: Tensor, *, scale: float = 1.0) -> Weights:
-    """Weights that bring ``scale * x`` to most of ``scale * y``: positive and negative parts of the input, turned, and
+def explaining(x: Tensor, y: Tensor) -> Weights:
+    """Weights that bring ``x`` to most of ``y``: positive and negative parts of the input, turned, and
     the affine map that is nearest."""
     generator = torch.Generator().manual_seed(3)
-    flat, target = x.flatten(0, 1).double() * scale, y.flatten(0, 1).double() * scale
-    size, fits_bias = float(flat.std()), y is not x
+    flat, target = x.flatten(0, 1).double(), y.flatten(0, 1).double()
+    size, fits_bias = float(flat.std()), not torch.equal(flat, target)
     turn = torch.linalg.qr(torch.randn(flat.shape[1], flat.shape[1], generator=generator, dtype=torch.float64)).Q
     with_ones = torch.cat([flat @ turn, torch.ones(len(flat), 1, dtype=torch.float64)], 1)
     solution, intercept = (torch.linalg.pinv(with_ones, rtol=1e-3) @ target).split([flat.shape[1], 1])
@@ -142,8 +146,10 @@ class Layout:
     """Of the inputs that the weights are made for."""
     options: tuple[str, ...] = ()
     """Of ``interp eval`` that these files need."""
-    text: Mapping[str, Any] = field(default_factory=dict)
-    """What the files say of how the model was run."""
+    target_scale: float | None = None
+    """Of the outputs, where that is another."""
+    latents_times_norms: bool = False
+    """Ours are theirs times the norms of their decoder rows, by which theirs are selected."""
 
     def between(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets."""
@@ -152,7 +158,9 @@ class Layout:
         return (x, y) if self.head is None else (x[..., self.head], y[..., self.head])
 
     def weights(self) -> Weights:
-        return explaining(*self.between(), scale=self.scale)
+        x, y = self.between()
+        target_scale = self.scale if self.target_scale is None else self.target_scale
+        return explaining(x * self.scale, x * self.scale if y is x else y * target_scale)
 
     def fvu(self) -> float:
         """Of all tokens, from the tool's own arithmetic and the plain model's tensors."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tests.saes.convert.by_hand import (
@@ -116,6 +117,113 @@ def openai(root: Path, w: Weights) -> Path:
     tensors |= {"latent_bias": w["b_enc"], "pre_bias": w["b_dec"]}
     save_pickle(path, {**tensors, "activation": "ReLU", "activation_state_dict": {}})
     return path
+
+
+# Lone files
+
+
+def lone(root: Path, w: Weights, *, path: str, names: dict[str, str], transposed: bool = True, **beside: Any) -> Path:
+    """Our names -> theirs; matrices as torch.nn.Linear has them."""
+    turned = {name: w[name].T if name.startswith("W_") and transposed else w[name] for name in names}
+    save_pickle(root / path, {theirs: turned[ours].contiguous() for ours, theirs in names.items()})
+    for name, content in beside.items():
+        save_json((root / path).with_name(f"{Path(path).stem}_{name}.json"), content)
+    return root / path
+
+
+def linear(encoder: str, decoder: str) -> dict[str, str]:
+    parts = {"enc": encoder, "dec": decoder}
+    return {f"W_{a}": f"{b}.weight" for a, b in parts.items()} | {f"b_{a}": f"{b}.bias" for a, b in parts.items()}
+
+
+PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+
+
+# Llama Scope and Llamascopium
+
+MEAN_NORM = 7.5
+FACTOR = WIDTH**0.5 / MEAN_NORM
+THRESHOLD = 0.05
+
+
+def llama_scope(root: Path, w: Weights) -> Path:
+    tensors = {"encoder.weight": w["W_enc"].T, "encoder.bias": w["b_enc"]}
+    tensors |= {"decoder.weight": w["W_dec"].T, "decoder.bias": w["b_dec"]}
+    folder = root / f"Llama3_1-8B-Base-L{LAYER}R-8x"
+    save_tensors(folder / "checkpoints" / "final.safetensors", tensors)
+    said = {"d_model": WIDTH, "d_sae": len(w["b_enc"]), "jump_relu_threshold": THRESHOLD, "hook_point_in": RESID_POST}
+    save_json(folder / "hyperparams.json", said | {"dataset_average_activation_norm": {"in": MEAN_NORM}})
+    return folder
+
+
+def llama_scope_r1(root: Path, w: Weights) -> Path:
+    tensors = {"encoder.weight": w["W_enc"].T, "encoder.bias": w["b_enc"]}
+    tensors |= {"decoder.weight": w["W_dec"].T, "decoder.bias": w["b_dec"]}
+    folder = root / "800M-Slimpajama-0-OpenR1-Math-220k" / f"L{LAYER}R"
+    save_tensors(folder / "sae_weights.safetensors", tensors | {"log_jumprelu_threshold": w["threshold"].log()})
+    said = {"d_model": WIDTH, "expansion_factor": 2, "hook_point_in": RESID_POST}
+    save_json(folder / "config.json", said | {"dataset_average_activation_norm": {"in": MEAN_NORM}})
+    return folder
+
+
+def scaled(w: Weights, x: Tensor, *, threshold: float | None = None) -> Computed:
+    """JumpReLU of activations times a constant; SAELens folds that into the weights and leaves the threshold."""
+    taken = w if threshold is None else w | {"threshold": torch.full_like(w["threshold"], threshold)}
+    latents, output = jumprelu(taken, x * FACTOR)
+    return latents, output / FACTOR
+
+
+OUT_NORM = 2.25
+
+
+def llamascopium(root: Path, w: Weights, *, hooks: tuple[str, str], act_fn: str, norm_gated: bool, how: str) -> Path:
+    folder = root / "layer1_8x_k40"
+    tensors = {"W_E": w["W_enc"], "b_E": w["b_enc"], "W_D": w["W_dec"], "b_D": w["b_dec"]}
+    if act_fn == "jumprelu":
+        tensors["activation_function.log_jumprelu_threshold"] = w["threshold"].log()
+    for hook, norm in zip(reversed(hooks), (OUT_NORM, MEAN_NORM), strict=True):
+        tensors[f"dataset_average_activation_norm.{hook}"] = torch.tensor(norm)
+    save_tensors(folder / "sae_weights.safetensors", tensors)
+    said = {"sae_type": "sae", "d_model": WIDTH, "expansion_factor": 2, "act_fn": act_fn, "top_k": K}
+    said |= {"norm_activation": how, "sparsity_include_decoder_norm": norm_gated}
+    save_json(folder / "config.json", said | {"hook_point_in": hooks[0], "hook_point_out": hooks[1]})
+    return folder
+
+
+def llamascopium_computes(w: Weights, x: Tensor, *, act_fn: str, norm_gated: bool, transcoder: bool) -> Computed:
+    """Encode and decode of llamascopium's SparseAutoEncoder between its normalisation and the way back."""
+    norms = w["W_dec"].norm(dim=1) if norm_gated else torch.ones(len(w["b_enc"]))
+    hidden = (x * FACTOR @ w["W_enc"] + w["b_enc"]) * norms
+    latents = hidden * (hidden > (w["threshold"] if act_fn == "jumprelu" else 0))
+    if act_fn == "topk":
+        values, indices = latents.topk(K, dim=-1)
+        latents = torch.zeros_like(latents).scatter(-1, indices, values)
+    latents = latents / norms
+    back = WIDTH**0.5 / (OUT_NORM if transcoder else MEAN_NORM)
+    return latents, (latents @ w["W_dec"] + w["b_dec"]) / back
+
+
+# circuit-tracer
+
+
+def circuit_tracer(root: Path, w: Weights, *, names: tuple[str, ...] = (), config: str | None = None) -> Path:
+    tensors = only(w, *PLAIN, *names) | {"W_enc": w["W_enc"].T}
+    if "threshold" in tensors:
+        tensors["activation_function.threshold"] = tensors.pop("threshold")
+    path = root / "mwhanna--qwen3-4b-transcoders" / f"layer_{LAYER}.safetensors"
+    save_tensors(path, tensors)
+    if config is not None:
+        path.with_name("config.yaml").write_text(config)
+    return path
+
+
+def skip(w: Weights) -> Tensor:
+    return torch.randn(len(w["b_dec"]), len(w["W_enc"]), generator=torch.Generator().manual_seed(7)) * 0.01
+
+
+def skipping(compute: Callable[[Weights, Tensor], Computed], w: Weights, x: Tensor) -> Computed:
+    latents, output = compute(w, x)
+    return latents, output + x @ skip(w).T
 
 
 _MLP = {"reads": f"{BLOCK}.mlp.input", "writes": f"{BLOCK}.mlp.output"}
@@ -345,6 +453,129 @@ PLACED: dict[str, Layout] = {
         compute=jumprelu,
     ),
     "openai": Layout(model=GPT2, reads=f"h.{LAYER}.output", site=RESID_POST, write=openai, compute=centred_relu),
+    "gemma_scope 2, transcoder with affine skip": Layout(
+        model=GEMMA3,
+        **_GEMMA_MLP,
+        site=MLP_IN,
+        target_site=MLP_OUT,
+        write=lambda root, w: gemma_scope_2(
+            root,
+            w | {"affine_skip_connection": skip(w).T.contiguous()},
+            below=f"{_SCOPE_2}/transcoder/layer_{LAYER}_width_16k_l0_big_affine",
+        ),
+        compute=partial(skipping, jumprelu),
+    ),
+    "goodfire": Layout(
+        model="Llama-3.1-8B-Instruct",
+        reads=f"{BLOCK}.output",
+        site=RESID_POST,
+        write=partial(
+            lone,
+            path=f"Llama-3.1-8B-Instruct-SAE-l{LAYER}.pth",
+            names=linear("encoder_linear", "decoder_linear"),
+        ),
+        compute=relu,
+    ),
+    "deepseek_r1": Layout(
+        model="DeepSeek-R1-Distill-Llama-8B",
+        reads=f"{BLOCK}.output",
+        site=RESID_POST,
+        write=partial(lone, path=f"DeepSeek-R1-Distill-Llama-8B-SAE-l{LAYER}.pt", names=linear("encoder", "decoder")),
+        compute=relu,
+    ),
+    "qwen_scope": Layout(
+        model="Qwen3-1.7B-Base",
+        reads=f"{BLOCK}.output",
+        site=RESID_POST,
+        write=partial(lone, path=f"SAE-Res-Qwen3-1.7B-Base-W32K-L0_{K}/layer{LAYER}.sae.pt", names=PLAIN),
+        compute=topk,
+    ),
+    "hook_z (Kissane et al.)": Layout(
+        model=GPT2,
+        reads=f"h.{LAYER}.attn.c_proj.input",
+        site=Z,
+        write=partial(
+            lone,
+            path=f"gpt2-small_L{LAYER}_Hcat_z.pt",
+            names=PLAIN,
+            transposed=False,
+            cfg={"act_name": Z, "act_size": WIDTH},
+        ),
+        compute=centred_relu,
+    ),
+    "llama_scope": Layout(
+        model="Llama-3.1-8B",
+        reads=f"{BLOCK}.output",
+        site=RESID_POST,
+        write=llama_scope,
+        compute=partial(scaled, threshold=THRESHOLD * FACTOR),
+        scale=FACTOR,
+    ),
+    "llama_scope, R1": Layout(
+        model="Llama-3.1-8B",
+        reads=f"{BLOCK}.output",
+        site=RESID_POST,
+        write=llama_scope_r1,
+        compute=scaled,
+        scale=FACTOR,
+    ),
+    **{
+        f"llamascopium, {act_fn}{', by decoder norms' if norm_gated else ''}": Layout(
+            model="Qwen3-1.7B-Base",
+            reads=f"{BLOCK}.output",
+            site=RESID_POST,
+            write=partial(
+                llamascopium,
+                hooks=(RESID_POST, RESID_POST),
+                act_fn=act_fn,
+                norm_gated=norm_gated,
+                how="dataset-wise",
+            ),
+            compute=partial(llamascopium_computes, act_fn=act_fn, norm_gated=norm_gated, transcoder=False),
+            scale=FACTOR,
+            latents_times_norms=act_fn == "topk" and norm_gated,
+        )
+        for act_fn in ("relu", "jumprelu", "topk")
+        for norm_gated in (False, True)
+    },
+    "llamascopium, transcoder": Layout(
+        model="Qwen3-1.7B-Base",
+        **_MLP,
+        site=MLP_IN,
+        target_site=MLP_OUT,
+        write=partial(llamascopium, hooks=(MLP_IN, MLP_OUT), act_fn="topk", norm_gated=False, how="dataset-wise"),
+        compute=partial(llamascopium_computes, act_fn="topk", norm_gated=False, transcoder=True),
+        scale=FACTOR,
+        target_scale=WIDTH**0.5 / OUT_NORM,
+    ),
+    "circuit_tracer, config.yaml": Layout(
+        model="Qwen3-4B",
+        **_MLP,
+        site=MLP_IN,
+        target_site=MLP_OUT,
+        write=partial(
+            circuit_tracer,
+            config="model_name: Qwen/Qwen3-4B\nmodel_kind: transcoder_set\nfeature_input_hook: mlp.hook_in\n"
+            "feature_output_hook: mlp.hook_out\n",
+        ),
+        compute=relu,
+    ),
+    "circuit_tracer, no configuration": Layout(
+        model="Qwen3-4B",
+        **_MLP,
+        site=MLP_IN,
+        target_site=MLP_OUT,
+        write=partial(circuit_tracer, names=("threshold",)),
+        compute=jumprelu,
+    ),
+    "circuit_tracer, skip": Layout(
+        model="Qwen3-4B",
+        **_MLP,
+        site=MLP_IN,
+        target_site=MLP_OUT,
+        write=lambda root, w: circuit_tracer(root, w | {"W_skip": skip(w)}, names=("W_skip",)),
+        compute=partial(skipping, relu),
+    ),
 }
 """Layouts whose files, folders or options say where they belong."""
 

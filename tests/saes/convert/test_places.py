@@ -62,6 +62,8 @@ def test_every_layout_is_measured_where_it_belongs(
         assert (sae.site, sae.target_site) == (layout.site, layout.target_site)
     x = layout.between()[0]
     latents, output = layout.compute(layout.weights(), x)
+    if layout.latents_times_norms:
+        latents = latents * layout.weights()["W_dec"].norm(dim=1)
     with torch.no_grad():
         torch.testing.assert_close(sae.encode(x).to_dense(), latents, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(sae(x), output, rtol=1e-5, atol=1e-5)
