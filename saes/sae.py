@@ -354,7 +354,7 @@ class SAE(nn.Module):
         sae.to_empty(device="cpu")
         for name, parameter in sae.named_parameters():
             parameter.copy_(weights[name])
-        return sae
+        return sae if record.scales == (1.0, 1.0) else sae.fold_scales(*record.scales)
 
     def record(self) -> Record:
         """Itself as plain data, which ``saes.convert`` writes for other tools."""

@@ -53,7 +53,7 @@ def read(folder: Path) -> Record:
     weights: dict[str, Tensor] = {}
     for theirs, value in found.items():
         if theirs in _LINEAR:
-            weights[_LINEAR[theirs]] = value.T.contiguous()
+            weights[_LINEAR[theirs]] = value.T
         elif theirs not in ("k", "group_sizes"):
             weights[_BIASES.get(theirs, theirs)] = value
     if _KINDS[name] == "topk":

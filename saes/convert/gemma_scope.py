@@ -6,6 +6,8 @@ Where a dictionary belongs is in the names of its folders in the repository (``g
 
 import math
 import re
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ _MODULES = {
     "transcoder": "model.layers.{layer}.pre_feedforward_layernorm.output",
 }
 _OVER_SEVERAL = re.compile(r"(?P<kind>clt|crosscoder)(_all)?")
+_CHUNK = 2**20
 _FIRST_POSITION_TUNED = 4
 """Of an instruction-tuned model the start of the chat template was left out of training in the second release."""
 
@@ -46,7 +49,7 @@ def read(folder: Path) -> Record:
     found = _read_npz(folder / "params.npz") if first else read_safetensors(folder / "params.safetensors")
     weights = {_NAMES.get(name, name): value for name, value in found.items()}
     if "affine_skip_connection" in weights:  # [d_in, d_out]
-        weights["W_skip"] = weights.pop("affine_skip_connection").T.contiguous()
+        weights["W_skip"] = weights.pop("affine_skip_connection").T
     where = folder.resolve()
     if first and _is_embedding(where):  # trained on rows of the embedding matrix; the model multiplies them by this
         scale = math.sqrt(weights["W_enc"].shape[0])
@@ -135,5 +138,31 @@ def _named(where: Path, pattern: re.Pattern[str], *, whole: bool = False) -> re.
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     complaint = "is damaged or holds more than arrays, and was not executed"
-    with reading(path, complaint), np.load(path, allow_pickle=False) as archive:
-        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    with reading(path, complaint):
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+        return {name: torch.from_numpy(_mapped(path, f"{name}.npy")) for name in names}
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """An array of an archive, mapped into memory where it is not compressed; it is not written to."""
+    with zipfile.ZipFile(path) as archive, archive.open(name) as member:
+        info = archive.getinfo(name)
+        version = np.lib.format.read_magic(member)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(member)
+        begin = member.tell()
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds objects")
+        if begin + size != info.file_size:
+            raise ValueError(f"{name} claims {size} bytes of values, and holds {info.file_size - begin}")
+        if info.compress_type != zipfile.ZIP_STORED or size == 0:
+            return np.frombuffer(bytearray(member.read()), dtype).reshape(shape, order="F" if fortran else "C")
+        while member.read(_CHUNK):  # at its end the archive's checksum is compared
+            pass
+    with path.open("rb") as file:  # the local header's name and extra field, whose lengths stand in it
+        file.seek(info.header_offset + 26)
+        lengths = struct.unpack("<HH", file.read(4))
+    offset = info.header_offset + 30 + sum(lengths) + begin
+    return np.memmap(path, dtype, "c", offset, shape, order="F" if fortran else "C")

@@ -14,7 +14,6 @@ from torch import Tensor
 from interp.files.outside import read_json
 from saes.activations import Activation, JumpReLU, ReLU, TopK
 from saes.convert.record import Record, imported
-from saes.convert.scale import fold_factor
 from saes.convert.site_names import of_hook
 from saes.convert.weights import read_safetensors, text, whole_number
 
@@ -52,7 +51,8 @@ def _first(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Re
     weights["threshold"] = torch.full((len(weights["b_enc"]),), threshold * factor)
     return Record(
         activation=JumpReLU(),
-        weights=fold_factor(weights, factor, where=folder),
+        weights=weights,
+        scales=(factor, factor),
         where=folder,
         subtract_b_dec=False,
         **_place(config, folder, model=_LLAMA),
@@ -70,7 +70,8 @@ def _r1(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Recor
     weights["threshold"] = found["log_jumprelu_threshold"].float().exp()
     return Record(
         activation=JumpReLU(),
-        weights=fold_factor(weights, factor, where=folder),
+        weights=weights,
+        scales=(factor, factor),
         where=folder,
         subtract_b_dec=False,
         **_place(config, folder, model=_LLAMA),
@@ -106,11 +107,10 @@ def _llamascopium(found: dict[str, Tensor], config: dict[str, Any], folder: Path
         kept = norms.to(weights["W_dec"].dtype)
         scaled = {"W_enc": weights["W_enc"] * kept, "b_enc": weights["b_enc"] * kept}
         weights |= scaled | {"W_dec": weights["W_dec"] / kept[:, None]}
-    scaled = {"W_enc": weights["W_enc"] * factors[0]}
-    scaled |= {name: weights[name] / factors[1] for name in ("W_dec", "b_dec")}
     return Record(
         activation=activation,
-        weights=weights | scaled | found,  # what is left there is used by no rule, which is told
+        weights=weights | found,  # what is left there is used by no rule, which is told
+        scales=(factors[0], factors[1]),
         where=folder,
         subtract_b_dec=False,
         **_place(config, folder, model=text(config.get("model_name"))),

@@ -26,6 +26,8 @@ class Record:
     and a skip connection add."""
     subtract_b_dec: bool = True
     layer_norm: bool = False
+    scales: tuple[float, float] = (1.0, 1.0)
+    """What inputs, and outputs, were multiplied by where the weights were trained; the SAE takes raw ones."""
     site: str | None = None
     target_site: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saes.convert.record import Record, imported
-from saes.convert.scale import fold_factor, fold_latent_scales, fold_whitening
+from saes.convert.scale import checked_factor, fold_latent_scales, fold_whitening
 from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
 from saes.convert.weights import read_safetensors, text, whole_number
 
@@ -56,9 +56,11 @@ def read(folder: Path) -> Record:
     architecture = config.get("architecture", "standard")
     activation = _activation(_TRANSCODERS.get(architecture, architecture), config, folder)
     subtract_b_dec = bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS
+    weights, factor = _of_raw_inputs(weights, config, folder, subtract_b_dec=subtract_b_dec)
     return Record(
         activation=activation,
-        weights=_of_raw_inputs(weights, config, folder, subtract_b_dec=subtract_b_dec),
+        weights=weights,
+        scales=(factor, factor),
         where=folder,
         subtract_b_dec=subtract_b_dec,
         layer_norm=config.get("normalize_activations") == "layer_norm",
@@ -68,8 +70,8 @@ def read(folder: Path) -> Record:
 
 def _of_raw_inputs(
     weights: dict[str, Tensor], config: dict[str, Any], folder: Path, *, subtract_b_dec: bool
-) -> dict[str, Tensor]:
-    """Weights of an SAE of raw activations, where those of the file are of normalised ones.
+) -> tuple[dict[str, Tensor], float]:
+    """Weights of an SAE of raw activations, where those of the file are of normalised ones, up to a factor; and that.
 
     An SAE that SAELens finished has its normalisation folded already. One that was saved during training has it beside
     its weights; ``expected_average_only_in`` of versions before 6 often has it nowhere.
@@ -83,7 +85,7 @@ def _of_raw_inputs(
     if how is True:  # before version 6
         how = "expected_average_only_in"
     if how in ("none", None, False, "layer_norm"):
-        return weights
+        return weights, 1.0
     if how == "expected_average_only_in":
         if not (folder / _SCALER).is_file():
             raise ValueError(
@@ -91,12 +93,12 @@ def _of_raw_inputs(
                 " constant, the root of d_in over their mean norm in its training, which its files do not hold (there"
                 f" is no {_SCALER})"
             )
-        return fold_factor(weights, read_json(folder / _SCALER).get("scaling_factor"), where=folder / _SCALER)
+        return weights, checked_factor(read_json(folder / _SCALER).get("scaling_factor"), where=folder / _SCALER)
     if how == "covariance_whitening":
         if not (folder / _WHITENING).is_file():
             raise ValueError(f"{folder}: it takes whitened activations, and there is no {_WHITENING} beside it")
         whitening = read_safetensors(folder / _WHITENING)
-        return fold_whitening(weights, whitening, subtract_b_dec=subtract_b_dec, where=folder / _WHITENING)
+        return fold_whitening(weights, whitening, subtract_b_dec=subtract_b_dec, where=folder / _WHITENING), 1.0
     reason = "divides each activation by its own norm" if how == "constant_norm_rescale" else "is not known"
     raise ValueError(f"{folder}: normalize_activations is {how!r}, which {reason}: it has no counterpart here")
 

@@ -14,16 +14,11 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 
-def fold_factor(weights: Weights, factor: Any, *, where: Path) -> Weights:
-    """Of an SAE of ``factor * x``, whose output is divided by it."""
+def checked_factor(factor: Any, *, where: Path) -> float:
+    """What inputs were multiplied by in training: a record's ``scales``, which ``SAE.from_record`` folds in place."""
     if type(factor) not in (int, float) or not 0 < factor < math.inf:
         raise ValueError(f"{where}: the factor of its inputs is {factor!r}; it must be a number above 0")
-    folded = {
-        "W_enc": weights["W_enc"] * factor,
-        "W_dec": weights["W_dec"] / factor,
-        "b_dec": weights["b_dec"] / factor,
-    }
-    return weights | folded
+    return float(factor)
 
 
 def fold_latent_scales(weights: Weights, scales: Float[Tensor, " d_sae"]) -> Weights:

@@ -27,7 +27,7 @@ def read(folder: Path) -> Record:
     if config.get("signed"):
         raise ValueError(f"{folder}: its latents are signed (the k largest of either sign), which ours never are")
     weights = read_safetensors(folder / _WEIGHTS)
-    weights["W_enc"] = weights.pop("encoder.weight").T.contiguous()
+    weights["W_enc"] = weights.pop("encoder.weight").T
     weights["b_enc"] = weights.pop("encoder.bias")
     return Record(
         activation=TopK(whole_number(config["k"], name="k", where=folder)),

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,53 @@ def test_thresholds_below_zero(tmp_path: Path) -> None:
     w = layout.weights()
     with pytest.raises(ValueError, match="thresholds below 0"):
         SAE.load(layout.write(tmp_path, w | {"threshold": w["threshold"] - 1}))
+
+
+MEMORY = """
+import sys, threading, time
+from pathlib import Path
+from saes import SAE
+
+
+def anonymous():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+def watch(peak, stopped):
+    while not stopped.is_set():
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.001)
+
+
+SAE.load(sys.argv[1])
+for path in sys.argv[2:]:
+    begin, peak, stopped = anonymous(), [0], threading.Event()
+    watcher = threading.Thread(target=watch, args=(peak, stopped))
+    watcher.start()
+    sae = SAE.load(path)
+    peak[0] = max(peak[0], anonymous())
+    stopped.set()
+    watcher.join()
+    print(peak[0] - begin)
+    del sae
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+def test_no_layout_takes_more_memory_than_its_file(tmp_path: Path) -> None:
+    """Files are mapped, and each tensor is copied once: anonymous memory peaks at the SAE's own size."""
+    names = ("sparsify, block", "saelens, residual", "dictionary_learning, layer", "gemma_scope, residual")
+    names += ("gemma_scope 2, resid_post", "qwen_scope", "goodfire", "llama_scope, R1")
+    names += ("circuit_tracer, no configuration",)
+    d, f = 256, 2**14
+    w = {"W_enc": torch.ones(d, f), "W_dec": torch.ones(f, d), "b_enc": torch.zeros(f), "b_dec": torch.zeros(d)}
+    w["threshold"] = torch.ones(f)
+    small = PLACED["gemma_scope, residual"]
+    paths = [small.write(tmp_path / "small", small.weights())]
+    paths += [PLACED[name].write(tmp_path / str(number), w) for number, name in enumerate(names)]
+    command = [sys.executable, "-c", MEMORY, *map(str, paths)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name, path, peak in zip(names, paths[1:], ran.stdout.split(), strict=True):
+        size = sum(file.stat().st_size for file in files_of(path))
+        assert int(peak) <= 1.2 * size, f"{name}: {int(peak) / size:.2f} times its file"
