@@ -499,7 +499,7 @@ PLACED: dict[str, Layout] = {
             path=f"gpt2-small_L{LAYER}_Hcat_z.pt",
             names=PLAIN,
             transposed=False,
-            cfg={"act_name": Z, "act_size": WIDTH},
+            cfg={"act_name": Z, "act_size": WIDTH, "dict_size": 2 * WIDTH},
         ),
         compute=centred_relu,
     ),
