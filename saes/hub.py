@@ -12,6 +12,8 @@ from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download,
 from huggingface_hub.errors import CacheNotFound
 from huggingface_hub.utils import validate_repo_id
 
+from saes.published.releases import of_name
+
 LAYOUTS = (
     ("cfg.json", "sae_weights.safetensors"),
     ("cfg.json", "sae.safetensors"),
@@ -32,7 +34,8 @@ _QUESTION_SECONDS = 5.0
 _LISTED = 20
 # No part can be "..", a pattern or hidden. A revision may have slashes.
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*"
-_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(/(?P<folder>{_PART}(/{_PART})*))?")
+_INSIDE = r"[A-Za-z0-9_][A-Za-z0-9_.=+:-]*"  # some folders are called as wandb names what it keeps, with a colon
+_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(/(?P<folder>{_INSIDE}(/{_INSIDE})*))?")
 _REVISION = re.compile(rf"{_PART}(/{_PART})*")
 
 
@@ -42,7 +45,10 @@ def located(path: str | Path, revision: str | None = None) -> Path:
     Raises:
         ValueError: a hub id that neither the cache nor the hub has, the hub cannot be reached, or a revision of a path.
     """
-    hub_id = None if Path(path).exists() else _ID.fullmatch(str(path))
+    name = str(path)
+    if not Path(path).exists() and (published := of_name(name)) is not None:
+        name = f"{published.repo}/{published.path}".strip("/")
+    hub_id = None if Path(path).exists() else _ID.fullmatch(name)
     if hub_id is None:
         if revision is not None:
             raise ValueError(f"{path} is no hub id (owner/name or owner/name/folder): it has no revision {revision!r}")

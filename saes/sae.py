@@ -349,7 +349,7 @@ class SAE(nn.Module):
                 raise ValueError(
                     f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
                 )
-            if not torch.isfinite(weights[name]).all():
+            if not _all_finite(weights[name]):
                 raise ValueError(f"{where}: {name} is not finite")
         sae.to_empty(device="cpu")
         for name, parameter in sae.named_parameters():
@@ -383,6 +383,13 @@ class SAE(nn.Module):
             self.to_empty(device="cpu")
             for name in shapes:
                 self.get_parameter(name).copy_(file.get_tensor(name))
+
+
+def _all_finite(value: Tensor) -> bool:
+    """Looked through in parts, so that it takes little memory."""
+    rows = torch.atleast_1d(value)
+    at_a_time = max(1, 2**18 // max(1, rows[:1].numel()))
+    return all(bool(part.isfinite().all()) for part in rows.split(at_a_time))
 
 
 def _is_ours(folder: Path) -> bool:

@@ -14,8 +14,10 @@ from torch import Tensor
 from interp.files.outside import read_json
 from saes.activations import Activation, JumpReLU, ReLU, TopK
 from saes.convert.record import Record, imported
+from saes.convert.scale import checked_factor
 from saes.convert.site_names import of_hook
 from saes.convert.weights import read_safetensors, text, whole_number
+from saes.published.releases import of_files
 
 _FIRST, _LATER = "hyperparams.json", "config.json"
 _WEIGHTS = ("sae_weights.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.safetensors")
@@ -65,7 +67,9 @@ def _r1(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Recor
     said = config.get("dataset_average_activation_norm")
     given = said.get("in") if isinstance(said, dict) else None
     given = norms.get("in", norms.get(config.get("hook_point_in", ""), given))
-    factor = _factor(given, config["d_model"], folder)
+    published = of_files(folder)
+    known = None if published is None or given is not None else published.factor
+    factor = _factor(given, config["d_model"], folder) if known is None else checked_factor(known, where=folder)
     weights = _renamed(found)
     weights["threshold"] = found["log_jumprelu_threshold"].float().exp()
     return Record(

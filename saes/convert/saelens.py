@@ -15,6 +15,7 @@ from saes.convert.record import Record, imported
 from saes.convert.scale import checked_factor, fold_latent_scales, fold_whitening
 from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
 from saes.convert.weights import read_safetensors, text, whole_number
+from saes.published.releases import of_files
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 _SCALER, _WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
@@ -82,11 +83,16 @@ def _of_raw_inputs(
             raise ValueError(f"{folder}: it holds a scaling_factor, but finetuning_scaling_factor is not true")
         weights = fold_latent_scales(weights, scales)
     how = config.get("normalize_activations")
+    published = of_files(folder)
+    if published is not None and published.normalise is not None:
+        how = published.normalise
     if how is True:  # before version 6
         how = "expected_average_only_in"
     if how in ("none", None, False, "layer_norm"):
         return weights, 1.0
     if how == "expected_average_only_in":
+        if published is not None and published.factor is not None:
+            return weights, checked_factor(published.factor, where=folder)
         if not (folder / _SCALER).is_file():
             raise ValueError(
                 f"{folder}: normalize_activations is {config['normalize_activations']!r}: it takes activations times a"

@@ -190,3 +190,11 @@ def test_no_layout_takes_more_memory_than_its_file(tmp_path: Path) -> None:
     for name, path, peak in zip(names, paths[1:], ran.stdout.split(), strict=True):
         size = sum(file.stat().st_size for file in files_of(path))
         assert int(peak) <= 1.2 * size, f"{name}: {int(peak) / size:.2f} times its file"
+
+
+def test_a_folder_of_several_lists_them(tmp_path: Path) -> None:
+    layout = PLACED["sparsify, block"]
+    for number in range(25):
+        layout.write(tmp_path / f"run{number:02}", layout.weights())
+    with pytest.raises(ValueError, match=r"holds 25 SAEs in folders; take one: run00/layers\.1, run01.* and 5 more"):
+        SAE.load(tmp_path)
