@@ -103,6 +103,16 @@ def peak_gib(run: Step, device: torch.device) -> float:
     return float(torch.cuda.max_memory_allocated() - before) / 2**30
 
 
+def print_bare_products(x: torch.Tensor, d_sae: int, k: int, *, rounds: int) -> None:
+    """What no step can be faster than: the encoder's product, and the selection from its result."""
+    half, W_enc = x.bfloat16(), torch.randn(x.shape[-1], d_sae, device=x.device, dtype=torch.bfloat16)
+    pre = half @ W_enc
+    bare: dict[str, Step] = {"x @ W_enc": lambda: half @ W_enc, "torch.topk of it": lambda: pre.topk(k, dim=-1)}
+    for name, run in bare.items():
+        times = [seconds(run, x.device) for _ in range(rounds + 3)][3:]
+        print(f"{name}: {statistics.median(times) * 1e3:.3f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d-in", type=int, default=768)
@@ -114,13 +124,7 @@ def main() -> None:
     asked = parser.parse_args()
     device = torch.device(asked.device)
     x = torch.randn(asked.batch, asked.d_in, device=device)
-    half, W_enc = x.bfloat16(), torch.randn(asked.d_in, asked.d_sae, device=device, dtype=torch.bfloat16)
-    pre = half @ W_enc
-    bare: dict[str, Step] = {"x @ W_enc": lambda: half @ W_enc, "torch.topk of it": lambda: pre.topk(asked.k, dim=-1)}
-    for name, run in bare.items():
-        times = [seconds(run, device) for _ in range(asked.rounds + 3)][3:]
-        print(f"{name}: {statistics.median(times) * 1e3:.3f} ms")
-    del pre, bare, half, W_enc
+    print_bare_products(x, asked.d_sae, asked.k, rounds=asked.rounds)
 
     with tempfile.TemporaryDirectory() as out:
         steps = {}

@@ -12,19 +12,30 @@ from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download,
 from huggingface_hub.errors import CacheNotFound
 from huggingface_hub.utils import validate_repo_id
 
+from saes.published.releases import of_name
+
 LAYOUTS = (
     ("cfg.json", "sae_weights.safetensors"),
     ("cfg.json", "sae.safetensors"),
     ("config.json", "ae.pt"),
     ("params.safetensors",),
     ("params.npz",),
+    ("config.json", "sae_weights.safetensors"),
+    ("hyperparams.json", "checkpoints/final.safetensors"),
 )
 """Files that together are an SAE, in one of the formats that ``saes.convert`` reads or in ours."""
+FILES = (".pt", ".pth", ".safetensors", ".npz")
+"""Endings of files that are an SAE alone."""
+_BESIDE = ("activation_scaler.json", "activation_whitening.safetensors")
+"""What some SAEs need, where it is there."""
+_ABOVE = "config.json"
+"""What sparsify says once for all SAEs of a run, one folder up."""
 _QUESTION_SECONDS = 5.0
 _LISTED = 20
 # No part can be "..", a pattern or hidden. A revision may have slashes.
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*"
-_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(/(?P<folder>{_PART}(/{_PART})*))?")
+_INSIDE = r"[A-Za-z0-9_][A-Za-z0-9_.=+:-]*"  # some folders are called as wandb names what it keeps, with a colon
+_ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(/(?P<folder>{_INSIDE}(/{_INSIDE})*))?")
 _REVISION = re.compile(rf"{_PART}(/{_PART})*")
 
 
@@ -34,7 +45,10 @@ def located(path: str | Path, revision: str | None = None) -> Path:
     Raises:
         ValueError: a hub id that neither the cache nor the hub has, the hub cannot be reached, or a revision of a path.
     """
-    hub_id = None if Path(path).exists() else _ID.fullmatch(str(path))
+    name = str(path)
+    if not Path(path).exists() and (published := of_name(name)) is not None:
+        name = f"{published.repo}/{published.path}".strip("/")
+    hub_id = None if Path(path).exists() else _ID.fullmatch(name)
     if hub_id is None:
         if revision is not None:
             raise ValueError(f"{path} is no hub id (owner/name or owner/name/folder): it has no revision {revision!r}")
@@ -43,6 +57,8 @@ def located(path: str | Path, revision: str | None = None) -> Path:
         raise ValueError(f"{revision!r} is no revision: give a branch, a tag or a commit")
     repo, folder = hub_id["repo"], hub_id["folder"] or ""
     validate_repo_id(repo)
+    if folder.endswith(FILES):
+        return _file(repo, folder, revision)
     return _cached(repo, folder, revision) or _fetched(repo, folder, revision)
 
 
@@ -85,22 +101,43 @@ def _cached(repo: str, folder: str, revision: str | None) -> Path | None:
     return None
 
 
+def _file(repo: str, name: str, revision: str | None) -> Path:
+    """One file, with what its kind may keep beside it."""
+    found = try_to_load_from_cache(repo, name, revision=revision)
+    if isinstance(found, str):
+        return Path(found)
+    folder, _, last = name.rpartition("/")
+    beside = _inside(folder, ["config.yaml", f"{last.removesuffix('.pt')}_cfg.json"])
+    try:
+        snapshot = snapshot_download(repo, revision=revision, allow_patterns=[name, *beside])
+    except Exception as error:
+        raise _cannot_be_had(_joined(repo, name), error) from error
+    if not Path(snapshot, name).is_file():
+        raise ValueError(f"{repo} holds no file {name}")
+    return Path(snapshot, name)
+
+
+def _cannot_be_had(what: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    here = (f"{name} ({', '.join(revisions)})" for name, revisions in cached_saes().items())
+    return ValueError(
+        f"{what} is neither a folder here nor in the hub's cache, and cannot be had from the hub ({reason})."
+        f" SAEs in the cache: {_list(here)}"
+    )
+
+
 def _fetched(repo: str, folder: str, revision: str | None) -> Path:
     what = _joined(repo, folder) + (f" at {revision}" if revision else "")
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=_QUESTION_SECONDS)
         there = [file.rfilename for file in info.siblings or ()]
         if folder in folders_of(there):
-            wanted = _inside(folder, sorted({name for layout in LAYOUTS for name in layout}))
+            wanted = _inside(folder, [*sorted({name for layout in LAYOUTS for name in layout}), *_BESIDE])
+            wanted += _inside(folder.rpartition("/")[0], [_ABOVE]) if folder else []
             snapshot = snapshot_download(repo, revision=revision, allow_patterns=wanted)
             return Path(snapshot, folder)
     except Exception as error:  # of the client's own kinds and of whatever HTTP library it uses this year
-        reason = " ".join(str(error).split()) or type(error).__name__
-        here = (f"{name} ({', '.join(revisions)})" for name, revisions in cached_saes().items())
-        raise ValueError(
-            f"{what} is neither a folder here nor in the hub's cache, and cannot be had from the hub ({reason})."
-            f" SAEs in the cache: {_list(here)}"
-        ) from error
+        raise _cannot_be_had(what, error) from error
     others = (_joined(repo, other) for other in folders_of(there))
     raise ValueError(f"{what} holds no SAE of a known format; in that repository there are: {_list(others)}")
 

@@ -19,6 +19,7 @@ from interp.files.outside import read_json, reading
 from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import sha256_of_file
+from interp.sites.site import Site
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
 from saes.convert import read
 from saes.convert.record import Record
@@ -252,19 +253,45 @@ class SAE(nn.Module):
         write_sealed_json(folder / CONFIG, config)
 
     @classmethod
-    def load(cls, path: str | Path, *, revision: str | None = None, device: str | torch.device = "cpu") -> "SAE":
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        site: str | None = None,
+        target_site: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "SAE":
         """Read a folder that ``save``, or another tool (``saes.convert``), wrote.
 
         A ``path`` that is not there is looked for on the Hugging Face hub, at ``revision``: ``owner/name``, or
         ``owner/name/folder`` (``saes.hub``). Nothing in it is trusted: every shape and dtype is checked first, and no
-        pickle is executed.
+        pickle is executed. ``site`` and ``target_site`` take the place of what its files say of where it reads, and of
+        where what it reconstructs is.
 
         Raises:
-            ValueError: there is no SAE, it is damaged, or of a kind that cannot be held here.
+            ValueError: there is no SAE, it is damaged, or of a kind that cannot be held here; a site that is none.
         """
         folder = located(path, revision)
-        if not _is_ours(folder):
-            return cls.from_record(read(folder)).to(device)
+        sae = cls._load(folder) if _is_ours(folder) else cls.from_record(read(folder))
+        if site is not None or target_site is not None:
+            sae.place(site, target_site)
+        return sae.to(device)
+
+    def place(self, site: str | None = None, target_site: str | None = None) -> None:
+        """Say where it reads, and where what it reconstructs is, in place of what its files say."""
+        if site is not None:
+            self.site = str(Site.parse(site))
+        if target_site is not None:
+            target = str(Site.parse(target_site))
+            self.target_site = None if target == self.site else target
+        imported = self.provenance.get("imported")
+        if isinstance(imported, dict):
+            self.provenance = self.provenance | {"imported": {k: v for k, v in imported.items() if k != "module"}}
+
+    @classmethod
+    def _load(cls, folder: Path) -> "SAE":
+        """One that ``save`` wrote."""
         with reading(f"cannot load an SAE from {folder}", ""):
             config = read_json(folder / CONFIG)
             if config["format"] == "deepfield-places-1":
@@ -298,7 +325,7 @@ class SAE(nn.Module):
             sae.read_weights(folder / WEIGHTS)
             if sha256_of_file(folder / WEIGHTS) != config["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} describes (checksum)")
-        return sae.to(device)
+        return sae
 
     @classmethod
     @torch.no_grad()
@@ -334,12 +361,12 @@ class SAE(nn.Module):
                 raise ValueError(
                     f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
                 )
-            if not torch.isfinite(weights[name]).all():
+            if not _all_finite(weights[name]):
                 raise ValueError(f"{where}: {name} is not finite")
         sae.to_empty(device="cpu")
         for name, parameter in sae.named_parameters():
             parameter.copy_(weights[name])
-        return sae
+        return sae if record.scales == (1.0, 1.0) else sae.fold_scales(*record.scales)
 
     def record(self) -> Record:
         """Itself as plain data, which ``saes.convert`` writes for other tools."""
@@ -369,6 +396,13 @@ class SAE(nn.Module):
             self.to_empty(device="cpu")
             for name in shapes:
                 self.get_parameter(name).copy_(file.get_tensor(name))
+
+
+def _all_finite(value: Tensor) -> bool:
+    """Looked through in parts, so that it takes little memory."""
+    rows = torch.atleast_1d(value)
+    at_a_time = max(1, 2**18 // max(1, rows[:1].numel()))
+    return all(bool(part.isfinite().all()) for part in rows.split(at_a_time))
 
 
 def _is_ours(folder: Path) -> bool:

@@ -20,11 +20,13 @@ def said_model(sae: SAE) -> str | None:
 
 def said_model_of(provenance: dict[str, Any]) -> str | None:
     """``said_model`` of whatever has such a provenance."""
-    config = _part(_part(provenance, "imported"), "config")
+    imported = _part(provenance, "imported")
+    config = _part(imported, "config")
     metadata = _part(config, "metadata")
     said = (
         _part(provenance, "source").get("model"),
         _part(_part(metadata, "deepfield"), "source").get("model"),
+        imported.get("model"),
         metadata.get("model_name"),
         config.get("model_name"),
         config.get("lm_name"),

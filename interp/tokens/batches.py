@@ -1,6 +1,6 @@
 """Rows of text in batches, and which of their positions are measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,10 +34,19 @@ def row_batches(
         yield rows.tensor_of("ids", window).to(device), rows.tensor_of("documents", window).to(device)
 
 
-def measured(documents: Int[Tensor, "batch position"], first_position: int) -> Bool[Tensor, "batch position"]:
-    """Positions that are of a document, not padding, and not before ``first_position``."""
+def measured(
+    documents: Int[Tensor, "batch position"],
+    first_position: int,
+    *,
+    ids: Int[Tensor, "batch position"] | None = None,
+    drop_tokens: Sequence[int] = (),
+) -> Bool[Tensor, "batch position"]:
+    """Positions that are of a document, not padding, not before ``first_position``, and whose ``ids`` are not among
+    ``drop_tokens``."""
     kept = documents >= 0
     kept[:, :first_position] = False
+    if ids is not None and drop_tokens:
+        kept &= ~torch.isin(ids, torch.tensor(list(drop_tokens), dtype=ids.dtype, device=ids.device))
     return kept
 
 

@@ -1,13 +1,13 @@
 """``interp eval``: the figures of one sparse autoencoder or dictionary over several places."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
-from saes.commands.options import TextOptions
+from saes.commands.options import MeasuredText
 
 app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
 
@@ -18,9 +18,8 @@ def evaluate(
     /,
     *,
     data: Path,
-    text: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
+    text: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
-    first_position: int = 0,
     out: OutFile | None = None,
     html: OutFile | None = None,
 ) -> None:
@@ -34,8 +33,6 @@ def evaluate(
         Text that it was not trained on: a file or folder, as for `interp cache`.
     tokens
         How many to evaluate on.
-    first_position
-        Earlier positions of a row stay clean and are not counted.
     out
         Also write the figures there, as JSON.
     html
@@ -54,16 +51,21 @@ def evaluate(
         loaded, model, rows = inputs.loaded, inputs.model, inputs.rows
         name = f"{loaded.activation.name} {'SAE' if isinstance(loaded, SAE) else loaded.layout.kind}"
         about = {"title": f"{name} on {inputs.model_name}", "data": str(data)}
+        which: dict[str, Any] = {
+            "max_tokens": tokens,
+            "first_position": inputs.first_position,
+            "drop_tokens": inputs.drop_tokens,
+        }
         if isinstance(loaded, SAE):
-            report = measure(loaded, model, rows, max_tokens=tokens, first_position=first_position)
+            report = measure(loaded, model, rows, **which)
             shown, tables = page.build_page(report, **about), table.tables(report, title=str(sae))
             figures = report.to_json()
         else:
-            found = evaluate_places(loaded, model, rows, max_tokens=tokens, first_position=first_position)
+            found = evaluate_places(loaded, model, rows, **which)
             shown, tables = places_page.build_page(found, **about), places_page.tables(found, title=str(sae))
             figures = found.to_json()
     if out is not None:
-        write_json(out, figures)
+        write_json(out, figures | {"text": inputs.settings})
     if html is not None:
         shown.write(html)
     for one in tables:

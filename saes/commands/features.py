@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
-from saes.commands.options import TextOptions
+from saes.commands.options import MeasuredText
 
 
 def features(
@@ -19,9 +19,8 @@ def features(
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
-    options: Annotated[TextOptions, Parameter(name="*")] = TextOptions(),
+    options: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
-    first_position: int = 0,
 ) -> None:
     """Write a page of latents: passages where each is most active, its effect on the next token, its nearest ones.
 
@@ -41,26 +40,23 @@ def features(
         Passages a latent.
     tokens
         How many to read.
-    first_position
-        Earlier positions of a row are not looked at.
     """
     chosen = None if latents is None else _numbers(latents)
 
-    from interp.sites.site import Site
     from saes.commands.inputs import open_inputs
     from saes.features.book import look_up
     from saes.features.examples import Text
     from saes.features.page import token_texts, write_feature_page
+    from saes.own_sites import own_sites
 
     with open_inputs(sae, data=data, tokens=tokens, options=options) as inputs:
-        if inputs.sae.site is None:
-            raise ValueError(f"{sae} does not say which site it belongs to, so there are no activations to look at")
         text = Text(
             model=inputs.model,
             rows=inputs.rows,
-            site=Site.parse(inputs.sae.site),
+            site=own_sites(inputs.sae, model=inputs.model, name=str(sae))[0],
             max_tokens=tokens,
-            first_position=first_position,
+            first_position=inputs.first_position,
+            drop_tokens=inputs.drop_tokens,
         )
         book = look_up(inputs.sae, text, latents=chosen, max_latents=max_latents, examples=examples)
         path = write_feature_page(

@@ -1,16 +1,19 @@
 """A saved SAE with the model and the text that it is measured on: as in its training, unless told otherwise."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from interp.files.scratch import scratch_folder
 from interp.models.bridge import Model
-from interp.models.loading import load_model
+from interp.models.loading import context_length, load_model
 from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
-from saes.commands.options import TextOptions
+from saes.commands.options import MeasuredText, TextOptions
+from saes.conditions import Conditions, conditions_of
 from saes.places.dictionary import Dictionary
 from saes.places.files import load_any
 from saes.sae import SAE
@@ -25,6 +28,12 @@ class Inputs:
     model: Model
     model_name: str
     rows: TokenRows
+    first_position: int
+    """Earlier positions of a row are not measured."""
+    drop_tokens: tuple[int, ...]
+    """Ids of tokens that are not measured."""
+    settings: dict[str, Any]
+    """How the model is run, as plain data."""
 
     @property
     def sae(self) -> SAE:
@@ -39,27 +48,83 @@ def open_inputs(
 ) -> Iterator[Inputs]:
     """Load the SAE in ``folder`` and its model on one device, and tokenise ``data`` into a temporary folder.
 
-    ``places``: take a dictionary over several places too, in the SAE's stead.
+    ``places``: take a dictionary over several places too, in the SAE's stead. What the files say of the training takes
+    the place of options that are left out, and is printed.
 
     Raises ValueError where neither the options nor the SAE's provenance say which model it is.
     """
-    sae = load_any(folder) if places else SAE.load(folder)
-    source = sae.provenance.get("source", {})
+    load = load_any if places else SAE.load
+    sae = load(folder, site=options.site, target_site=options.target_site)
+    said, source = conditions_of(sae.provenance), sae.provenance.get("source", {})
     name, revision = options.model or said_model_of(sae.provenance), options.revision
     if name is None:
         raise ValueError(f"{folder} does not say which model it belongs to; pass --model")
     if revision is None and name == source.get("model"):
         revision = source.get("revision")
-    language_model = load_model(name, revision=revision)
+    language_model = load_model(name, revision=revision, dtype=options.dtype or "float32")
+    settings = _settings(options, said, language_model)
+    _tell(folder, options, said, settings)
     with scratch_folder() as scratch:
         rows = rows_for(
             language_model,
             data,
             scratch / "tokens",
             tokens=tokens,
-            context=options.context or source.get("context"),
-            packing=options.packing or source.get("packing") or "packed",
-            bos=options.bos or source.get("bos") or "model",
+            context=settings["context"],
+            packing=settings["packing"],
+            bos=settings["bos"],
         )
+        special = rows.info["special_ids"] if settings["drop_special"] else ()
         device = next(language_model.parameters()).device
-        yield Inputs(loaded=sae.to(device), model=language_model, model_name=name, rows=rows)
+        yield Inputs(
+            loaded=sae.to(device),
+            model=language_model,
+            model_name=name,
+            rows=rows,
+            first_position=settings["first_position"],
+            drop_tokens=tuple(sorted({*special, *settings["drop_tokens"]})),
+            settings=settings,
+        )
+
+
+def _settings(options: TextOptions, said: Conditions, model: Model) -> dict[str, Any]:
+    """Options, what the SAE's files say where this model can be run so, and what is usual."""
+    context = None if said.context is None else min(said.context, context_length(model))
+    has_bos = model.tokenizer is not None and model.tokenizer.bos_token_id is not None
+    bos = said.bos if has_bos or said.bos == "never" else None
+    measured = options if isinstance(options, MeasuredText) else MeasuredText()
+    first_position = said.first_position if measured.first_position is None else measured.first_position
+    drop_special = said.drop_special if measured.drop_special is None else measured.drop_special
+    return {
+        "context": options.context or context,
+        "packing": options.packing or said.packing or "packed",
+        "bos": options.bos or bos or "model",
+        "first_position": first_position or 0,
+        "drop_special": bool(drop_special),
+        "drop_tokens": list(said.drop_tokens) if measured.drop_special is None else [],
+        "dtype": options.dtype or "float32",
+    }
+
+
+def _tell(folder: Path, options: TextOptions, said: Conditions, settings: dict[str, Any]) -> None:
+    """Print, to stderr, the defaults that come from the SAE's files, and what of them cannot be had."""
+    flags = {"context": "--context", "packing": "--packing", "bos": "--bos", "first_position": "--first-position"}
+    taken = [
+        f"{flag} {settings[name]}"
+        for name, flag in flags.items()
+        if getattr(options, name, 0) is None and getattr(said, name) not in (None, 0) and settings[name] is not None
+    ]
+    if isinstance(options, MeasuredText) and options.drop_special is None and said.drop_special:
+        taken.append("--drop-special")
+    if isinstance(options, MeasuredText) and settings["drop_tokens"]:
+        taken.append(f"without the tokens {', '.join(map(str, settings['drop_tokens']))} (--no-drop-special for all)")
+    if taken:
+        print(f"as in the training of {folder}: {' '.join(taken)}", file=sys.stderr)
+    for note in said.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if said.dtype is not None and said.dtype != settings["dtype"]:
+        flag = f"--dtype {said.dtype}"
+        print(
+            f"note: it was trained on a model in {said.dtype}, measured in {settings['dtype']} ({flag})",
+            file=sys.stderr,
+        )

@@ -19,18 +19,23 @@ def convert(
     *,
     to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning", "circuit_tracer"],
     out: OutFolder,
+    site: str | None = None,
+    target_site: str | None = None,
 ) -> None:
     """Read an SAE, or a dictionary over several places, of any known format and write it for another tool.
 
     Parameters
     ----------
     source
-        Folder (or file) of an SAE: deepfield's, SAELens's, sparsify's, dictionary_learning's, Gemma Scope's, OpenAI's;
-        or of a dictionary over several places: deepfield's, circuit-tracer's.
+        Folder (or file) of an SAE, or of a dictionary over several places, of any format in docs/formats.md.
     to
         Whose format to write.
     out
         Folder to write.
+    site
+        Where the SAE reads, such as blocks.3.hook_resid_post; by default what its files say.
+    target_site
+        Where what a transcoder reconstructs is; by default what its files say.
     """
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; choose a new folder")
@@ -40,7 +45,7 @@ def convert(
     from saes.places.circuit_tracer import write_circuit_tracer
     from saes.sae import SAE
 
-    sae = load_any(source)
+    sae = load_any(source, site=site, target_site=target_site)
     if not isinstance(sae, SAE):
         if to not in ("deepfield", "circuit_tracer"):
             raise ValueError(f"{source} holds a {sae.layout.kind}, which {to} cannot hold: deepfield or circuit_tracer")

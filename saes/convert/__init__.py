@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.files.outside import reading
-from saes.convert import dictionary_learning, gemma_scope, openai, saelens, sparsify
+from saes.convert import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    lone_files,
+    saelens,
+    sparsify,
+)
 from saes.convert.record import Record, Recordable
+from saes.convert.refused import refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,9 @@ FORMATS: dict[str, Format] = {
         recognises=dictionary_learning.recognises, read=dictionary_learning.read, write=dictionary_learning.write
     ),
     "gemma_scope": Format(recognises=gemma_scope.recognises, read=gemma_scope.read),
-    "openai": Format(recognises=openai.recognises, read=openai.read),
+    "llama_scope": Format(recognises=llama_scope.recognises, read=llama_scope.read),
+    "circuit_tracer": Format(recognises=circuit_tracer.recognises, read=circuit_tracer.read),
+    "lone file": Format(recognises=lone_files.recognises, read=lone_files.read),
 }
 """Name -> format."""
 
@@ -45,6 +56,7 @@ def read(folder: str | Path) -> Record:
         if form.recognises(place):
             with reading(place, f"holds a {name} SAE that cannot be read"):
                 return form.read(place)
+    refuse(place)
     raise ValueError(f"{place} holds no SAE of a known format: deepfield, {', '.join(FORMATS)}")
 
 

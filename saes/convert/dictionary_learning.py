@@ -10,7 +10,8 @@ from torch import Tensor
 from interp.files.outside import read_json
 from interp.files.writing import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
-from saes.convert.record import Record
+from saes.convert.record import Record, imported
+from saes.convert.site_names import of_folder, of_hook, of_label, of_module
 from saes.convert.weights import read_pickled_tensors, text, whole_number
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
@@ -52,20 +53,35 @@ def read(folder: Path) -> Record:
     weights: dict[str, Tensor] = {}
     for theirs, value in found.items():
         if theirs in _LINEAR:
-            weights[_LINEAR[theirs]] = value.T.contiguous()
+            weights[_LINEAR[theirs]] = value.T
         elif theirs not in ("k", "group_sizes"):
             weights[_BIASES.get(theirs, theirs)] = value
     if _KINDS[name] == "topk":
         weights.pop("threshold", None)  # of a TopK they use it only on request
-    layer, module = config.get("layer"), config.get("submodule_name")
     return Record(
         activation=_activation(_KINDS[name], found, config, folder),
         weights=weights,
         where=folder,
         subtract_b_dec=name not in _PLAIN_INPUT,
-        site=f"blocks.{layer}.hook_resid_post" if isinstance(layer, int) and module is None else text(module),
-        provenance={"imported": {"format": "dictionary_learning", "config": config}},
+        **_place(folder, config, read_json(folder / _CONFIG).get("buffer")),
     )
+
+
+def _place(folder: Path, config: dict[str, Any], buffer: Any) -> dict[str, Any]:
+    """Site and provenance. ``submodule_name`` is what whoever trained it called the place, ``layer`` a block, whose
+    output it is where nothing else is said."""
+    name, layer = config.get("submodule_name"), config.get("layer")
+    model = text(config.get("lm_name"))
+    site = of_label(name) or of_module(name, model=model) or of_hook(name)
+    if site is None and name in (None, ""):
+        site = f"blocks.{layer}.hook_resid_post" if type(layer) is int and layer >= 0 else of_folder(folder)
+    context = buffer.get("ctx_len") if isinstance(buffer, dict) else None
+    place = None if site else f"its submodule_name is {name!r}, its layer {layer!r}"
+    used = {"context": context} if type(context) is int and context > 0 else None
+    return {
+        "site": site,
+        "provenance": imported("dictionary_learning", config=config, model=model, place=place, text=used),
+    }
 
 
 def _activation(kind: str, found: dict[str, Any], config: dict[str, Any], folder: Path) -> Activation:

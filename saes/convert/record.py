@@ -26,6 +26,8 @@ class Record:
     and a skip connection add."""
     subtract_b_dec: bool = True
     layer_norm: bool = False
+    scales: tuple[float, float] = (1.0, 1.0)
+    """What inputs, and outputs, were multiplied by where the weights were trained; the SAE takes raw ones."""
     site: str | None = None
     target_site: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +73,18 @@ class Record:
         """Of the weights."""
         dtype: torch.dtype = self.weights["W_enc"].dtype
         return dtype
+
+
+def imported(form: str, **facts: Any) -> dict[str, Any]:
+    """Provenance of an SAE of another tool: its ``format``, and what its files say, without what they leave out.
+
+    Args:
+        form: Name of the format.
+        facts: ``config``, as the file has it; ``model``, its name; ``transcoder``, whether it is one; ``module``, whose
+            input or output the site was read from; ``place``, why a site is not known; ``text``, how the model was run
+            (see ``saes.same_model``).
+    """
+    return {"imported": {"format": form} | {name: value for name, value in facts.items() if value not in (None, False)}}
 
 
 @runtime_checkable

@@ -1,13 +1,15 @@
 """EleutherAI's sparsify: ``cfg.json`` and ``sae.safetensors``; TopK alone, transcoders and skip connections too."""
 
 from pathlib import Path
+from typing import Any
 
 from interp.files.outside import read_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import TopK
-from saes.convert.record import Record
-from saes.convert.weights import read_safetensors, whole_number
+from saes.convert.record import Record, imported
+from saes.convert.site_names import of_hook, of_module
+from saes.convert.weights import read_safetensors, text, whole_number
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
 
@@ -22,17 +24,52 @@ def read(folder: Path) -> Record:
     config = read_json(folder / _CONFIG)
     if config.get("activation", "topk") != "topk":
         raise ValueError(f"{folder}: sparsify's activation {config['activation']!r} has no counterpart here")
+    if config.get("signed"):
+        raise ValueError(f"{folder}: its latents are signed (the k largest of either sign), which ours never are")
     weights = read_safetensors(folder / _WEIGHTS)
-    weights["W_enc"] = weights.pop("encoder.weight").T.contiguous()
+    weights["W_enc"] = weights.pop("encoder.weight").T
     weights["b_enc"] = weights.pop("encoder.bias")
     return Record(
         activation=TopK(whole_number(config["k"], name="k", where=folder)),
         weights=weights,
         where=folder,
         subtract_b_dec=not config.get("transcode", False),
-        site=folder.name if "." in folder.name else None,
-        provenance={"imported": {"format": "sparsify", "config": config}},
+        **_place(folder, config),
     )
+
+
+def _place(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Site, target site and provenance, from what we wrote or from the folder's name, a path of Hugging Face's.
+
+    sparsify's SAEs are of a module's output; its transcoders lead from the module's input to its output.
+    """
+    above = _config_above(folder)
+    model, context = text(above.get("model")), above.get("ctx_len")
+    transcoder = bool(config.get("transcode", False))
+    facts = {"config": config, "model": model, "transcoder": transcoder}
+    if type(context) is int and context > 0:
+        facts["text"] = {"context": context}
+    ours = config.get("deepfield")
+    if isinstance(ours, dict):
+        site, target = of_hook(ours.get("site")), of_hook(ours.get("target_site"))
+        return {"site": site, "target_site": target, "provenance": imported("sparsify", **facts)}
+    output = of_module(folder.name, "output", model=model)
+    site = of_module(folder.name, "input", model=model) if transcoder else output
+    if site is None or output is None:
+        what = "whose input and output are sites" if transcoder else "whose output is a site"
+        facts["place"] = f"its folder's name, {folder.name!r}, is the path of no module {what}"
+    else:
+        facts["module"] = folder.name
+    target = output if transcoder else None
+    return {"site": site, "target_site": target, "provenance": imported("sparsify", **facts)}
+
+
+def _config_above(folder: Path) -> dict[str, Any]:
+    """What sparsify says once for all SAEs of a run; nothing where it is not there, or not readable."""
+    try:
+        return read_json(folder.resolve().parent / "config.json")
+    except ValueError:
+        return {}
 
 
 def write(sae: Record, folder: Path) -> None:
@@ -60,5 +97,6 @@ def write(sae: Record, folder: Path) -> None:
         "skip_connection": sae.skip,
         "transcode": not sae.subtract_b_dec,
         "d_in": sae.d_in,
+        "deepfield": {"site": sae.site, "target_site": sae.target_site},
     }
     write_json(folder / _CONFIG, config)

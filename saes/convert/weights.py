@@ -1,5 +1,6 @@
 """What the formats share: weights from files that are not trusted, checked before they are used."""
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickled_tensors(path: Path) -> dict[str, Any]:
-    """A state dict; a pickle with anything but tensors and plain containers is refused, not executed."""
+    """A state dict, mapped into memory; a pickle of more than tensors and plain containers is refused, not executed."""
     with reading(path, "is damaged or holds more than tensors, and was not executed"):
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(path)  # files of before torch 1.6 are not, and are read whole
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not a dictionary of tensors")
     with reading(path, "holds a tensor of a kind that no SAE has"):

@@ -5,6 +5,7 @@ from typing import Any
 
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
+from saes.own_sites import is_transcoder, own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model
 
@@ -16,17 +17,16 @@ def check_same_activations(sae: SAE, store: ActivationStore, *, name: str, site:
         sae: As it was loaded.
         store: With activations of one or more sites.
         name: Of the SAE, for the message.
-        site: Where the SAE does not say its own.
+        site: In place of the one that the SAE says.
 
     Raises:
         ValueError: it was trained on another model or site, is of another width, or is a transcoder.
     """
-    own = sae.site or site
-    if own is None:
+    if is_transcoder(sae):
+        raise ValueError(f"{name} is a transcoder from {sae.site} to {sae.target_site}: its error is not one of x")
+    if sae.site is None and site is None:
         raise ValueError(f"{name} does not say which site it belongs to; pass site=..., one of {_sites(store)}")
-    place = Site.parse(own)
-    if sae.target_site is not None or sae.d_in != sae.d_out:
-        raise ValueError(f"{name} is a transcoder from {own} to {sae.target_site}: its error is not one of x")
+    place = own_sites(sae, site, name=name)[0]
     if place not in store.sites:
         raise ValueError(f"{name} is of site {place}, {store.path} holds {_sites(store)}: cache that site too")
     if sae.d_in != store.width(place):

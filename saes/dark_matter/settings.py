@@ -14,15 +14,16 @@ class Settings:
     """Defaults take the paper's choices where they are sound."""
 
     site: str | None = None
-    """Where an SAE does not say which site it belongs to."""
+    """Site of the SAEs, by default what their files say."""
     tokens: Count = 250_000
     """Tokens of the store to use, its first ones."""
-    drop_first: int = 0
-    """Leave out that many positions of every row (the paper: 200)."""
+    drop_first: int | None = None
+    """Leave out that many positions of every row (the paper: 200); by default those that the SAEs were not trained
+    on."""
     drop_norm_above: float | None = None
     """Leave out tokens with a norm above this many times the median, such as 10."""
-    drop_special: bool = False
-    """Leave out BOS, separators and other special tokens."""
+    drop_special: bool | None = None
+    """Leave out BOS, separators and other special tokens; by default where the SAEs were not trained on them."""
     fit_intercept: bool = False
     """Of the probe that makes the parts (the paper: none); the figures of both kinds are measured."""
     ridges: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.0,)

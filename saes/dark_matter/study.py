@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
 from interp.tokens.token_rows import TokenRows
+from saes.conditions import conditions_of
 from saes.dark_matter.definitions import DEFINITIONS
 from saes.dark_matter.experiments.components import ComponentPrediction, component_prediction
 from saes.dark_matter.experiments.downstream import Downstream, downstream
@@ -124,7 +125,7 @@ def study(
     Raises:
         ValueError: an SAE that is not of this store, SAEs of several sites, too few tokens, values that are not finite.
     """
-    settings = settings or Settings()
+    settings, as_trained = _as_trained(settings or Settings(), saes, rows)
     site = _common_site(saes, store, settings.site)
     earlier = {name: (sae, check_same_activations(sae, store, name=name)) for name, sae in (components or {}).items()}
 
@@ -133,9 +134,9 @@ def study(
             store,
             site,
             max_tokens=min(tokens, settings.tokens),
-            drop_first=settings.drop_first,
+            drop_first=settings.drop_first or 0,
             drop_norm_above=settings.drop_norm_above,
-            drop_special=settings.drop_special,
+            drop_special=bool(settings.drop_special),
             special_ids=rows.info["special_ids"] if rows is not None else (),
         )
 
@@ -168,7 +169,7 @@ def study(
         tokens=len(kept),
         documents=len(kept.documents.unique()),
         settings=settings,
-        warnings=(*kept.warnings, *seen),
+        warnings=(*kept.warnings, *as_trained, *seen),
         saes=tuple(measured),
         horizons=tuple(_horizon(group) for group in groups if len({one.d_sae for one in group}) >= 3),
         token_scaling={
@@ -212,7 +213,7 @@ def _measure(name: str, sae: SAE, job: _Job) -> SAEStudy:
             split.probe,
             held_documents=kept.documents[split.held].unique(),
             max_rows=text.max_rows,
-            first_position=max(settings.drop_first, int(kept.store.provenance.get("drop_first") or 0)),
+            first_position=max(settings.drop_first or 0, int(kept.store.provenance.get("drop_first") or 0)),
             clean_ids=text.rows.info["special_ids"]
             if settings.drop_special or kept.store.provenance.get("drop_special")
             else (),
@@ -248,6 +249,23 @@ def _split(rows: RowsOfSAE, settings: Settings, *, loss: Tensor | None = None) -
         positions=rows.kept.positions,
         loss=loss,
     )
+
+
+def _as_trained(
+    settings: Settings, saes: Mapping[str, SAE], rows: TokenRows | None
+) -> tuple[Settings, tuple[str, ...]]:
+    """Settings without what nobody chose: tokens that the SAEs were not trained on are left out; and that in words."""
+    said = [conditions_of(sae.provenance) for sae in saes.values()]
+    first = max((each.first_position or 0 for each in said), default=0)
+    special = rows is not None and bool(rows.info["special_ids"]) and any(each.drop_special for each in said)
+    told = []
+    if settings.drop_first is None and first:
+        told.append(f"positions before {first} are left out, as in the SAEs' training (drop_first)")
+    if settings.drop_special is None and special:
+        told.append("special tokens are left out, as in the SAEs' training (drop_special)")
+    drop_first = first if settings.drop_first is None else settings.drop_first
+    drop_special = special if settings.drop_special is None else settings.drop_special
+    return replace(settings, drop_first=drop_first, drop_special=drop_special), tuple(told)
 
 
 def _common_site(saes: Mapping[str, SAE], store: ActivationStore, site: str | None) -> Site:

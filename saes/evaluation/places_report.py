@@ -99,11 +99,12 @@ def evaluate_places(
     *,
     max_tokens: int = 100_000,
     first_position: int = 0,
+    drop_tokens: Sequence[int] = (),
     batch_rows: int = 8,
 ) -> PlacesReport:
     """Run ``model`` over the first rows of ``rows``, as it is and replaced.
 
-    Positions before ``first_position`` stay clean and are not counted.
+    Positions before ``first_position``, and tokens with the ids ``drop_tokens``, stay clean and are not counted.
 
     Raises:
         ValueError: places that the model lacks or that are of several models, other widths, another device or model, or
@@ -116,7 +117,7 @@ def evaluate_places(
     check_same_names(said_model_of(dictionary.provenance), name_of(model), name="this dictionary")
     count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
     batches = [
-        (ids, documents, measured(documents, first_position))
+        (ids, documents, measured(documents, first_position, ids=ids, drop_tokens=drop_tokens))
         for ids, documents in row_batches(rows, count, batch_rows, device=device)
     ]
     means = _means(model, batches, writes)

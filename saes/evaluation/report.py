@@ -5,6 +5,7 @@ they are few, over blocks of neighbouring tokens (see ``interp.metrics``).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from interp.tokens.token_rows import TokenRows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
 from saes.evaluation.token_table import Measured, measure_tokens
+from saes.own_sites import own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
 
@@ -97,27 +99,33 @@ def evaluate(
     site: str | Site | None = None,
     max_tokens: int = 100_000,
     first_position: int = 0,
+    drop_tokens: Sequence[int] = (),
     batch_rows: int = 8,
 ) -> Report:
     """Run ``model`` over the first rows of ``rows`` with the SAE spliced in at ``site`` (by default its own).
 
-    A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position`` stay clean and
-    are not counted, for SAEs that were not trained on them.
+    A transcoder reads ``site`` and is spliced in at its target site. Positions before ``first_position``, and tokens
+    whose ids are in ``drop_tokens``, stay clean and are not counted, for SAEs that were not trained on them
+    (``saes.conditions`` has what their files say).
     Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
     text is left.
     """
-    named = sae.site if site is None else site
-    if named is None:
-        raise ValueError("this SAE does not say which site it belongs to; pass site=...")
-    place = Site.parse(named)
-    target = place if sae.target_site is None else Site.parse(sae.target_site)
+    place, target = own_sites(sae, site, model=model)
     device = next(model.parameters()).device
     if sae.W_enc.device != device:
         raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
     check_same_model(sae, name_of(model))
     count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
     found = measure_tokens(
-        sae, model, rows, place, target, count=count, batch_rows=batch_rows, first_position=first_position
+        sae,
+        model,
+        rows,
+        place,
+        target,
+        count=count,
+        batch_rows=batch_rows,
+        first_position=first_position,
+        drop_tokens=drop_tokens,
     )
     return _report(sae, place, found)
 

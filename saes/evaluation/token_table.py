@@ -1,7 +1,7 @@
 """What an evaluation keeps of every token: a few numbers, of which every figure, of any of the tokens, is a ratio."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -92,6 +92,7 @@ def measure_tokens(
     count: int,
     batch_rows: int,
     first_position: int,
+    drop_tokens: Sequence[int] = (),
 ) -> Measured:
     """Run the model over the first ``count`` rows, and keep nothing wider than a number a token.
 
@@ -114,7 +115,7 @@ def measure_tokens(
 
     def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for ids, documents in row_batches(rows, count, batch_rows, device=device):
-            yield ids, documents, measured(documents, first_position)
+            yield ids, documents, measured(documents, first_position, ids=ids, drop_tokens=drop_tokens)
 
     def keep(kept: Tensor, **values: Tensor) -> None:
         for name, value in values.items():
@@ -149,6 +150,8 @@ def measure_tokens(
         active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
         total += z[kept].double().sum(0)
 
+    if not sum(map(len, norms)):
+        raise ValueError("no token is left to evaluate on: every token is special or left out; give more text")
     massive_norm = MASSIVE_TIMES * float(torch.cat(norms).median())
     columns["massive"] = [part > massive_norm for part in norms]
     for number, (ids, _, kept) in enumerate(batches()):

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp.models.bridge import Model
-from interp.sites.capturing import capture
 from interp.sites.site import Site
+from interp.sites.splicing import vectors_at
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -34,6 +34,8 @@ class Text:
     max_tokens: int = 100_000
     first_position: int = 0
     """Earlier positions of a row are shown, and not counted."""
+    drop_tokens: tuple[int, ...] = ()
+    """Ids of tokens that are shown, and not counted."""
     batch_rows: int = 8
 
 
@@ -151,10 +153,11 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
     for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):
-        x = capture(text.model, ids, [text.site], attention_mask=documents >= 0)[text.site].to(sae.W_enc.dtype)
+        x = vectors_at(text.model, ids, text.site, attention_mask=documents >= 0).to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
             raise ValueError(f"activations at {text.site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
-        latents, kept = sae.encode(x), measured(documents, text.first_position)
+        latents = sae.encode(x)
+        kept = measured(documents, text.first_position, ids=ids, drop_tokens=text.drop_tokens)
         if whole_rows:
             yield first_row, Latents(latents.values * kept[..., None], latents.indices, sae.d_sae)
         else:

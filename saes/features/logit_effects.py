@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.models.bridge import Model
 from interp.sites.site import Site
+from saes.own_sites import is_transcoder
 from saes.sae import SAE
 
 WRITES_TO_THE_RESIDUAL = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -36,7 +37,7 @@ def logit_effects(sae: SAE, model: Model, latents: Sequence[int], *, k: int = 10
 
     None where the SAE does not write to the residual stream (a transcoder writes at its target site).
     """
-    site = sae.target_site or sae.site
+    site = sae.target_site or (None if is_transcoder(sae) else sae.site)
     if site is None or Site.parse(site).kind not in WRITES_TO_THE_RESIDUAL:
         return None
     W_U = model.W_U.float()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
@@ -24,7 +24,9 @@ from interp.files.outside import reading
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import atomic_path
 from saes.activations import Activation, JumpReLU, ReLU, TopK
-from saes.convert.weights import read_safetensors, whole_number
+from saes.convert.circuit_tracer import read_yaml, sites_of_layer, text_of
+from saes.convert.record import imported
+from saes.convert.weights import read_safetensors, text, whole_number
 from saes.places.dictionary import Dictionary
 from saes.places.layout import Layout
 from saes.places.part import Part
@@ -42,9 +44,8 @@ def read_circuit_tracer(folder: str | Path) -> Dictionary:
     """
     place = Path(folder)
     with reading(place, "holds no circuit-tracer dictionary that can be read"):
-        config = yaml.safe_load((place / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or config.get("model_kind") not in _KINDS:
-            found = config.get("model_kind") if isinstance(config, dict) else config
+        config = read_yaml(place / CONFIG)
+        if (found := config.get("model_kind")) not in _KINDS:
             raise ValueError(f"model_kind of {CONFIG} is {found!r}; it must be one of {', '.join(_KINDS)}")
         if "transcoders" in config:
             raise ValueError(
@@ -134,7 +135,6 @@ def _of_set(folder: Path, number: int) -> dict[str, Tensor]:
     weights = read_safetensors(folder / f"layer_{number}.safetensors")
     if _THRESHOLD in weights:
         weights["threshold"] = weights.pop(_THRESHOLD)
-    weights.pop("k", None)  # which the configuration says
     return weights
 
 
@@ -152,8 +152,12 @@ def _of_clt(folder: Path, number: int) -> dict[str, Tensor]:
 def _built(kind: str, config: dict[str, Any], weights: Sequence[dict[str, Tensor]]) -> Dictionary:
     d_sae, d = weights[0]["W_enc"].shape
     skip = "W_skip" in weights[0]
-    hooks = (config["feature_input_hook"], config["feature_output_hook"])
-    reads, writes = (tuple(f"blocks.{i}.{hook}" for i in range(len(weights))) for hook in hooks)
+    model = text(config.get("model_name"))
+    sites = [sites_of_layer(layer, config, model) for layer in range(len(weights))]
+    reads, writes = (tuple(site for site in side if site is not None) for side in zip(*sites, strict=True))
+    if len(reads) < len(sites) or len(writes) < len(sites):
+        hooks = (config.get("feature_input_hook"), config.get("feature_output_hook"))
+        raise ValueError(f"{CONFIG} names the hooks {hooks[0]!r} and {hooks[1]!r}, which are no places here")
     d_out = len(weights[0]["b_dec"])
     with torch.device("meta"):  # memory only once every shape is known to be right
         dictionary = Dictionary(
@@ -162,7 +166,7 @@ def _built(kind: str, config: dict[str, Any], weights: Sequence[dict[str, Tensor
             d_sae=d_sae,
             activation=_activation(config, weights[0]),
             skip=skip,
-            provenance={"source": {"model": config.get("model_name")}, "imported": {"format": "circuit_tracer"}},
+            provenance=imported("circuit_tracer", config=config, model=model, text=text_of(model)),
             dtype=weights[0]["W_enc"].dtype,
         )
     for number, ((part, _), its) in enumerate(zip(dictionary.placed(), weights, strict=True)):

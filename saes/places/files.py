@@ -88,13 +88,24 @@ def load_dictionary(path: str | Path, *, device: str | torch.device = "cpu") -> 
     return dictionary.to(device)
 
 
-def load_any(path: str | Path, *, device: str | torch.device = "cpu") -> SAE | Dictionary:
-    """An SAE or a dictionary over places, whichever the folder holds; of circuit-tracer's too."""
-    if holds_places(Path(path)):
-        return load_dictionary(path, device=device)
-    if (Path(path) / CIRCUIT_TRACER).is_file():
-        return read_circuit_tracer(path).to(device)
-    return SAE.load(path, device=device)
+def load_any(
+    path: str | Path,
+    *,
+    site: str | None = None,
+    target_site: str | None = None,
+    device: str | torch.device = "cpu",
+) -> SAE | Dictionary:
+    """An SAE or a dictionary over places, whichever the folder holds; of circuit-tracer's too.
+
+    Raises:
+        ValueError: as ``SAE.load`` and ``load_dictionary``; a ``site`` or ``target_site`` for what has several.
+    """
+    ours = holds_places(Path(path))
+    if not ours and not (Path(path) / CIRCUIT_TRACER).is_file():
+        return SAE.load(path, site=site, target_site=target_site, device=device)
+    if site is not None or target_site is not None:
+        raise ValueError(f"{path} is a dictionary over several places, which its files name: it takes no single site")
+    return load_dictionary(path, device=device) if ours else read_circuit_tracer(path).to(device)
 
 
 def holds_places(folder: Path) -> bool:

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from interp import metrics
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import Model
-from interp.sites.capturing import capture
 from interp.sites.site import Site
-from interp.sites.splicing import spliced_logits
+from interp.sites.splicing import spliced_logits, vectors_at
 from interp.stopping import held_back
 from interp.store.shuffle import Permutation
 from interp.tokens.batches import measured
 from interp.tokens.token_rows import TokenRows
 from saes import losses
 from saes.losses import TERMS
+from saes.own_sites import is_transcoder, own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
 from saes.training.checkpoints import (
@@ -56,7 +56,7 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
     """
     refuse_inference_mode("fine-tuning an SAE", sae, model)
-    site = _check(sae, rows, config)
+    site = _check(sae, model, rows, config)
     check_same_model(sae, name_of(model))
     asked = {"finetune": config.to_json(), "sae": sae.provenance, "data": {"fingerprint": rows.fingerprint}}
     with claim(config.out, asked):
@@ -92,10 +92,8 @@ def _loop(
                 save_checkpoint(state, config.out)
 
 
-def _check(sae: SAE, rows: TokenRows, config: FinetuneConfig) -> Site:
-    if sae.site is None:
-        raise ValueError("this SAE does not say which site it belongs to; set sae.site")
-    if sae.target_site is not None or sae.d_out != sae.d_in:
+def _check(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig) -> Site:
+    if is_transcoder(sae):
         raise ValueError("a transcoder's output stands at another site than its input; only SAEs are fine-tuned")
     for name in ("tokens", "batch_rows", "checkpoint_every", "log_every", "lr", "clip"):
         if not 0 < getattr(config, name) < math.inf:
@@ -105,14 +103,14 @@ def _check(sae: SAE, rows: TokenRows, config: FinetuneConfig) -> Site:
     context = rows.ids.shape[1]
     if not 0 <= config.first_position < context - 1:
         raise ValueError(f"first_position is {config.first_position}; rows have {context} tokens")
-    return Site.parse(sae.site)
+    return own_sites(sae, model=model)[0]
 
 
 def _initial_state(sae: SAE, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig) -> TrainState:
     """A copy at the scale of its training, where learning rates and weights of losses mean what they meant there."""
     first = slice(0, 8)
     ids, real = rows.tensor_of("ids", first), rows.tensor_of("documents", first) >= 0
-    x = capture(model, ids, [site], attention_mask=real)[site].float().flatten(0, 1)
+    x = vectors_at(model, ids, site, attention_mask=real).float().flatten(0, 1)
     if x.shape[-1] != sae.d_in:
         raise ValueError(f"activations at {site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
     if config.decoder == "unit_norm":
@@ -136,7 +134,7 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
     predicting = where[:, :-1] & where[:, 1:]
     with torch.no_grad():
         clean = model(ids) if config.loss == "kl" else None
-        x = capture(model, ids, [site], attention_mask=documents >= 0)[site].float()
+        x = vectors_at(model, ids, site, attention_mask=documents >= 0).float()
     forward = losses.run(state.alone, x[where] * state.scale, x[where] * state.scale, state.silent < 0)
     replacement = x.index_put((where,), forward.x_hat / state.scale)
     logits = spliced_logits(model, ids, site, replacement, where=where)

@@ -178,7 +178,7 @@ def test_only_the_files_of_the_sae_are_fetched(played_hub: tuple[str, list[str]]
     network = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address}
     output, errors = load_elsewhere("some/saes/layers.3", tmp_path / "home", network).communicate(timeout=PATIENCE)
     assert output.splitlines()[0] == str(SPARSIFY), errors
-    assert sorted(fetched) == ["layers.3/cfg.json", "layers.3/sae.safetensors"]
+    assert sorted(fetched) == ["config.json", "layers.3/cfg.json", "layers.3/sae.safetensors"]
     # Now it is in the cache, and the hub is not asked again.
     offline = load_elsewhere("some/saes/layers.3", tmp_path / "home", {"HF_HUB_OFFLINE": "1"})
     _, errors = load_elsewhere("some/saes/layers.9", tmp_path / "home", network).communicate(timeout=PATIENCE)
@@ -186,7 +186,7 @@ def test_only_the_files_of_the_sae_are_fetched(played_hub: tuple[str, list[str]]
         "some/saes/layers.9 holds no SAE of a known format; in that repository there are: some/saes/layers.3," in errors
     )
     assert offline.communicate(timeout=PATIENCE)[0].splitlines()[0] == str(SPARSIFY)
-    assert len(fetched) == 2
+    assert len(fetched) == 3
 
 
 def test_no_network_is_told_in_seconds(tmp_path: Path) -> None:

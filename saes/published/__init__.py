@@ -1,0 +1,1 @@
+"""The dictionaries of the public directory that SAELens publishes, by release and id."""

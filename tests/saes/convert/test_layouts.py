@@ -1,0 +1,200 @@
+"""What is no single SAE, or is damaged, is told by name; every layout refuses a tensor that no rule uses."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saes import SAE
+from tests.saes.convert.by_hand import only, save_json, save_pickle, save_tensors
+from tests.saes.convert.layouts import MLP_IN, MLP_OUT, PLACED, RESID_POST, llamascopium
+from tests.saes.test_convert import Evil
+
+WRITTEN_HERE = tuple(name for name in PLACED if "options" not in name)
+
+
+def files_of(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("name", WRITTEN_HERE)
+def test_a_tensor_that_no_rule_uses_is_named(name: str, tmp_path: Path) -> None:
+    layout = PLACED[name]
+    path = layout.write(tmp_path, layout.weights())
+    for file in files_of(path):
+        if file.suffix == ".safetensors":
+            save_file(load_file(file) | {"extra_scale": torch.ones(3)}, file)
+        elif file.suffix in (".pt", ".pth"):
+            torch.save(torch.load(file, weights_only=True) | {"extra_scale": torch.ones(3)}, file)
+        elif file.suffix == ".npz":
+            import numpy as np
+
+            with np.load(file) as archive:
+                content = dict(archive)
+            np.savez(file, **content, extra_scale=np.ones(3))
+    with pytest.raises(ValueError, match="extra_scale"):
+        SAE.load(path)
+
+
+@pytest.mark.parametrize("name", WRITTEN_HERE)
+def test_damage_is_told(name: str, tmp_path: Path) -> None:
+    """A file cut in half, one that is empty, and a weight of another shape: a ValueError that names what was read."""
+    layout = PLACED[name]
+    path = layout.write(tmp_path, layout.weights())
+    for file in files_of(path):
+        content = file.read_bytes()
+        for damaged in (content[: len(content) // 2], b""):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r".") as told:
+                SAE.load(path)
+            assert str(path) in str(told.value) or str(file) in str(told.value)
+        file.write_bytes(content)
+    SAE.load(path)
+
+
+def test_a_pickle_is_not_executed_whatever_it_is_called(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    for name in ("Llama-3.1-8B-Instruct-SAE-l19.pth", "layer3.sae.pt"):
+        (tmp_path / name).write_bytes(pickle.dumps({"W_enc": Evil(marker)}))
+        with pytest.raises(ValueError, match="was not executed"):
+            SAE.load(tmp_path / name)
+    path = tmp_path / "set" / "layer_1.safetensors"
+    save_tensors(path, only({"W_enc": torch.zeros(2, 2)}, "W_enc"))
+    path.with_name("config.yaml").write_text(f"!!python/object/apply:pathlib.Path.touch [{marker}]")
+    with pytest.raises(ValueError, match=r"config\.yaml is not YAML"):
+        SAE.load(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("config.yaml", "W_enc_0.safetensors", "W_dec_0.safetensors"), "a cross-layer transcoder of circuit-tracer"),
+        (("params_layer_0.safetensors", "params_layer_1.safetensors"), "crosscoder of Gemma Scope 2"),
+        (("conf.yaml", "latest_ckpt.safetensors"), "a temporal SAE.*depend on the tokens before"),
+        (
+            ("layer_0.safetensors", "layer_1.safetensors"),
+            "take one of its files. There are layer_0",
+        ),
+        (("layer0.sae.pt", "layer1.sae.pt"), r"There are layer0\.sae\.pt, layer1\.sae\.pt"),
+    ],
+)
+def test_what_is_no_single_sae_is_refused_by_name(files: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sae_type": "clt"}, "'clt' of Llamascopium writes at several layers"),
+        ({"sae_type": "crosscoder"}, "'crosscoder' of Llamascopium reads and writes at several places"),
+        ({"sae_type": "lorsa"}, "'lorsa' of Llamascopium is not a function of one activation"),
+        ({"use_glu_encoder": True}, "its encoder is gated"),
+        ({"norm_activation": "token-wise"}, "scaled by its own norm"),
+        ({"act_fn": "batchtopk"}, "depend on the rest of its batch"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"d_model": "wide"}, "d_model is 'wide'"),
+        ({"hook_point_in": "elsewhere"}, "the mean norm of its training is needed"),
+    ],
+)
+def test_what_llamascopium_has_and_we_have_not(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    w = PLACED["llamascopium, topk"].weights()
+    options = {"act_fn": "topk", "norm_gated": False, "how": "dataset-wise"}
+    folder = llamascopium(tmp_path, w, hooks=(RESID_POST, RESID_POST), **options)
+    config = json.loads((folder / "config.json").read_text())
+    save_json(folder / "config.json", config | change)
+    with pytest.raises(ValueError, match=message):
+        SAE.load(folder)
+
+
+def test_folded_weights_of_llamascopium_are_taken_as_they_are(tmp_path: Path) -> None:
+    w = PLACED["llamascopium, topk"].weights()
+    folder = llamascopium(
+        tmp_path, w, hooks=(MLP_IN, MLP_OUT), act_fn="relu", norm_gated=True, how="inference"
+    )  # fmt: skip
+    sae = SAE.load(folder)
+    torch.testing.assert_close(sae.W_enc.detach(), w["W_enc"])
+    assert (sae.site, sae.target_site) == (MLP_IN, MLP_OUT)
+
+
+def test_lone_files_of_no_kind(tmp_path: Path) -> None:
+    save_pickle(tmp_path / "vector.pt", {"direction": torch.ones(4), "layer": 3})
+    with pytest.raises(ValueError, match="holds direction, layer: no SAE of a known kind"):
+        SAE.load(tmp_path / "vector.pt")
+    w = PLACED["qwen_scope"].weights()
+    save_pickle(tmp_path / "layer3.sae.pt", {name: w[name].T for name in only(w)})
+    with pytest.raises(ValueError, match=r"whose k is in the name of its repository alone"):
+        SAE.load(tmp_path / "layer3.sae.pt")
+
+
+def test_thresholds_below_zero(tmp_path: Path) -> None:
+    layout = PLACED["circuit_tracer, no configuration"]
+    w = layout.weights()
+    with pytest.raises(ValueError, match="thresholds below 0"):
+        SAE.load(layout.write(tmp_path, w | {"threshold": w["threshold"] - 1}))
+
+
+MEMORY = """
+import sys, threading, time
+from pathlib import Path
+from saes import SAE
+
+
+def anonymous():
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+def watch(peak, stopped):
+    while not stopped.is_set():
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.001)
+
+
+SAE.load(sys.argv[1])
+for path in sys.argv[2:]:
+    begin, peak, stopped = anonymous(), [0], threading.Event()
+    watcher = threading.Thread(target=watch, args=(peak, stopped))
+    watcher.start()
+    sae = SAE.load(path)
+    peak[0] = max(peak[0], anonymous())
+    stopped.set()
+    watcher.join()
+    print(peak[0] - begin)
+    del sae
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+def test_no_layout_takes_more_memory_than_its_file(tmp_path: Path) -> None:
+    """Files are mapped, and each tensor is copied once: anonymous memory peaks at the SAE's own size."""
+    names = ("sparsify, block", "saelens, residual", "dictionary_learning, layer", "gemma_scope, residual")
+    names += ("gemma_scope 2, resid_post", "qwen_scope", "goodfire", "llama_scope, R1")
+    names += ("circuit_tracer, no configuration",)
+    d, f = 256, 2**14
+    w = {"W_enc": torch.ones(d, f), "W_dec": torch.ones(f, d), "b_enc": torch.zeros(f), "b_dec": torch.zeros(d)}
+    w["threshold"] = torch.ones(f)
+    small = PLACED["gemma_scope, residual"]
+    paths = [small.write(tmp_path / "small", small.weights())]
+    paths += [PLACED[name].write(tmp_path / str(number), w) for number, name in enumerate(names)]
+    command = [sys.executable, "-c", MEMORY, *map(str, paths)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name, path, peak in zip(names, paths[1:], ran.stdout.split(), strict=True):
+        size = sum(file.stat().st_size for file in files_of(path))
+        assert int(peak) <= 1.2 * size, f"{name}: {int(peak) / size:.2f} times its file"
+
+
+def test_a_folder_of_several_lists_them(tmp_path: Path) -> None:
+    layout = PLACED["sparsify, block"]
+    for number in range(25):
+        layout.write(tmp_path / f"run{number:02}", layout.weights())
+    with pytest.raises(ValueError, match=r"holds 25 SAEs in folders; take one: run00/layers\.1, run01.* and 5 more"):
+        SAE.load(tmp_path)
