@@ -123,7 +123,8 @@ class BatchTopK(_Common):
     """The k · rows largest positive pre-activations of a whole batch (Bussmann et al. 2024).
 
     Outside training a row must not depend on its neighbours: there a latent is kept above ``threshold``, a running
-    mean of the smallest value that training kept. With ``decoder_norms`` what competes, and what the threshold is
+    mean of the smallest value that training kept, which the end of a run replaces (``saes.training.calibration``),
+    since a mean over changing weights lags behind them. With ``decoder_norms`` what competes, and what the threshold is
     compared with, is each pre-activation times the norm of its decoder row (Minder et al., arXiv 2504.02922).
     """
 

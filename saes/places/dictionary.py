@@ -215,11 +215,18 @@ class Dictionary(nn.Module):
             for (part, _), its in zip(self.placed(), latents, strict=True):
                 part.activation.after_step(part, its)
             return
+        for (part, _), smallest in zip(self.placed(), self.smallest_kept(latents), strict=True):
+            assert isinstance(part.activation, BatchTopK)
+            part.activation.move_threshold(part, smallest)
+
+    def smallest_kept(self, latents: Sequence[Latents]) -> Float[Tensor, " parts"]:
+        """BatchTopK: the smallest score among each part's latents, or among all latents where parts share a budget."""
         activation = self.activation
         assert isinstance(activation, BatchTopK)
-        smallest = [activation.smallest_kept(part, its) for (part, _), its in zip(self.placed(), latents, strict=True)]
-        for part, _ in self.placed():
-            activation.move_threshold(part, torch.stack(smallest).min())
+        smallest = torch.stack(
+            [activation.smallest_kept(part, its) for (part, _), its in zip(self.placed(), latents, strict=True)]
+        )
+        return smallest if self.budget == "part" else smallest.min().expand_as(smallest)
 
     @torch.no_grad()
     def fold_scales(self, reads: Sequence[float], writes: Sequence[float]) -> "Dictionary":

@@ -26,17 +26,18 @@ from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.places import losses as places_losses
 from saes.places.dictionary import Dictionary, parts_of
-from saes.places.files import load_any, save_dictionary
+from saes.places.files import load_any
 from saes.places.losses import Forward
 from saes.sae import SAE
 from saes.training.checkpoints import TrainState, appended_log, claim, is_finished, resume, save_checkpoint, sync_log
 from saes.training.config import TrainConfig, check
 from saes.training.figures.sinks import OpenSinks
 from saes.training.figures.site_statistics import SiteStatistics
+from saes.training.finishing import finish, keep, save
 from saes.training.initial import initial_state
 from saes.training.optimiser.adam import adam_step, remove_parallel
 from saes.training.optimiser.memory import keep_freed_memory
-from saes.training.sources import Source, batches, source_of, without_row_scale
+from saes.training.sources import Source, as_read, batches, source_of
 from saes.training.spread import collect, spread
 
 logger = logging.getLogger(__name__)
@@ -101,13 +102,14 @@ def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool =
         unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
         if unfinished:
             _loop(unfinished, store, progress=progress)
-        for state in states:
-            collect(state.sae)
-        for state, config in unfinished:
-            _fold(state, config)
+        for state, config in zip(states, configs, strict=True):
+            if state.finished:
+                collect(state.sae)
+                continue
+            finish(state, config, store)
             if leads:
                 sync_log(config.out)
-                _save(state.sae.eval(), config.out)
+                save(state.sae, config.out)
     return [state.sae.eval() for state in states]
 
 
@@ -117,22 +119,6 @@ def _continue(state: TrainState, config: TrainConfig) -> None:
         state.sae, state.step, state.finished = load_any(config.out), config.steps, True
     else:
         resume(state, config.out)
-
-
-def _fold(state: TrainState, config: TrainConfig) -> None:
-    """Let it take raw activations."""
-    if isinstance(state.sae, SAE):
-        state.sae.fold_scales(state.scale, state.target_scales[0])
-        state.sae.layer_norm = config.normalisation == "layer_norm"
-    else:
-        state.sae.fold_scales(state.scales, state.target_scales)
-
-
-def _save(sae: SAE | Dictionary, folder: Path) -> None:
-    if isinstance(sae, SAE):
-        sae.save(folder)
-    else:
-        save_dictionary(sae, folder)
 
 
 def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
@@ -160,6 +146,8 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     log({"step": state.step, **figures})
                     sinks.write(state.step, figures)
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
+                if state.step in config.keep_steps:
+                    keep(state, config, store)
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
             if stopped():
@@ -200,10 +188,7 @@ def train_step(
     device = state.silent.device
     read = [batch] if isinstance(batch, Tensor) else list(batch)
     n = len(read[0])
-    xs = [
-        without_row_scale(group.rows(rows).to(device), config) * scale
-        for rows, scale in zip(read, state.scales, strict=True)
-    ]
+    xs = as_read(state, read, config)
     written = [target] if isinstance(target, Tensor) else target
     targets = xs
     if written is not None:
