@@ -11,6 +11,7 @@ from circuits.faithfulness import Curve, Faithfulness
 from circuits.mib.areas import MIBAreas
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.pages.html_page import COLORS, Page
 
 _NAMES = {
@@ -158,9 +159,9 @@ def circuit_graph(circuit: Circuit) -> go.Figure:
     return figure.update_layout(title="Circuit, from the input (below) to the logits", height=200 + 70 * len(rank))
 
 
-def _uncertainty(measured: Faithfulness) -> str:
-    error = "" if measured.n == 1 else f"± {measured.standard_error:.1g}, "
-    return f"{error}n = {measured.n}"
+def _uncertainty(estimate: Estimate) -> str:
+    error = "" if estimate.n == 1 else f"± {estimate.standard_error:.1g}, "
+    return f"{error}n = {estimate.n}"
 
 
 def _stage(node: str) -> float:
@@ -189,7 +190,7 @@ def circuit_page(
     )
     page.cards(
         [
-            ("Faithfulness", f"{measured.faithfulness:.3f}", _uncertainty(measured)),
+            ("Faithfulness", f"{measured.faithfulness:.3f}", _uncertainty(measured.faithfulness)),
             ("Completeness", f"{measured.completeness:.3f}", "of what was left out: 0 is best"),
             ("Edges", f"{measured.edges}", f"of {curve.edges[-1]}"),
             ("Area", f"{curve.area:.3f}", "under faithfulness by size"),
@@ -205,7 +206,7 @@ def circuit_page(
     figure = go.Figure(
         go.Scatter(
             x=curve.edges,
-            y=curve.faithfulness,
+            y=[point.value for point in curve.faithfulness],
             error_y={"array": curve.standard_error},
             mode="lines+markers",
             line_color=COLORS[0],

@@ -17,8 +17,9 @@ from circuits.attribution.features import Splice, splices
 from circuits.explorer.graph import Part
 from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
-from circuits.scores.uncertainty import standard_error
+from circuits.scores.uncertainty import mean_estimate
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.models.bridge import Model
 from saes.sae import SAE
 
@@ -35,13 +36,22 @@ VALUES: Mapping[str, str] = {
 class Measured:
     """The task's metric with parts set; 1 is the clean run and 0 the corrupt one."""
 
-    value: float
-    standard_error: float
-    """Over prompts, with the two ends taken as given; NaN for a single one."""
+    value: Estimate
+    """The scaled metric; its standard error is over prompts, with the two ends taken as given."""
     raw: float
-    """The metric before it is scaled."""
+    """The mean of the metric before it is scaled."""
     metric: str
-    n: int
+    """Name of the task's metric, or ``faithfulness`` within a circuit."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.value.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``value``."""
+        return self.value.standard_error
 
 
 class Interventions:
@@ -88,13 +98,7 @@ class Interventions:
             logits = self.session.runner.forward(base).logits
         measure = self._found.measure
         scaled, raw = measure(logits).double(), measure.raw(logits).double()
-        return Measured(
-            value=float(scaled.mean()),
-            standard_error=float(standard_error(scaled)),
-            raw=float(raw.mean()),
-            metric=self.task.metric_name,
-            n=len(scaled),
-        )
+        return Measured(value=mean_estimate(scaled), raw=float(raw.mean()), metric=self.task.metric_name)
 
     def _setter(self, parts: Sequence[Part]) -> "tuple[Places, Callable[[Tensor, Tensor, bool], Tensor]]":
         """Where the parts of one place are, and how a value there follows from its own, another run's, and ``zero``."""

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.features.faithfulness import FeatureEvaluator, FeatureFaithfulness
-from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
 from interp.models.bridge import Model
 from saes.sae import SAE
@@ -40,9 +39,7 @@ class FeatureComparison:
         for name, curve in self.curves.items():
             cost = self.scores[name].cost
             cells = [name, f"{cost.forwards:g}, {cost.backwards:g}", f"{self.seconds[name]:.2f}"]
-            cells += [
-                f"{p.faithfulness:.2f}{plus_minus(p.standard_error, '.2f')} / {p.completeness:.2f}" for p in curve
-            ]
+            cells += [f"{p.faithfulness:.2f} {p.faithfulness.error('.2f')} / {p.completeness:.2f}" for p in curve]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
@@ -53,7 +50,7 @@ class FeatureComparison:
             cost = self.scores[name].cost
             figure.add_scatter(
                 x=[point.size for point in curve],
-                y=[point.faithfulness for point in curve],
+                y=[point.faithfulness.value for point in curve],
                 error_y={"array": [point.standard_error for point in curve]},
                 name=f"{name}: {cost.forwards:g} forwards, {cost.backwards:g} backwards",
             )

@@ -13,8 +13,9 @@ from torch import Tensor
 from circuits.anatomy.nodes import Spot
 from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
-from circuits.scores.uncertainty import standard_error
+from circuits.scores.uncertainty import mean_estimate
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.models.bridge import Model
 from saes.sae import SAE
 
@@ -23,12 +24,27 @@ from saes.sae import SAE
 class FeatureFaithfulness:
     """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`."""
 
-    faithfulness: float
-    standard_error: float
-    completeness: float
-    completeness_standard_error: float
+    faithfulness: Estimate
+    """What the circuit does by itself: 1 is the model, 0 all features and errors ablated."""
+    completeness: Estimate
+    """What is done without the circuit, on the same scale: 0 is best."""
     size: int
-    n: int
+    """How many features and errors the circuit has, each position counted."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.faithfulness.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``faithfulness``."""
+        return self.faithfulness.standard_error
+
+    @property
+    def completeness_standard_error(self) -> float:
+        """Of ``completeness``."""
+        return self.completeness.standard_error
 
 
 class FeatureEvaluator:
@@ -82,14 +98,9 @@ class FeatureEvaluator:
     def evaluate(self, circuit: FeatureCircuit) -> FeatureFaithfulness:
         """Faithfulness of a circuit and of what it leaves out."""
         scale = self.model_metric - self.nothing_metric
-        own, rest = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
+        inside, outside = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
         return FeatureFaithfulness(
-            faithfulness=float(own.mean()),
-            standard_error=float(standard_error(own)),
-            completeness=float(rest.mean()),
-            completeness_standard_error=float(standard_error(rest)),
-            size=circuit.size,
-            n=len(own),
+            faithfulness=mean_estimate(inside), completeness=mean_estimate(outside), size=circuit.size
         )
 
     def curve(self, scores: FeatureScores, *, sizes: Sequence[int]) -> list[FeatureFaithfulness]:
