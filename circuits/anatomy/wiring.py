@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.anatomy import Anatomy, Block, model_type, require_final_norm
-from circuits.anatomy.nodes import Places, places
+from circuits.anatomy.nodes import NodeHooks, node_hooks
 
 EMBED, LOGITS = "embed", "logits"
 PARTS = ("q", "k", "v")
@@ -86,22 +86,22 @@ class Wiring:
     @cached_property
     def writers(self) -> tuple[End, ...]:
         """``embed``, then of each layer ``a{layer}.h{head}`` and ``m{layer}``."""
-        found = [End(EMBED, -1)]
+        writers = [End(EMBED, -1)]
         for layer in range(len(self.anatomy.blocks)):
-            found += [End(f"a{layer}.h{head}", layer, head) for head in range(self.anatomy.heads)]
-            found += [End(f"m{layer}", layer)]
-        return tuple(found)
+            writers += [End(f"a{layer}.h{head}", layer, head) for head in range(self.anatomy.heads)]
+            writers += [End(f"m{layer}", layer)]
+        return tuple(writers)
 
     @cached_property
     def readers(self) -> tuple[End, ...]:
         """Of each layer ``a{layer}.h{head}.q``, ``.k``, ``.v`` and ``m{layer}``, then ``logits``."""
-        found = []
+        readers = []
         for layer in range(len(self.anatomy.blocks)):
             for part in PARTS:
                 heads = self.heads(part)
-                found += [End(f"a{layer}.h{head}.{part}", layer, head, part) for head in range(heads)]
-            found += [End(f"m{layer}", layer)]
-        return (*found, End(LOGITS, len(self.anatomy.blocks)))
+                readers += [End(f"a{layer}.h{head}.{part}", layer, head, part) for head in range(heads)]
+            readers += [End(f"m{layer}", layer)]
+        return (*readers, End(LOGITS, len(self.anatomy.blocks)))
 
     def heads(self, part: str) -> int:
         """How many readers of a part a layer has."""
@@ -119,29 +119,31 @@ class Wiring:
         return torch.tensor([[self.feeds(u, v) for v in self.readers] for u in self.writers])
 
     @cached_property
-    def spots(self) -> "ReaderSpots":
+    def hooks(self) -> "WiringHooks":
         """Where the ends are in the running model."""
-        return ReaderSpots(self.anatomy)
+        return WiringHooks(self.anatomy)
 
     @cached_property
     def projections(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` of queries, keys and values, by part and
         layer. Where one module makes all three, they are views of one matrix."""
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {part: [] for part in PARTS}
+        projections: dict[str, list[tuple[Tensor, Tensor]]] = {part: [] for part in PARTS}
         for layer, block in enumerate(self.anatomy.blocks):
             maps: dict[nn.Module, tuple[Tensor, Tensor]] = {}
             for part in PARTS:
-                spot = self.spots.parts[part][layer].change
-                if spot.module not in maps:
-                    maps[spot.module] = _affine(spot.module, width_of(block))
-                weights, bias = maps[spot.module]
-                found[part].append((spot.read(weights[None])[0].permute(1, 2, 0), spot.read(bias[None, None])[0, 0]))
-        return found
+                hook = self.hooks.parts[part][layer].change
+                if hook.module not in maps:
+                    maps[hook.module] = _affine(hook.module, width_of(block))
+                weights, bias = maps[hook.module]
+                projections[part].append(
+                    (hook.read(weights[None])[0].permute(1, 2, 0), hook.read(bias[None, None])[0, 0])
+                )
+        return projections
 
     def readers_in(self, layer: int, part: str | None) -> slice:
         """The columns of a layer's readers of one part; of its MLP for None."""
-        found = [i for i, v in enumerate(self.readers) if v.layer == layer and v.part == part]
-        return slice(found[0], found[-1] + 1)
+        columns = [i for i, v in enumerate(self.readers) if v.layer == layer and v.part == part]
+        return slice(columns[0], columns[-1] + 1)
 
     def index(self, writer: str, reader: str) -> tuple[int, int]:
         """Row and column of an edge.
@@ -167,13 +169,13 @@ class Wiring:
         return tuple(f"a{reader.layer}.h{head}" for head in range(reader.head * group, (reader.head + 1) * group))
 
 
-class ReaderSpots:
-    """Places of queries, keys, values, heads and MLPs by layer."""
+class WiringHooks:
+    """Hooks of queries, keys, values, heads and MLPs by layer."""
 
     def __init__(self, anatomy: Anatomy) -> None:
-        self.parts: dict[str, list[Places]] = {part: places(anatomy, part) for part in PARTS}
-        self.z, self.mlp_out = places(anatomy, "z"), places(anatomy, "mlp_out")
-        self.resid_pre = places(anatomy, "resid_pre")
+        self.parts: dict[str, list[NodeHooks]] = {part: node_hooks(anatomy, part) for part in PARTS}
+        self.z, self.mlp_out = node_hooks(anatomy, "z"), node_hooks(anatomy, "mlp_out")
+        self.resid_pre = node_hooks(anatomy, "resid_pre")
 
 
 def output_weights(anatomy: Anatomy, block: Block) -> Tensor:

@@ -331,10 +331,10 @@ class Explorer(anywidget.AnyWidget):
             return
         node, prompt = str(content.get("node")), int(content.get("prompt", 0))
         try:
-            found: dict[str, Any] = {"sections": self.detail(node, prompt=prompt)}
+            answer: dict[str, Any] = {"sections": self.detail(node, prompt=prompt)}
         except ValueError as error:
-            found = {"error": str(error)}
-        self.send({"kind": "detail", "node": node, "prompt": prompt, **found})
+            answer = {"error": str(error)}
+        self.send({"kind": "detail", "node": node, "prompt": prompt, **answer})
 
 
 def _graph(

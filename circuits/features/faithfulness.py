@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.anatomy.nodes import Spot
+from circuits.anatomy.nodes import Hook
 from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
 from circuits.scores.uncertainty import mean_estimate
@@ -59,10 +59,10 @@ class FeatureEvaluator:
         task = task.replace(direction="noise")
         self._session = open_session(model, task)
         self._splices = splices(model, self._session, saes)
-        self._found = contrast(self._session, [splice.place for splice in self._splices])
+        self._pair = contrast(self._session, [splice.hooks for splice in self._splices])
         self._reference = {}
         for splice in self._splices:
-            features, error = splice.parts(self._found.source.value(splice.place.value))
+            features, error = splice.parts(self._pair.source.value(splice.hooks.value))
             if mean:
                 features, error = (part.mean(0, keepdim=True).expand_as(part) for part in (features, error))
             self._reference[splice.name] = (features, error)
@@ -83,17 +83,17 @@ class FeatureEvaluator:
 
         Site after site is set in its own pass, since what a site sees depends on the ablations before it.
         """
-        add: dict[Spot, Tensor] = {}
+        add: dict[Hook, Tensor] = {}
         for splice in self._splices:
-            passed = self._session.runner.forward(self._session.task.base, read=[splice.place.value], add=add)
-            features, error = splice.parts(passed.value(splice.place.value))
+            passed = self._session.runner.forward(self._session.task.base, read=[splice.hooks.value], add=add)
+            features, error = splice.parts(passed.value(splice.hooks.value))
             mean_features, mean_error = self._reference[splice.name]
             out = ~circuit.features[splice.name].to(error.device)
             delta = ((mean_features - features) * out) @ splice.sae.W_dec
             delta = delta + (mean_error - error) * ~circuit.errors[splice.name][:, None].to(error.device)
-            add[splice.place.change] = add.get(splice.place.change, 0) + delta
+            add[splice.hooks.change] = add.get(splice.hooks.change, 0) + delta
         logits = self._session.runner.forward(self._session.task.base, add=add).logits
-        return self._found.measure.raw(logits).double().cpu()
+        return self._pair.measure.raw(logits).double().cpu()
 
     def evaluate(self, circuit: FeatureCircuit) -> FeatureFaithfulness:
         """Faithfulness of a circuit and of what it leaves out."""

@@ -70,9 +70,9 @@ def test_projections_are_read_off_rightly(family: str) -> None:
     block = wiring.anatomy.blocks[1]
     x = torch.randn(2, 3, 32)
     for part in PARTS:
-        place = wiring.spots.parts[part][1]
+        hook = wiring.hooks.parts[part][1]
         weights, bias = wiring.projections[part][1]
-        expected = place.change.read(place.change.module(x))
+        expected = hook.change.read(hook.change.module(x))
         torch.testing.assert_close(torch.einsum("npd,had->npha", x, weights) + bias, expected, rtol=1e-4, atol=1e-5)
     z = torch.randn(2, 3, HEADS, output_weights(wiring.anatomy, block).shape[1])
     whole = torch.einsum("npha,had->npd", z, output_weights(wiring.anatomy, block))
@@ -119,18 +119,18 @@ def patched_reader(anatomy: Anatomy, model, task, reader, inputs, gap: Tensor, w
     else:
         block = anatomy.blocks[reader.layer]
         module = getattr(block, reader.part)
-        place = wiring.spots.parts[reader.part][reader.layer].change
-        new = place.read(module.forward(block.norm1(inputs[block.norm1] + gap)))
+        hook = wiring.hooks.parts[reader.part][reader.layer].change
+        new = hook.read(module.forward(block.norm1(inputs[block.norm1] + gap)))
 
         def replace(_module, _args, output):
             only = torch.zeros_like(new)
-            only[:, :, reader.head] = (new - place.read(output))[:, :, reader.head]
-            return output + place.embed(only)
+            only[:, :, reader.head] = (new - hook.read(output))[:, :, reader.head]
+            return output + hook.embed(only)
 
         handle = module.register_forward_hook(replace)
     logits = model(task.base).logits[:, -1]
     handle.remove()
-    return float((patcher.found.measure(logits) - patcher.found.base_metric).mean())
+    return float((patcher.pair.measure(logits) - patcher.pair.base_metric).mean())
 
 
 @pytest.mark.parametrize("family", cases(WIRED))
@@ -143,8 +143,8 @@ def test_cutting_everything_is_the_other_run_and_cutting_a_node_is_patching_it(f
     head = torch.zeros_like(wiring.mask)
     row = [u.name for u in wiring.writers].index("a1.h2")
     head[row] = wiring.mask[row]
-    effects = (patcher.found.measure(patcher.logits(torch.stack([nothing, everything, head]))).mean(1)).sub(
-        patcher.found.base_metric.mean()
+    effects = (patcher.pair.measure(patcher.logits(torch.stack([nothing, everything, head]))).mean(1)).sub(
+        patcher.pair.base_metric.mean()
     )
     assert float(effects[0]) == pytest.approx(0, abs=1e-5)
     assert float(effects[1]) == pytest.approx(1, abs=1e-4)
@@ -288,7 +288,7 @@ def test_acdc_in_batches_is_acdc_one_edge_after_the_other() -> None:
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
     patcher = EdgePatcher(session, wiring)
-    whole = patcher.found.base.logits.log_softmax(-1)
+    whole = patcher.pair.base.logits.log_softmax(-1)
     cut, current, costs = torch.zeros_like(wiring.mask), 0.0, torch.zeros(wiring.mask.shape, dtype=torch.float64)
     for column in reversed(range(len(wiring.readers))):
         for row in reversed(wiring.mask[:, column].nonzero().flatten().tolist()):
