@@ -160,7 +160,7 @@ def check(config: TrainConfig) -> None:
     """
     from saes.activations import ACTIVATIONS
     from saes.losses import TERMS
-    from saes.training.sinks import SINKS
+    from saes.training.figures.sinks import SINKS
 
     for name in ("d_sae", "tokens", "batch_size", "checkpoint_every", "log_every", "latent_shards"):
         if getattr(config, name) < 1:

@@ -40,7 +40,8 @@ from saes.training.checkpoints import (
     sync_log,
 )
 from saes.training.finetune_config import FinetuneConfig
-from saes.training.loop import fresh_state, set_learning_rate, update
+from saes.training.initial import fresh_state
+from saes.training.loop import set_learning_rate, update
 
 
 @torch.enable_grad()

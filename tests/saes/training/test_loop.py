@@ -18,7 +18,8 @@ from saes import SAE, TrainConfig, train, train_many
 from saes.activations import ACTIVATIONS
 from saes.losses import Pass
 from saes.training import loop
-from saes.training.loop import initial_state, train_step
+from saes.training.initial import initial_state
+from saes.training.loop import train_step
 from tests.interp.store.stores import random_rows, tiny_bridge
 from tests.saes.sources import MemorySource, planted
 from tests.saes.training.killed import kill_in_the_middle, start_slowly
@@ -232,7 +233,7 @@ def test_a_bad_row_of_a_store_is_named_by_its_token(config: TrainConfig, tmp_pat
 
 
 def test_a_bad_row_that_comes_late_is_named(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saes.training.loop.STATISTICS_ROWS", 128)
+    monkeypatch.setattr("saes.training.initial.STATISTICS_ROWS", 128)
     data = planted(1000, d=32)[0]
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(config.data_seed))
     data[order[700]] = torch.nan
