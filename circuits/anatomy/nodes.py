@@ -20,9 +20,13 @@ class Node:
     """
 
     family: NodeFamily
+    """Name of its family, such as ``attn_out``."""
     layer: int
+    """Its layer, counted from 0."""
     position: int | None = None
+    """Position, or number of a role; None where positions are taken together."""
     index: int | None = None
+    """Number of its head, neuron or latent; None where a site is one node."""
 
     def __str__(self) -> str:
         inner = "" if self.index is None else f"[{self.index}]"
@@ -39,9 +43,13 @@ class Hook:
     """
 
     module: nn.Module
+    """The module whose first input or output it is."""
     entering: bool
+    """Whether it is the module's input and not its output."""
     read: Callable[[Tensor], Tensor] = lambda whole: whole
+    """Turns the tensor into ``[batch, position, d]`` or ``[batch, position, unit, d]``."""
     embed: Callable[[Tensor], Tensor] = lambda part: part
+    """Brings a change of that shape back into the tensor's, with zeros elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,9 @@ class NodeHooks:
     """
 
     value: Hook
+    """Where the family's value is read."""
     change: Hook
+    """Where a change of it is made, and its gradient taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +71,13 @@ class FamilyInfo:
     """What a family of nodes is."""
 
     hooks: Callable[[Anatomy, int], NodeHooks]
+    """Where the family is, of an anatomy and a layer."""
     units: Callable[[Anatomy], int] | None = None
     """How many nodes there are at a site (heads); None for one, and for neurons, whose entries are nodes each."""
     entries: bool = False
     """Every entry of the vector is a node (neurons)."""
     unit: str = ""
+    """What one of several nodes at a site is called, such as head."""
     once: bool = False
     """Only before the first layer (embeddings)."""
     under_ah: bool = True

@@ -26,10 +26,13 @@ class End:
     """
 
     name: str
+    """Such as ``a3.h1``, ``m3`` or ``a3.h1.q``, which edges are named by."""
     layer: int
     """-1 for ``embed``, the number of layers for ``logits``."""
     head: int | None = None
+    """Number of its head among its kind; None for MLPs, ``embed`` and ``logits``."""
     part: str | None = None
+    """Of a reader in attention q, k or v; else None."""
 
     @property
     def is_mlp(self) -> bool:
@@ -42,8 +45,11 @@ class Entries:
     """The norms through which readers see the residual stream, by layer; all there, unlike those of a ``Block``."""
 
     attention: tuple[nn.Module, ...]
+    """The norm before attention, of each layer."""
     mlp: tuple[nn.Module, ...]
+    """The norm before the MLP, of each layer."""
     logits: nn.Module
+    """The norm before the unembedding."""
 
 
 def _entries(anatomy: Anatomy) -> Entries:
@@ -78,7 +84,9 @@ class Wiring:
     """
 
     anatomy: Anatomy
+    """The parts of the model that is wired."""
     entries: Entries = field(init=False)
+    """The norms through which its readers see the residual stream."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", _entries(self.anatomy))

@@ -47,9 +47,13 @@ class Request:
     """One family of nodes of one call."""
 
     family: str
+    """Name of the family, aliases resolved."""
     info: FamilyInfo
+    """What a family of that name is."""
     layers: Sequence[NodeHooks]
+    """Where its nodes are, layer by layer."""
     by_position: bool
+    """Whether every position is a node of its own."""
     groups: Tensor
     """``[n, position]``: numbers of the positions that make one node together; of the entries of the position axis."""
 

@@ -39,8 +39,11 @@ class FeatureNode:
     """A feature at a position of a site, or the site's error there (``feature`` None)."""
 
     site: str
+    """Name of the site that the SAE reconstructs."""
     position: int
+    """Position of the prompts, counted from 0."""
     feature: int | None
+    """Number of the latent; None for the SAE's error."""
 
     def __str__(self) -> str:
         return f"{self.site}/{'error' if self.feature is None else self.feature}@{self.position}"
@@ -57,7 +60,7 @@ class FeatureScores(Attributed):
     features: Mapping[str, Tensor]
     """By site, ``[position, d_sae]``: mean over prompts."""
     errors: Mapping[str, Tensor]
-    """By site, ``[position]``."""
+    """By site, ``[position]``: the effect of the SAE's error, mean over prompts."""
     sites: Mapping[str, Tensor]
     """By site, ``[position]``: the effect of the whole activation, which features and error sum to (not for
     ``patching``)."""
@@ -221,9 +224,13 @@ class Splice:
     """An SAE at its site."""
 
     name: str
+    """Name of the site that it reconstructs."""
     layer: int
+    """Layer of that site, counted from 0."""
     sae: SAE
+    """The SAE whose latents are scored."""
     hooks: NodeHooks
+    """Where the site is read and changed in the model."""
 
     @torch.no_grad()
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,11 +32,15 @@ class Part:
     """One node: where it is, as ``circuits.anatomy.nodes`` has it, and what it is drawn as."""
 
     id: str
+    """What selections and links call it, such as ``a1.h3@5``."""
     kind: str
     """``embed``, ``head``, ``mlp``, ``attention``, ``neuron``, ``residual``, ``latent``, ``error`` or ``logits``."""
     family: str
+    """Family of its node, such as ``z``, or ``embed`` and ``logits``."""
     layer: int
+    """Layer of its node, which decides its row."""
     score: float
+    """Score of the node, with its sign."""
     position: int | None = None
     """None where positions are taken together."""
     index: int | None = None
@@ -81,9 +85,13 @@ class Link:
     """One edge, into ``reader`` (``q``, ``k``, ``v``, or nothing where a part reads in one way only)."""
 
     source: str
+    """Id of the part that writes."""
     target: str
+    """Id of the part that reads."""
     score: float
+    """Score of the edge, with its sign."""
     reader: str = ""
+    """How the target reads: ``q``, ``k``, ``v``, or nothing where there is one way only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +99,15 @@ class Graph:
     """Parts by id, the links between them, and the names of columns."""
 
     parts: Mapping[str, Part]
+    """What is drawn, by its id."""
     links: Sequence[Link]
+    """Edges between these parts, by their ids."""
     columns: Sequence[str]
+    """Names of the columns, from left to right."""
     by_position: bool
+    """Whether columns are positions, and not components."""
     note: str = ""
+    """What a reader has to know of it, such as what was left out."""
 
     def strongest(self, *, nodes: int = MOST_NODES, edges: int = MOST_EDGES) -> "Graph":
         """The parts and links of largest absolute score; input and logits stay."""

@@ -21,7 +21,9 @@ class Scope:
     """How faithfulness without some parts is measured, and by which ablations."""
 
     values: Sequence[str]
+    """What parts can be set to: keys of ``VALUES``."""
     faithfulness: Callable[[Sequence[Part], str, float, float], Measured]
+    """Measures it, given parts, what they are set to, and the thresholds of edges and of nodes."""
 
     def measure(self, parts: Sequence[Part], *, to: str, threshold: float, node_threshold: float) -> Measured:
         """Faithfulness of what is above the thresholds, without ``parts``.

@@ -27,9 +27,13 @@ class FeatureComparison:
     """By variant: scores, the circuits of their strongest nodes in order of size, and seconds of wall time."""
 
     scores: Mapping[str, FeatureScores]
+    """Scores of features and errors, by name of the variant."""
     curves: Mapping[str, Sequence[FeatureFaithfulness]]
+    """Faithfulness of the strongest nodes, by variant and in order of size."""
     seconds: Mapping[str, float]
+    """Wall time that the scores took, by variant."""
     n: int
+    """How many prompts all of it is measured on."""
 
     def markdown(self) -> str:
         """A row for each variant: cost, and faithfulness with its standard error / completeness by size."""

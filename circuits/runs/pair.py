@@ -25,8 +25,11 @@ class Session:
     """A model opened for a task."""
 
     task: Task
+    """The prompts, their answers and the metric."""
     anatomy: Anatomy
+    """The parts of the model that runs."""
     runner: Runner
+    """What runs the model, and counts its passes."""
     residual: Sequence[NodeHooks]
     """What enters each block."""
 
@@ -45,8 +48,11 @@ class Contrast:
     """Both runs: what is patched in, and the run it is patched into."""
 
     source: Passed
+    """The run whose values are patched in."""
     base: Passed
+    """The run that they are patched into."""
     measure: Measure
+    """The task's metric, with both runs as its ends."""
     base_metric: Tensor
     """Scaled metric of the base run, ``[n]``."""
 

@@ -25,7 +25,9 @@ class Cost:
     """Passes through the model, each counted in passes of the task's prompts: a batch of 10 patched copies is 10."""
 
     forwards: float = 0.0
+    """Forward passes of the task's prompts."""
     backwards: float = 0.0
+    """Backward passes of the task's prompts."""
     attention_layers: int = 0
     """Attention layers recomputed on their own (the QK fix of AtP*)."""
 
@@ -39,7 +41,9 @@ class Start:
     """Where a pass begins: at a layer, with the residual stream ``[batch, position, d]`` that enters it."""
 
     layer: int
+    """First layer that runs, counted from 0."""
     residual: Tensor
+    """The residual stream that enters it, ``[batch, position, d]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,9 @@ class Passed:
     """What one forward pass gave: last-position logits ``[batch, vocab]`` and the tensors at the hooks."""
 
     logits: Tensor
+    """Logits of the last position, ``[batch, vocab]``."""
     wholes: Mapping[Hook, Tensor]
+    """The whole tensor at each hook that was read."""
 
     def value(self, hook: Hook) -> Tensor:
         """The hook's value, ``[batch, position, (unit,) d]``."""
@@ -62,8 +68,11 @@ class Runner:
     """
 
     anatomy: Anatomy
+    """The parts of the model that runs."""
     prompts: int
+    """Rows of one pass of the task."""
     cost: Cost = field(default_factory=Cost)
+    """Passes that this runner has made."""
 
     def forward(
         self,

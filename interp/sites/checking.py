@@ -34,7 +34,7 @@ class StreamCheck:
     gap: float
     """Largest difference, relative to the largest value of what is compared; NaN where a value is not finite."""
     where: str
-    """What differs most."""
+    """Which equation is farthest from holding."""
     tolerance: float
     """1e-4, or eight steps of the weights' dtype where these are larger."""
 

@@ -20,6 +20,7 @@ class Hook:
     """Where a site's tensor passes by in the modules that will run."""
 
     module: nn.Module
+    """The module whose inputs or outputs are looked at."""
     entering: bool = False
     """Whether it is among the module's inputs and not its outputs."""
     convert: Callable[[Tensor], Tensor] | None = None
