@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.anatomy import Anatomy, Block, model_type, require_final_norm
-from circuits.anatomy.nodes import NodeHooks, node_hooks
+from circuits.anatomy.nodes import Hook, NodeHooks, node_hooks
 
 EMBED, LOGITS = "embed", "logits"
 PARTS = ("q", "k", "v")
@@ -42,12 +42,18 @@ class End:
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
-    """The norms through which readers see the residual stream, by layer; all there, unlike those of a ``Block``."""
+    """How readers see the residual stream, by layer.
 
-    attention: tuple[nn.Module, ...]
-    """The norm before attention, of each layer."""
-    mlp: tuple[nn.Module, ...]
-    """The norm before the MLP, of each layer."""
+    Where attention and MLP read in parallel through one norm, a change before it would reach both: there the MLP's is
+    made behind it.
+    """
+
+    attention: tuple[nn.Module | None, ...]
+    """The norm before attention, of each layer; None where it reads the stream itself."""
+    mlp: tuple[Hook, ...]
+    """What the MLP alone reads, of each layer: the stream, or what the norm that is attention's too makes of it."""
+    shared: bool
+    """Whether the MLP reads through attention's norm."""
     logits: nn.Module
     """The norm before the unembedding."""
 
@@ -56,23 +62,22 @@ def _entries(anatomy: Anatomy) -> Entries:
     """Find them.
 
     Raises:
-        ValueError: a family whose readers do not each see the sum of the writers before them through a norm.
+        ValueError: a family whose readers do not each see the sum of the writers before them.
     """
-    family, name = anatomy.family, model_type(anatomy)
-    attention = tuple(block.norm1 for block in anatomy.blocks if block.norm1 is not None)
-    mlp = tuple(block.norm2 for block in anatomy.blocks if block.norm2 is not None)
-    complete = len(attention) == len(mlp) == len(anatomy.blocks) and not family.post_layer_norm
-    if not complete or family.mlp is None or family.latent is not None or family.residual_multiplier != 1:
-        raise ValueError(
-            f"edges of a {name!r} model are not known: they need a norm before attention, another before the MLP, an"
-            " MLP that is a module, and nothing that multiplies what is added. Score nodes instead"
-        )
-    if family.in_place:
-        raise ValueError(
-            f"edges of a {name!r} model are not known: its blocks add to what its modules put out in place. Score nodes"
-            " instead"
-        )
-    return Entries(attention=attention, mlp=mlp, logits=require_final_norm(anatomy, purpose="wire"))
+    family = anatomy.family
+    for present, why in (
+        (family.post_layer_norm, "its norms stand in the residual stream itself, so that this is no sum of writers"),
+        (family.mlp is None, "no module is its MLP, and that has no place to read from the stream"),
+        (family.latent is not None, "its keys and values are made of one small vector, which no head reads alone"),
+    ):
+        if present:
+            raise ValueError(f"edges of a {model_type(anatomy)!r} model are not known: {why}. Score nodes instead")
+    return Entries(
+        attention=tuple(block.norm1 for block in anatomy.blocks),
+        mlp=tuple(Hook(block.norm2 or block.mlp, entering=True) for block in anatomy.blocks),
+        shared=family.norm2 is None and family.norm1 is not None,
+        logits=require_final_norm(anatomy, purpose="wire"),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +130,10 @@ class Wiring:
     def mask(self) -> Tensor:
         """``[writer, reader]``: where there is an edge."""
         return torch.tensor([[self.feeds(u, v) for v in self.readers] for u in self.writers])
+
+    def stream(self, layer: int) -> Hook:
+        """The residual stream as attention reads it."""
+        return Hook(self.entries.attention[layer] or self.anatomy.blocks[layer].whole, entering=True)
 
     @cached_property
     def hooks(self) -> "WiringHooks":
@@ -188,12 +197,13 @@ class WiringHooks:
 
 def output_weights(anatomy: Anatomy, block: Block) -> Tensor:
     """``[head, d_head, d_model]``: what each entry of a head's output adds to the stream, before a post-norm."""
-    return _affine(block.o, _inner_width(block))[0].unflatten(0, (anatomy.heads, -1))
+    weights = _affine(block.o, _inner_width(block))[0].unflatten(0, (anatomy.heads, -1))
+    return weights * anatomy.family.residual_multiplier
 
 
-def output_bias(block: Block) -> Tensor:
+def output_bias(anatomy: Anatomy, block: Block) -> Tensor:
     """``[d_model]``: what attention adds to the stream, before a post-norm, whatever its heads put out."""
-    return _affine(block.o, _inner_width(block))[1]
+    return _affine(block.o, _inner_width(block))[1] * anatomy.family.residual_multiplier
 
 
 def _inner_width(block: Block) -> int:

@@ -39,8 +39,8 @@ class _Inputs:
 def _inputs(wiring: Wiring) -> _Inputs:
     anatomy, hooks = wiring.anatomy, wiring.hooks
     read = {part: [node.change for node in hooks.parts[part]] for part in PARTS}
-    read["norm1"] = [Hook(norm, entering=True) for norm in wiring.entries.attention]
-    read["norm2"] = [Hook(norm, entering=True) for norm in wiring.entries.mlp]
+    read["stream"] = [wiring.stream(layer) for layer in range(len(anatomy.blocks))]
+    read["mlp"] = list(wiring.entries.mlp)
     read["final"] = [Hook(wiring.entries.logits, entering=True)]
     read["projected"] = [Hook(block.o, entering=False) for block in anatomy.blocks]
     return _Inputs(read)
@@ -132,7 +132,7 @@ def _add_scores(
 ) -> None:
     """Add to ``[n, writer, reader]`` what the gradients of one pass make of it."""
     anatomy = wiring.anatomy
-    wanted = [s for name in ("q", "k", "v", "norm2", "final") for s in inputs.read[name]]
+    wanted = [s for name in ("q", "k", "v", "mlp", "final") for s in inputs.read[name]]
     gradients = session.runner.gradients(metric, passed, wanted)
     frozen = rules is not None and "ln" in rules
     done = 0
@@ -163,15 +163,17 @@ def _slopes(
     anatomy = wiring.anatomy
     frozen = rules is not None and "ln" in rules
     for layer, norm in enumerate(wiring.entries.attention):
-        slopes = []
+        stream, slopes = passed.value(inputs.read["stream"][layer]), []
         for part in PARTS:
             gradient = gradients[inputs.read[part][layer]]
             if rules is not None and "ah" in rules and part != "v":
                 gradient = torch.zeros_like(gradient)  # the rule cuts behind the hook that was read
             weights, _ = wiring.projections[part][layer]
             back = torch.einsum("npha,had->hnpd", gradient, weights)
-            slopes.append(through_norm(norm, passed.value(inputs.read["norm1"][layer]), back, frozen))
-        yield layer, torch.cat([*slopes, gradients[inputs.read["norm2"][layer]][None]]).detach()
+            slopes.append(through_norm(norm, stream, back, frozen))
+        mlp = gradients[inputs.read["mlp"][layer]][None]
+        slopes.append(through_norm(norm, stream, mlp, frozen) if wiring.entries.shared else mlp)
+        yield layer, torch.cat(slopes).detach()
     yield len(anatomy.blocks), gradients[inputs.read["final"][0]][None].detach()
 
 
@@ -185,8 +187,11 @@ def _products(written: Tensor, slopes: Tensor) -> Tensor:
     return torch.bmm(_flat(written), slopes.transpose(1, 2)).cpu()
 
 
-def through_norm(module: nn.Module, x: Tensor, gradients: Tensor, frozen: bool) -> Tensor:
-    """Pull ``[v, n, position, d]`` back through a norm at ``x``, whose scale may be a constant (the LN rule)."""
+def through_norm(module: nn.Module | None, x: Tensor, gradients: Tensor, frozen: bool) -> Tensor:
+    """Pull ``[v, n, position, d]`` back through a norm at ``x``, if there is one; its scale may be a constant (the LN
+    rule)."""
+    if module is None:
+        return gradients
     function: Callable[[Tensor], Tensor] = linear_norm(module) if frozen else unwrapped(module).forward
     with torch.enable_grad():
         many = x.detach().expand_as(gradients).clone().requires_grad_()

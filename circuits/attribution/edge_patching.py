@@ -43,7 +43,7 @@ class EdgePatcher:
         self.session, self.wiring = session, wiring
         anatomy = session.anatomy
         self.outputs = [output_weights(anatomy, block) for block in anatomy.blocks]
-        self.output_biases = [output_bias(block) for block in anatomy.blocks]
+        self.output_biases = [output_bias(anatomy, block) for block in anatomy.blocks]
         self.post_norms = [
             None if block.attention_post_norm is None else linear_norm(block.attention_post_norm)
             for block in anatomy.blocks
@@ -153,15 +153,16 @@ class _CutRun:
                 module = wiring.hooks.parts[part][layer].change.module
                 self.actions.setdefault((module, False), []).append(partial(self._project, layer, part))
             self.actions[block.o, True] = [partial(self._keep_heads, layer)]
-            self.actions[wiring.entries.mlp[layer], True] = [partial(self._enter, wiring.readers_in(layer, None))]
-            self.actions[block.mlp_added, False] = [self._keep_mlp]
+            mlp = wiring.entries.mlp[layer]
+            self.actions[mlp.module, mlp.entering] = [partial(self._enter_mlp, layer)]
+            self.actions[block.mlp_added, False] = [partial(self._keep_mlp, layer)]
         last = len(wiring.readers)
         self.actions[wiring.entries.logits, True] = [partial(self._enter, slice(last - 1, last))]
 
     def act(self, module: nn.Module, entering: bool, value: Tensor) -> Tensor:
         for action in self.actions[module, entering]:
             value = action(value)
-        return value
+        return value.clone() if self.patcher.session.anatomy.family.in_place else value
 
     def _seen(self, columns: slice, value: Tensor) -> Tensor | None:
         """What the readers ``columns`` of the stream ``value`` see, ``[reader, row * n, position, d]``; None where
@@ -202,11 +203,14 @@ class _CutRun:
         seen = self._seen(wiring.readers_in(layer, part), self.entering[layer])
         if seen is None:
             return value
-        normed = unwrapped(wiring.entries.attention[layer]).forward(seen)
         weights, bias = wiring.projections[part][layer]
-        new = torch.einsum("hnpd,had->npha", normed, weights) + bias
+        new = torch.einsum("hnpd,had->npha", self._normed(layer, seen), weights) + bias
         hook = wiring.hooks.parts[part][layer].change
         return value - hook.embed(hook.read(value)) + hook.embed(new)  # in this order exact: norms may follow
+
+    def _normed(self, layer: int, seen: Tensor) -> Tensor:
+        norm = self.patcher.wiring.entries.attention[layer]
+        return seen if norm is None else unwrapped(norm).forward(seen)
 
     def _keep_heads(self, layer: int, value: Tensor) -> Tensor:
         z = self.patcher.wiring.hooks.z[layer].value.read(value)
@@ -225,8 +229,16 @@ class _CutRun:
         seen = self._seen(columns, value)
         return value if seen is None else seen[0]
 
-    def _keep_mlp(self, value: Tensor) -> Tensor:
-        self.written.append(value)
+    def _enter_mlp(self, layer: int, value: Tensor) -> Tensor:
+        wiring = self.patcher.wiring
+        columns = wiring.readers_in(layer, None)
+        if not wiring.entries.shared:
+            return self._enter(columns, value)
+        seen = self._seen(columns, self.entering[layer])
+        return value if seen is None else self._normed(layer, seen[0])
+
+    def _keep_mlp(self, layer: int, value: Tensor) -> Tensor:
+        self.written.append(self.patcher.wiring.hooks.mlp_out[layer].value.read(value))
         return value
 
 

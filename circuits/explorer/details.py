@@ -136,7 +136,8 @@ class Details:
             if post_norm is not None:
                 norm = linear_norm(post_norm)
                 written = norm.linear(written, norm.scale(passed.value(projected)[:, position]))
-            written = written * anatomy.family.residual_multiplier
+            if part.kind == "neuron":
+                written = written * anatomy.family.residual_multiplier
         norm = linear_norm(self.final_norm)
         logits = self._added_logits(norm.linear(written, norm.scale(passed.value(final)[:, position])))
         at = self._tokens(self._pair(prompt)[0])[position]

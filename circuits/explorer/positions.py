@@ -69,8 +69,8 @@ class _Unfolding:
         self.session, self.wiring, self.rules = session, wiring, rules
         anatomy, hooks = session.anatomy, wiring.hooks
         self.first = hooks.resid_pre[0]
-        self.norm1 = [Hook(norm, entering=True) for norm in wiring.entries.attention]
-        self.norm2 = [Hook(norm, entering=True) for norm in wiring.entries.mlp]
+        self.stream = [wiring.stream(layer) for layer in range(len(anatomy.blocks))]
+        self.mlp = wiring.entries.mlp
         self.projected = [Hook(block.o, entering=False) for block in anatomy.blocks]
         self.final = Hook(wiring.entries.logits, entering=True)
         parts = [node.change for part in PARTS for node in hooks.parts[part]]
@@ -79,9 +79,9 @@ class _Unfolding:
             [self.first, *hooks.z, *hooks.mlp_out],
             gradients=True,
             rules=rules,
-            also_base=[*parts, *self.norm1, *self.norm2, *self.projected, self.final],
+            also_base=[*parts, *self.stream, *self.mlp, *self.projected, self.final],
         )
-        wanted = [self.first.change, *(p.change for p in (*hooks.z, *hooks.mlp_out)), *self.norm2, self.final]
+        wanted = [self.first.change, *(p.change for p in (*hooks.z, *hooks.mlp_out)), *self.mlp, self.final]
         self.slopes = session.runner.gradients(self.pair.base_metric.sum(), self.pair.base, wanted, keep_graph=True)
         self.writers: Mapping[str, End] = {end.name: end for end in wiring.writers}
         self.readers: Mapping[str, End] = {end.name: end for end in wiring.readers}
@@ -99,7 +99,7 @@ class _Unfolding:
         """Writer, node, and their positions, with the score, of the edges into one reader."""
         end, kept = self._end(self.readers, reader), set(nodes)
         if end.part is None:
-            slope = self.slopes[self.final if reader == LOGITS else self.norm2[end.layer]]
+            slope = self.slopes[self.final] if reader == LOGITS else self._into_mlp(end.layer)
             for u in writers:
                 for p, score in enumerate(self._weights(u, slope).tolist()):
                     yield u, reader, p, p, score
@@ -111,16 +111,25 @@ class _Unfolding:
                         for k, score in enumerate(self._weights(u, slope).tolist()):
                             yield u, v, k, q, score
 
+    def _into_mlp(self, layer: int) -> Tensor:
+        """The gradient ``[n, position, d]`` of what the layer's MLP reads of the stream."""
+        slope = self.slopes[self.mlp[layer]]
+        return self._before_norm(layer, slope) if self.wiring.entries.shared else slope
+
+    def _before_norm(self, layer: int, slope: Tensor) -> Tensor:
+        frozen = self.rules is not None and "ln" in self.rules
+        norm, stream = self.wiring.entries.attention[layer], self.pair.base.value(self.stream[layer])
+        return through_norm(norm, stream, slope[None], frozen)[0]
+
     def _into_head(self, end: End, head: int | None) -> Iterator[tuple[int, Tensor]]:
         """By the position where one head writes: gradients ``[n, position, d]`` of what its reader ``end`` reads."""
         assert end.part is not None
         if self.rules is not None and "ah" in self.rules and end.part != "v":
             return
-        layer, norm = end.layer, self.wiring.entries.attention[end.layer]
+        layer = end.layer
         z, node = self.wiring.hooks.z[layer].change, self.wiring.hooks.parts[end.part][layer]
         weights, _ = self.wiring.projections[end.part][layer]
         written, read = self.pair.base.wholes[z], self.pair.base.wholes[node.change]
-        frozen = self.rules is not None and "ln" in self.rules
         for q in range(self.session.task.length):
             only = torch.zeros_like(self.slopes[z])
             only[:, q, head] = self.slopes[z][:, q, head]
@@ -129,7 +138,7 @@ class _Unfolding:
             (gradient,) = torch.autograd.grad(written, read, z.embed(only), retain_graph=True)
             part = node.change.read(gradient)[:, :, end.head]
             back = torch.einsum("npa,ad->npd", part, weights[end.head])
-            yield q, through_norm(norm, self.pair.base.value(self.norm1[layer]), back[None], frozen)[0]
+            yield q, self._before_norm(layer, back)
 
     def _weights(self, writer: str, slope: Tensor) -> Tensor:
         """What a writer's difference makes of a slope ``[n, position, d]``: ``[position]``."""
