@@ -30,6 +30,7 @@ class Extra:
     per_latent: bool = True
     """Shape [d_sae], or a scalar."""
     initial: float = 0.0
+    """Value of every entry before training."""
     learned: bool = True
     """By gradient; otherwise the variant's ``after_step`` sets it."""
     float32: bool = False

@@ -19,7 +19,7 @@ def acdc(session: Session, wiring: Wiring, *, threshold: float, memory: int) -> 
     what comes behind the first that has to stay is tried again. The result is that of one edge after the other.
     """
     patcher = EdgePatcher(session, wiring, memory=memory)
-    whole = patcher.found.base.logits.log_softmax(-1)
+    whole = patcher.pair.base.logits.log_softmax(-1)
     costs = torch.zeros(len(session.task), *wiring.mask.shape, dtype=torch.float64)
     edges = [
         (row, column)
@@ -45,4 +45,4 @@ def acdc(session: Session, wiring: Wiring, *, threshold: float, memory: int) -> 
             at, width = at + removed + 1, max(1, removed)
         else:
             at, width = at + removed, min(2 * width, patcher.rows_at_once)
-    return patcher.found.measure, costs
+    return patcher.pair.measure, costs

@@ -77,7 +77,6 @@ def circuit(
     from circuits.faithfulness import Evaluator
     from circuits.mib.areas import mib_areas, unlike_mib
     from circuits.mib.circuit_files import write_mib
-    from circuits.scores.uncertainty import plus_minus
 
     language_model, opened = open_task(model, about, direction=direction)
     scores = attribute_edges(language_model, opened, method=method, rules=rules, steps=steps, threshold=threshold)
@@ -88,7 +87,7 @@ def circuit(
     console = Console(highlight=False)
     console.print(
         f"{opened.name} in {model}: {measured.edges} of {len(whole.edges)} edges, faithfulness"
-        f" {measured.faithfulness:.3f}{plus_minus(measured.standard_error)}, completeness {measured.completeness:.3f},"
+        f" {measured.faithfulness:.3f} {measured.faithfulness.error('.1g')}, completeness {measured.completeness:.3f},"
         f" area {curve.area:.3f}, distance {curve.distance:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
         f" {scores.cost.forwards:g} forwards, {scores.cost.backwards:g} backwards)"
     )

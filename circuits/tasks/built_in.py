@@ -176,16 +176,16 @@ def induction(tokenizer: Any, n: int, seed: int = 0, *, words: int = 10, **optio
     special = set(getattr(tokenizer, "all_special_ids", None) or [])
     ordinary = [i for i in range(len(tokenizer)) if i not in special]
     rows: dict[str, list[Any]] = {"clean": [], "corrupt": [], "correct": [], "wrong": []}
-    bos, asked = encode(tokenizer, "", bos=options.pop("bos", None)), words // 2
+    bos, last = encode(tokenizer, "", bos=options.pop("bos", None)), words // 2
     for _ in range(n):
         *first, other = (ordinary[i] for i in rng.choice(len(ordinary), words + 1, replace=False))
-        changed = [other if i == asked else token for i, token in enumerate(first)]
-        rows["clean"].append([*bos, *first, *first[: asked + 1]])
-        rows["corrupt"].append([*bos, *changed, *first[: asked + 1]])
-        rows["correct"].append(first[asked + 1])
-        rows["wrong"].append(first[asked - 1])
+        changed = [other if i == last else token for i, token in enumerate(first)]
+        rows["clean"].append([*bos, *first, *first[: last + 1]])
+        rows["corrupt"].append([*bos, *changed, *first[: last + 1]])
+        rows["correct"].append(first[last + 1])
+        rows["wrong"].append(first[last - 1])
     once = [str(i) for i in range(1, words + 1)]
-    labels = ["[BOS]"] * len(bos) + [f"[{i}]" for i in once] + [f"[{i} again]" for i in once[: asked + 1]]
+    labels = ["[BOS]"] * len(bos) + [f"[{i}]" for i in once] + [f"[{i} again]" for i in once[: last + 1]]
     return Task(**{"name": "induction", "labels": labels} | options | rows)
 
 

@@ -34,7 +34,7 @@ class Steering:
     value: float = 2.0
     """What the activations are set to; it means something only beside their natural size, which the report names."""
     top: int = 20
-    """Neurons to steer."""
+    """How many neurons to steer."""
     method: Literal["logit", "neighbours"] = "logit"
     """How they are found: mean logit over the concept's words, or the paper's nearest neighbours."""
 

@@ -18,8 +18,11 @@ class UnitContexts:
     """Tokens at which a unit is active."""
 
     sequence: Int[Tensor, " n"]
+    """Row of the text that each token stands in."""
     position: Int[Tensor, " n"]
+    """Position of each token in its row."""
     activation: Float[Tensor, " n"]
+    """The unit's activation on each token."""
     vectors: Float[Tensor, "n d_model"]
     """The residual stream before the unit's block."""
 

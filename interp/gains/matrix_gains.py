@@ -31,10 +31,11 @@ class MatrixGain:
     """One matrix."""
 
     layer: int
+    """Block that the matrix is in, from 0."""
     matrix: str
-    """One of :data:`MATRICES`."""
+    """Which one of :data:`MATRICES` it is."""
     shape: tuple[int, int]
-    """Outputs and inputs."""
+    """How many outputs and inputs it has."""
     sigma1: float
     """Largest singular value, the most that it stretches anything."""
     sigma2: float

@@ -21,6 +21,7 @@ class SinkStats:
     """How much attention every position receives."""
 
     sites: tuple[str, ...]
+    """Site of each layer's patterns, in order."""
     importance: Float[Tensor, "layers sequences heads key"]
     """:func:`importance` of each head's pattern."""
 

@@ -13,13 +13,17 @@ class MassiveActivation:
     """One entry of a hidden state; layer, sequence, position and dimension count from 0."""
 
     layer: int
+    """Block after which it is, from 0."""
     sequence: int
+    """Sequence of the batch that it is in."""
     position: int
+    """Position of its token in the sequence."""
     dim: int
+    """Dimension of the residual stream."""
     token: int
     """Id of the token at that position."""
     value: float
-    """Signed."""
+    """The activation itself, with its sign."""
     ratio: float
     """Magnitude over the median magnitude of its layer and sequence."""
 
@@ -29,6 +33,7 @@ class Detection(Sequence[MassiveActivation]):
     """The massive activations found, by layer, sequence and magnitude; none is a result too."""
 
     found: tuple[MassiveActivation, ...]
+    """All of them, by layer, sequence and magnitude."""
     truncated: bool
     """Some layer's whole top list is massive, so there may be more: measure with a larger ``top``."""
 

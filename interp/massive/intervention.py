@@ -29,9 +29,13 @@ class Entry:
     """A place in the hidden state after a block, in one sequence or in all of them."""
 
     layer: int
+    """Block after which it is, from 0."""
     position: int
+    """Position of its token in the sequence."""
     dim: int
+    """Dimension of the residual stream."""
     sequence: int | None = None
+    """The one sequence that it is in; None for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ class Effect:
     entries: int
     """Entries that were overwritten, over all sequences."""
     loss: Estimate
+    """Loss with the entries overwritten, in nats a token."""
     change: Estimate
     """Loss after minus before, paired by sequence."""
     kl: Estimate
@@ -59,8 +64,11 @@ class Intervention:
     layers: tuple[int, ...]
     """Blocks after which entries were overwritten."""
     to: str
+    """What the entries were set to, such as zero or mean."""
     loss_before: Estimate
+    """Loss of the model as it is, in nats a token."""
     effect: Effect
+    """What overwriting the chosen entries did."""
     random_dim: Effect
     """Control: the same positions, as many other dimensions drawn at random."""
     random_token: Effect

@@ -22,13 +22,17 @@ class LayerStats:
     """What is left of every hidden state once it has been reduced; blocks, positions and dimensions count from 0."""
 
     sites: tuple[str, ...]
+    """Site of each layer's hidden states, in order."""
     values: Float[Tensor, "layers sequences top"]
     """Signed values, largest magnitude first."""
     positions: Int[Tensor, "layers sequences top"]
+    """Position of each value in its sequence."""
     dims: Int[Tensor, "layers sequences top"]
+    """Dimension of the residual stream of each value."""
     tokens: Int[Tensor, "layers sequences top"]
     """Ids of the tokens at those positions."""
     medians: Float[Tensor, "layers sequences"]
+    """Median magnitude of all entries of each hidden state."""
     mads: Float[Tensor, "layers sequences"] | None = None
     """Median absolute deviations of the magnitudes from their median; None in what was stored without."""
 

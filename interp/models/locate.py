@@ -19,10 +19,15 @@ class ModelFiles:
     """One model on disk: a folder in Hugging Face's format, or a GGUF file in a folder."""
 
     name: str
+    """What the model was asked for by."""
     revision: str | None
+    """Commit, branch or step that the files are of; None where they have none."""
     folder: Path
+    """Where its files are on this machine."""
     gguf: str | None = None
+    """Name of the GGUF file in the folder; None for Hugging Face's format."""
     tokenizer_folder: Path | None = None
+    """Where its tokenizer is, if not in the same folder."""
 
 
 def locate(name: str | Path, *, revision: str | None) -> ModelFiles:

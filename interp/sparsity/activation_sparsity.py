@@ -38,8 +38,9 @@ class Nonzeros:
     """Share of neurons that are not exactly zero (or above ``eps``), ± over sequences."""
 
     share: Estimate
-    """Over all layers."""
+    """The share over all layers together."""
     layers: tuple[Estimate, ...]
+    """The share in each layer."""
     frequency: Float[Tensor, "layers d_mlp"]
     """Share of tokens on which each neuron is active; 0 for those that never are."""
 
@@ -57,6 +58,7 @@ class Sparsity:
     share: Estimate
     """Of neurons not above them, over layers and tokens; ± over sequences. The activation ratio is 1 minus this."""
     layers: tuple[Estimate, ...]
+    """The same share in each layer."""
     perplexity_ratio: float
     """With those neurons at zero, over that of the whole model."""
 

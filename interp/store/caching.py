@@ -51,17 +51,25 @@ class Harvest:
     """A run, checked and ready; see :func:`prepare`."""
 
     model: Model
+    """The model that is run."""
     rows: TokenRows
+    """The text, as rows of token ids."""
     widths: dict[Site, int]
+    """How many numbers a token has at each site."""
     out: Path
+    """Folder that the store is written to."""
     dtype: str
+    """Number format that activations are stored in."""
     masks: Masks
+    """Which tokens are kept, and why."""
     batch_rows: int
+    """How many rows go through the model together."""
     rows_per_shard: int
+    """How many rows of text one shard holds."""
     counts: np.ndarray
     """Tokens of each row that the masks keep (before the norm mask)."""
     config: dict[str, Any]
-    """For ``cache.json``."""
+    """What stands in ``cache.json``, as plain data."""
 
     @property
     def shards(self) -> int:

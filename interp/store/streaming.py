@@ -27,8 +27,11 @@ class Activations:
     """Of the tokens that the masks keep, in the order of the text."""
 
     tokens: Int32[np.ndarray, " n"]
+    """Id of each token, in the tokenizer's vocabulary."""
     documents: Int32[np.ndarray, " n"]
+    """Number of the document that each token is of."""
     positions: Int32[np.ndarray, " n"]
+    """Position of each token in its row."""
     at: Mapping[Site, Float[Tensor, "n d"]]
     """On the model's device, in its dtype, and finite; of a site with several dimensions a token, flattened."""
 

@@ -39,8 +39,9 @@ class TopTokens:
     """Of every neuron of a layer, the tokens it raises most."""
 
     ids: Int[Tensor, "neurons k"]
+    """Ids of the tokens that are raised most."""
     logits: Float[Tensor, "neurons k"]
-    """Largest first."""
+    """How much each is raised, largest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,17 @@ class Projection:
     """Value vectors of a model as tokens."""
 
     model: str
+    """Name of the model whose neurons they are."""
     fingerprint: str
     """Of the weights: neurons of another model, or of the same after training, are others."""
     stack: str
+    """Path of the blocks that they are in."""
     norm: str
+    """What stands between neurons and vocabulary, by name."""
     vocabulary: Vocabulary
+    """What the ids stand for."""
     layers: dict[int, TopTokens]
+    """The top tokens of each layer's neurons, by layer."""
 
     def tokens(self, neuron: Neuron) -> tuple[Token, ...]:
         """The top tokens of one neuron.

@@ -25,9 +25,13 @@ class Inputs:
     """What a measurement takes."""
 
     loaded: SAE | Dictionary
+    """The SAE or dictionary that is measured."""
     model: Model
+    """The model whose activations it reconstructs."""
     model_name: str
+    """What the model was asked for by."""
     rows: TokenRows
+    """The text, as rows of token ids."""
     first_position: int
     """Earlier positions of a row are not measured."""
     drop_tokens: tuple[int, ...]

@@ -31,9 +31,11 @@ class TokenTable:
     """
 
     documents: Int[Tensor, " n"]
+    """Number of the document that each token is of."""
     positions: Int[Tensor, " n"]
     """In the row, which is what the model sees."""
     massive: Bool[Tensor, " n"]
+    """Whether the activation's norm is far above the text's median."""
     predicts: Bool[Tensor, " n"]
     """Whether the next position is measured too: padding and the row's end are not predicted. Losses mean nothing
     elsewhere."""
@@ -44,19 +46,27 @@ class TokenTable:
     variance_ordinary: Float[Tensor, " n"]
     """The same about the mean of the tokens that are not massive."""
     cosine: Float[Tensor, " n"]
+    """Cosine of z with z_hat."""
     l0: Float[Tensor, " n"]
+    """How many latents are active."""
     z_squared: Float[Tensor, " n"]
+    """||z||^2, with z the SAE's target."""
     z_hat_squared: Float[Tensor, " n"]
+    """||z_hat||^2, the squared norm of the reconstruction."""
     f_squared: Float[Tensor, " n"]
     """Squared norm of the scaled latents and b_dec, see :func:`feature_norm_squared`."""
     ce_clean: Float[Tensor, " n"]
+    """Loss of the model as it is."""
     ce_spliced: Float[Tensor, " n"]
+    """Loss with the reconstruction in place of the activation."""
     ce_zero: Float[Tensor, " n"]
+    """Loss with zero in place of the activation."""
     ce_mean: Float[Tensor, " n"]
+    """Loss with the mean activation in place of it."""
     ce_ordinary: Float[Tensor, " n"]
     """Spliced, but massive tokens stay clean."""
     kl: Float[Tensor, " n"]
-    """KL(clean || spliced)."""
+    """KL(clean || spliced) of the next token's distribution."""
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -75,6 +85,7 @@ class Measured:
     """What the model was run for: as few times a batch as there are losses, four or five."""
 
     table: TokenTable
+    """The numbers of every measured token."""
     active: Int[Tensor, " d_sae"]
     """Number of tokens that each latent is active on."""
     massive_norm: float

@@ -20,11 +20,15 @@ class Published:
     """One dictionary of the directory."""
 
     release: str
+    """Name of its release in the directory."""
     sae_id: str
+    """Name of the dictionary in its release."""
     repo: str
+    """Repository on the hub that holds it."""
     path: str
     """Folder or file in the repository."""
     model: str
+    """Name of the model that it was trained on."""
     loader: str
     """SAELens's name of the layout."""
     factor: float | None

@@ -31,10 +31,15 @@ class Plan:
     """The size of one run."""
 
     kind: str
+    """What kind of dictionary is trained."""
     places: int
+    """How many places the dictionary reads."""
     parameters: int
+    """How many weights it has, biases counted."""
     tokens: int
+    """How many tokens it is trained on."""
     steps: int
+    """How many optimiser steps it takes."""
     products: float
     """Multiplications and additions of the encoder in all steps; the decoder's, of few latents, are few beside them."""
 

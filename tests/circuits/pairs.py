@@ -16,7 +16,8 @@ ALL_FAMILIES = (*FAMILIES, "qwen2")
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
 WIRED = (
     *ALL_FAMILIES, *MIXTURES, "gpt_neox_sequential", "gemma3_mixed", "gemma", "mistral", "qwen3", "smollm3", "olmo",
-    "glm4", "stablelm", "starcoder2", "phi3", "gpt_neo", "falcon_1b",
+    "olmo2", "olmo3", "exaone4", "glm4", "granite", "cohere", "cohere_normed", "stablelm", "stablelm_parallel",
+    "starcoder2", "phi", "phi_normed", "phi3", "gptj", "gpt_neo", "falcon_7b", "falcon_40b", "falcon_11b", "falcon_1b",
 )  # fmt: skip
 """Where edges are known and compared; in every other tiny model they are refused."""
 LENGTH, DIFFERS_AT = 7, 3

@@ -33,8 +33,9 @@ class Options:
     budget: str | None = None
     """Disk that downloaded checkpoints may take, such as 5GB; with room for two, the next is fetched ahead."""
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions()
+    """How text is laid out in rows, and how many of them."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Number format of the weights."""
     device: str | None = None
     """By default a GPU where there is one."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import circuits
 from circuits import Task
-from circuits.anatomy.nodes import places
+from circuits.anatomy.nodes import node_hooks
 from circuits.rules import relevance
 from circuits.runs.pair import open_session
 from tests.circuits.attribution.test_atp_star import last_layer_exact
@@ -195,7 +195,7 @@ def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case:
 )
 def test_nodes_that_a_family_lacks(case: str, node: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        places(open_session(model_of(case), random_task()).anatomy, node)
+        node_hooks(open_session(model_of(case), random_task()).anatomy, node)
 
 
 @pytest.mark.parametrize("case", sorted(set(CONFIGS) - set(WIRED)))
