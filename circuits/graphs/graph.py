@@ -6,9 +6,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from circuits.graphs.influence import GraphScores, cumulative, graph_scores, influence_of, normalised, pruned
+from circuits.graphs.interventions import Intervened, LatentChange, Readout, Reruns, checked_changes
+from circuits.graphs.local_model import UNEMBEDDING
 from circuits.graphs.sources import KINDS, Columns
 
 TOKEN, ERROR, LINEAR_ERROR, LATENT, TARGET = range(5)
@@ -111,6 +114,65 @@ class AttributionGraph:
             errors=self.mask(ERROR),
             linear=self.mask(LINEAR_ERROR),
         )
+
+    @cached_property
+    def reruns(self) -> Reruns:
+        """Passes of the prompt with changes, counted.
+
+        Raises:
+            ValueError: the graph was read from a file, without its model.
+        """
+        if self.source is None:
+            raise ValueError(
+                "this graph has no model at hand, since it was read from a file: make it anew with"
+                " circuits.attribution_graph(model, prompt, transcoders)"
+            )
+        source = self.source
+        sites = [t.injection.site for t in source.targets if t.injection.site != UNEMBEDDING]
+        return Reruns(source.anatomy, source.ids, source.transcoders, source.kept, sites)
+
+    @cached_property
+    def readout(self) -> Readout:
+        """Of all latents and targets, in the order of their numbers."""
+        n, latents = self.nodes, self.mask(LATENT)
+        targets = [target.injection for target in self.source.targets]
+        return Readout(self.source.transcoders, n.layer[latents], n.position[latents], n.index[latents], targets)
+
+    def intervene(self, changes: Sequence[LatentChange], *, mode: str = "live") -> Intervened:
+        """Change latents on this prompt, and see how latents and logits answer.
+
+        Args:
+            changes: Of any latents, nodes or not.
+            mode: One of ``circuits.graphs.interventions.MODES``.
+
+        Raises:
+            ValueError: changes or mode that do not fit; a graph without its model.
+        """
+        runs = self.reruns
+        checked_changes(changes, runs.transcoders, runs.kept)
+        run = runs.run(mode, changes=[changes])
+        moved = (self.readout(run) - self.readout(runs.clean.run))[0].numpy()
+        change = np.full(len(self), np.nan)
+        change[self.mask(LATENT, TARGET)] = moved
+        return Intervened(mode=mode, change=change, logits=run.logits[0], clean_logits=runs.clean.run.logits[0])
+
+    def predict(self, changes: Sequence[LatentChange]) -> np.ndarray:
+        """By node, how much its pre-activation (a target's value) rises by edges alone: what ``direct`` measures.
+
+        Raises:
+            ValueError: a latent that is no node at a position; changes everywhere (position None) are of all nodes.
+        """
+        rise = np.where(self.mask(LATENT, TARGET), 0.0, np.nan)
+        for change in changes:
+            mine = self.mask(LATENT) & (self.nodes.layer == change.layer) & (self.nodes.index == change.index)
+            if change.position is not None:
+                mine &= self.nodes.position == change.position
+            if not mine.any():
+                raise ValueError(f"{change} is of a latent that is no node of this graph")
+            value = self.pre_activation[mine]
+            delta = change.delta(torch.from_numpy(value)).numpy()
+            rise = rise + self.adjacency[:, np.flatnonzero(mine)] @ (delta / value)
+        return rise
 
     def node(self, number: int) -> GraphNode:
         """One node by its number."""
