@@ -5,6 +5,8 @@ from .graph import PrunedGraph as PrunedGraph
 from .interventions import Intervened as Intervened
 from .interventions import LatentChange as LatentChange
 from .interventions import intervening as intervening
+from .measured import Measurement as Measurement
+from .measured import measure as measure
 from .sources import fit_error_split as fit_error_split
 from .targets import Difference as Difference
 from .targets import Direction as Direction

@@ -174,9 +174,9 @@ class AttributionGraph:
             rise = rise + self.adjacency[:, np.flatnonzero(mine)] @ (delta / value)
         return rise
 
-    def node(self, number: int) -> GraphNode:
+    def node(self, number: int | np.integer) -> GraphNode:
         """One node by its number."""
-        n = self.nodes
+        n, number = self.nodes, int(number)
         return GraphNode(
             number,
             KINDS[n.kind[number]],

@@ -141,6 +141,21 @@ class Sources:
             value=whole[3].astype(np.float32),
         )
 
+    def written_by(self, column: int) -> list[tuple[int, int, Float[Tensor, " d"]]]:
+        """What one source adds where: layer (-1 for the output of the module that embeds tokens), position, vector."""
+        kind, layer = int(self.columns.kind[column]), int(self.columns.layer[column])
+        position = int(self.columns.position[column])
+        if kind == KINDS.index("token"):
+            return [(layer, position, self.local.embedding.detach()[position])]
+        if kind != KINDS.index("latent"):
+            errors = self.errors if kind == KINDS.index("error") else self.linear_errors
+            return [(layer, position, errors[layer][self.kept == position][0])]
+        one = next(one for one in self.local.transcoders if one.layer == layer)
+        index = torch.tensor([int(self.columns.index[column])], device=one.part.W_enc.device)
+        latents, row = self.latents[layer], self.kept == position
+        value = (latents.values * (latents.indices == index))[row].sum()
+        return [(to, position, value * one.decoder(index, number)[0]) for number, to in enumerate(one.writes)]
+
     @torch.no_grad()
     def effects(self, slopes: Gradients) -> Effects:
         """What every source adds to the targets of one batch."""

@@ -57,10 +57,15 @@ class Target:
     offset: float
     """Added to the product: biases of the unembedding."""
     weight: float
-    token: int | None
-    """Of a single logit."""
+    tokens: tuple[int, ...]
+    """The token of a logit, both of a difference; none of a direction."""
     layer: int
     """Before which its sources are."""
+
+    @property
+    def token(self) -> int | None:
+        """Of a single logit."""
+        return self.tokens[0] if len(self.tokens) == 1 else None
 
 
 def sites_of(targets: Targets) -> list[Site]:
@@ -106,14 +111,15 @@ def resolve(targets: Targets, local: LocalModel, tokenizer: Any) -> tuple[Target
         if isinstance(target, Difference):
             ids = [token_id(one, tokenizer, len(weight)) for one in (target.token, target.minus)]
             names = [_shown(one, tokenizer) for one in ids]
-            name, token, share = f"{names[0]} - {names[1]}", None, target.weight
+            name, share = f"{names[0]} - {names[1]}", target.weight
             vector, offset = weight[ids[0]] - weight[ids[1]], float(bias[ids[0]] - bias[ids[1]])
         else:
             token = token_id(target, tokenizer, len(weight))
+            ids = [token]
             name, share = _shown(token, tokenizer), float(probabilities[token])
             vector, offset = weight[token] - weight.mean(0), float(bias[token] - bias.mean())
         last = Injection(UNEMBEDDING, -1, vector)
-        found.append(Target(name, last, offset, share, token, len(local.anatomy.blocks)))
+        found.append(Target(name, last, offset, share, tuple(ids), len(local.anatomy.blocks)))
     if not any(target.weight for target in found):
         raise ValueError("the targets' weights are all 0; give one a weight above 0")
     return tuple(found)
@@ -130,7 +136,7 @@ def _direction(target: Direction, local: LocalModel) -> Target:
     assert site.layer is not None
     layer = site.layer + (site.kind == "resid_post")
     vector = target.vector.detach().to(local.embedding)
-    return Target(target.name, Injection(site, target.position % length, vector), 0.0, target.weight, None, layer)
+    return Target(target.name, Injection(site, target.position % length, vector), 0.0, target.weight, (), layer)
 
 
 def token_id(token: str | int, tokenizer: Any, vocabulary: int) -> int:
