@@ -1,4 +1,6 @@
 from .building import attribution_graph as attribution_graph
+from .exchange import read_neuronpedia as read_neuronpedia
+from .exchange import write_neuronpedia as write_neuronpedia
 from .graph import AttributionGraph as AttributionGraph
 from .graph import GraphNode as GraphNode
 from .graph import PrunedGraph as PrunedGraph
