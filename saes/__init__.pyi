@@ -21,6 +21,7 @@ from .features.examples import top_examples as top_examples
 from .features.page import write_feature_page as write_feature_page
 from .latents import Latents as Latents
 from .places.dictionary import Dictionary as Dictionary
+from .places.files import embedded_transcoders as embedded_transcoders
 from .places.layout import Layout as Layout
 from .pursuit import gradient_pursuit as gradient_pursuit
 from .sae import SAE as SAE

@@ -11,7 +11,9 @@ from interp.files.outside import read_json, reading
 from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import sha256_of_file
+from interp.models.names import EMBEDDED
 from saes.activations import activation_from_config, activation_to_config
+from saes.embedded import TRANSCODERS
 from saes.places.circuit_tracer import CONFIG as CIRCUIT_TRACER
 from saes.places.circuit_tracer import read_circuit_tracer
 from saes.places.dictionary import Dictionary
@@ -97,15 +99,34 @@ def load_any(
 ) -> SAE | Dictionary:
     """An SAE or a dictionary over places, whichever the folder holds; of circuit-tracer's too.
 
+    ``embedded`` is the set that ships: see ``embedded_transcoders``.
+
     Raises:
         ValueError: as ``SAE.load`` and ``load_dictionary``; a ``site`` or ``target_site`` for what has several.
     """
-    ours = holds_places(Path(path))
+    shipped = str(path) == EMBEDDED
+    ours = shipped or holds_places(Path(path))
     if not ours and not (Path(path) / CIRCUIT_TRACER).is_file():
         return SAE.load(path, site=site, target_site=target_site, device=device)
     if site is not None or target_site is not None:
         raise ValueError(f"{path} is a dictionary over several places, which its files name: it takes no single site")
+    if shipped:
+        return embedded_transcoders(device=device)
     return load_dictionary(path, device=device) if ours else read_circuit_tracer(path).to(device)
+
+
+def embedded_transcoders(*, device: str | torch.device = "cpu") -> Dictionary:
+    """The transcoder set that ships with the embedded model, one transcoder for each of its four MLPs, in float32.
+
+    How good it is stands in ``docs/replacement.md``.
+
+    Example:
+        >>> import saes
+        >>> transcoders = saes.embedded_transcoders()
+        >>> transcoders.layout.writes[0], transcoders.d_sae
+        ('blocks.0.hook_mlp_out', 1024)
+    """
+    return load_dictionary(TRANSCODERS, device=device).float()
 
 
 def holds_places(folder: Path) -> bool:
