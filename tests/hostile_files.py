@@ -17,8 +17,9 @@ import torch
 import zstandard
 from safetensors.torch import save_file
 
-from circuits import Task
+from circuits import Task, attribution_graph
 from circuits.circuit import Circuit
+from circuits.graphs.exchange import read_neuronpedia, write_neuronpedia
 from interp import ActivationStore, load_model
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results
@@ -32,6 +33,7 @@ from interp.value_vectors.clusters import Cluster, Member, Token, load_cluster
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy, load_policy
 from saes import SAE
 from saes.convert import write
+from tests.circuits.graphs.sets import random_set
 from tests.interp.models.test_loading import write_gguf
 from tests.interp.store.stores import random_rows, tiny_bridge
 from tests.saes.variants import VARIANTS, random_sae
@@ -104,6 +106,11 @@ def _circuit(folder: Path) -> None:
         groups={"a0.h0.q": ("a0.h0",), "logits": ("logits",)},
         about={"method": "eap", "rules": None},
     ).save(folder / "circuit.json")
+
+
+def _graph(folder: Path) -> None:
+    graph = attribution_graph(tiny_model("gpt2"), [3, 5, 7], random_set(dtype=torch.float32), targets=[3])
+    write_neuronpedia(graph.prune(), folder / "graph.json", slug="tiny")
 
 
 def _release(folder: Path) -> None:
@@ -199,6 +206,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         ),
         "cluster": Kind(make=cluster, load=lambda place: load_cluster(place / "cluster.json", model)),
         "circuit": Kind(make=_circuit, load=lambda place: Circuit.load(place / "circuit.json")),
+        "graph": Kind(make=_graph, load=lambda place: read_neuronpedia(place / "graph.json")),
         "sweep": Kind(make=sweep, load=sweep_table),
         "release": Kind(make=_release, load=lambda place: read_release(place / "pythia_14m")),
         "policy": Kind(make=policy, load=load_policy),
