@@ -49,7 +49,7 @@ def evaluate(
 
     with open_inputs(sae, data=data, tokens=tokens, options=text, places=True) as inputs:
         loaded, model, rows = inputs.loaded, inputs.model, inputs.rows
-        name = f"{loaded.activation.name} {'SAE' if isinstance(loaded, SAE) else loaded.layout.kind}"
+        name = f"{loaded.activation.name} {'SAE' if isinstance(loaded, SAE) else loaded.layout.name}"
         about = {"title": f"{name} on {inputs.model_name}", "data": str(data)}
         which: dict[str, Any] = {
             "max_tokens": tokens,

@@ -48,9 +48,9 @@ def convert(
     sae = load_any(source, site=site, target_site=target_site)
     if not isinstance(sae, SAE):
         if to not in ("deepfield", "circuit_tracer"):
-            raise ValueError(f"{source} holds a {sae.layout.kind}, which {to} cannot hold: deepfield or circuit_tracer")
+            raise ValueError(f"{source} holds a {sae.layout.name}, which {to} cannot hold: deepfield or circuit_tracer")
         (save_dictionary if to == "deepfield" else write_circuit_tracer)(sae, out)
-        print(f"{sae.activation.name} {sae.layout.kind} over {len(sae.layout.reads)} places, written for {to} in {out}")
+        print(f"{sae.activation.name} {sae.layout.name} over {len(sae.layout.reads)} places, written for {to} in {out}")
         return
     if to == "circuit_tracer":
         raise ValueError(f"{source} holds an SAE of one site; circuit-tracer holds sets over all layers, and CLTs")

@@ -8,6 +8,7 @@ from saes.hub import folders_of
 
 _LISTED = 20
 _LOOKED_AT = 20_000
+_WHOLE = "load it whole with saes.places.load_any"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +23,16 @@ class Refusal:
 REFUSED = {
     "a cross-layer transcoder of circuit-tracer": Refusal(
         files=("W_enc_*.safetensors", "W_dec_*.safetensors"),
-        why="its latents write at several layers, and each layer is two files",
+        why=f"its latents write at several layers, and each layer is two files; {_WHOLE}",
     ),
     "a cross-layer transcoder or crosscoder of Gemma Scope 2": Refusal(
-        files=("params_layer_*.safetensors",), why="it reads or writes at several layers, a file each"
+        files=("params_layer_*.safetensors",), why=f"it reads or writes at several layers, a file each; {_WHOLE}"
     ),
     "a temporal SAE": Refusal(
         files=("conf.yaml", "latest_ckpt.safetensors"), why="its latents depend on the tokens before, not on one token"
     ),
     "a set of circuit-tracer's transcoders": Refusal(
-        files=("layer_*.safetensors",), why="it is one transcoder a layer; take one of its files"
+        files=("layer_*.safetensors",), why=f"it is one transcoder a layer; take one of its files, or {_WHOLE}"
     ),
     "a set of SAEs, a file each": Refusal(files=("*.pt",), why="take one of its files"),
 }

@@ -1,7 +1,7 @@
 """A dictionary over places on disk: ``cfg.json``, and one safetensors file a part, whose rows can be read alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import sha256_of_file
 from saes.activations import activation_from_config, activation_to_config
-from saes.places.circuit_tracer import CONFIG as CIRCUIT_TRACER
-from saes.places.circuit_tracer import read_circuit_tracer
+from saes.hub import located
+from saes.places import circuit_tracer, gemma_scope, llamascopium
 from saes.places.dictionary import Dictionary
 from saes.places.layout import Layout
 from saes.sae import CONFIG, SAE
@@ -91,21 +91,23 @@ def load_dictionary(path: str | Path, *, device: str | torch.device = "cpu") -> 
 def load_any(
     path: str | Path,
     *,
+    revision: str | None = None,
     site: str | None = None,
     target_site: str | None = None,
     device: str | torch.device = "cpu",
 ) -> SAE | Dictionary:
-    """An SAE or a dictionary over places, whichever the folder holds; of circuit-tracer's too.
+    """An SAE or a dictionary over places, whichever the folder or hub id holds: ours, or another tool's.
 
     Raises:
         ValueError: as ``SAE.load`` and ``load_dictionary``; a ``site`` or ``target_site`` for what has several.
     """
-    ours = holds_places(Path(path))
-    if not ours and not (Path(path) / CIRCUIT_TRACER).is_file():
-        return SAE.load(path, site=site, target_site=target_site, device=device)
+    folder = located(path, revision, several=True)
+    read = next((read for recognises, read in _READERS if folder.is_dir() and recognises(folder)), None)
+    if read is None:
+        return SAE.load(folder, site=site, target_site=target_site, device=device)
     if site is not None or target_site is not None:
         raise ValueError(f"{path} is a dictionary over several places, which its files name: it takes no single site")
-    return load_dictionary(path, device=device) if ours else read_circuit_tracer(path).to(device)
+    return read(folder).to(device)
 
 
 def holds_places(folder: Path) -> bool:
@@ -114,6 +116,15 @@ def holds_places(folder: Path) -> bool:
         return bool(read_json(folder / CONFIG).get("format") == FORMAT)
     except (ValueError, AttributeError):
         return False
+
+
+_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dictionary]], ...] = (
+    (holds_places, load_dictionary),
+    (llamascopium.recognises, llamascopium.read_llamascopium),
+    (gemma_scope.recognises, gemma_scope.read_gemma_scope),
+    (circuit_tracer.recognises, circuit_tracer.read_circuit_tracer),
+)
+"""How each tool's folders are known, and read."""
 
 
 def _described(config: Mapping[str, Any]) -> Dictionary:
