@@ -4,6 +4,7 @@ from . import evaluation as evaluation
 from . import features as features
 from . import places as places
 from . import pursuit as pursuit
+from . import sets as sets
 from . import training as training
 from .activations import BatchTopK as BatchTopK
 from .activations import Gated as Gated
@@ -24,6 +25,7 @@ from .places.dictionary import Dictionary as Dictionary
 from .places.layout import Layout as Layout
 from .pursuit import gradient_pursuit as gradient_pursuit
 from .sae import SAE as SAE
+from .sets.dictionary_set import DictionarySet as DictionarySet
 from .training.config import TrainConfig as TrainConfig
 from .training.finetune_config import FinetuneConfig as FinetuneConfig
 from .training.finetuning import finetune as finetune

@@ -102,12 +102,21 @@ def load_any(
         ValueError: as ``SAE.load`` and ``load_dictionary``; a ``site`` or ``target_site`` for what has several.
     """
     folder = located(path, revision, several=True)
-    read = next((read for recognises, read in _READERS if folder.is_dir() and recognises(folder)), None)
+    read = _reader_of(folder)
     if read is None:
         return SAE.load(folder, site=site, target_site=target_site, device=device)
     if site is not None or target_site is not None:
         raise ValueError(f"{path} is a dictionary over several places, which its files name: it takes no single site")
     return read(folder).to(device)
+
+
+def is_over_places(folder: Path) -> bool:
+    """Whether one dictionary over several places is there, ours or another tool's."""
+    return _reader_of(folder) is not None
+
+
+def _reader_of(folder: Path) -> Callable[[Path], Dictionary] | None:
+    return next((read for recognises, read in _READERS if folder.is_dir() and recognises(folder)), None)
 
 
 def holds_places(folder: Path) -> bool:

@@ -251,7 +251,7 @@ def test_the_standard_error_of_one_document_is_over_blocks_of_tokens(
         (SAE(12, 24, TopK(2), site=SITE), {}, "have width 96, the SAE's is 12"),
         (SAE(WIDTH, 24, TopK(2), site=SITE), {"max_tokens": 0}, "no token to evaluate on"),
         (SAE(WIDTH, 24, TopK(2), site=SITE), {"first_position": CONTEXT - 1}, f"first_position {CONTEXT - 1}"),
-        (SAE(WIDTH, 24, TopK(2), site=SITE).to("meta"), {}, "the SAE is on meta, the model on cpu"),
+        (SAE(WIDTH, 24, TopK(2), site=SITE).to("meta"), {}, "this SAE is on meta, the model on cpu"),
     ],
 )
 def test_what_cannot_be_measured(
