@@ -3,6 +3,7 @@ from . import dark_matter as dark_matter
 from . import evaluation as evaluation
 from . import features as features
 from . import places as places
+from . import publishing as publishing
 from . import pursuit as pursuit
 from . import sets as sets
 from . import training as training

@@ -7,6 +7,7 @@ it holds only the few files of that one SAE are fetched.
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
@@ -47,6 +48,7 @@ NO_SAE = {
     " all of it with saes.places.load_any('{repo}')",
 }
 """SAELens's name of a layout -> what its dictionaries are that cannot be loaded by their names in the directory."""
+_LOOKED_AT = 20_000
 _QUESTION_SECONDS = 5.0
 _LISTED = 20
 # No part can be "..", a pattern or hidden. A revision may have slashes.
@@ -107,6 +109,22 @@ def folders_of(names: Iterable[str]) -> list[str]:
     files = set(names)
     folders = {name.rpartition("/")[0] for name in files}
     return sorted(folder for folder in folders if any(files >= set(_inside(folder, layout)) for layout in LAYOUTS))
+
+
+def names_below(folder: Path) -> list[str]:
+    """Of its files, in folders up to three deep; the first of them where there are very many."""
+    patterns = ("*/*", "*/*/*", "*/*/*/*")
+    paths = (path for pattern in patterns for path in folder.glob(pattern))
+    return [path.relative_to(folder).as_posix() for path in islice(paths, _LOOKED_AT)]
+
+
+def only_one_below(place: Path) -> Path:
+    """The folder of the one SAE below a folder without such files itself, as ``interp sae publish`` writes it; else the
+    place itself."""
+    if not place.is_dir() or any(path.suffix in (*FILES, ".json", ".yaml") for path in place.iterdir()):
+        return place
+    below = folders_of(names_below(place))
+    return place / below[0] if len(below) == 1 else place
 
 
 def _inside(folder: str, names: Iterable[str]) -> list[str]:

@@ -25,7 +25,7 @@ from saes.convert import read
 from saes.convert.record import Record
 from saes.convert.weights import all_finite
 from saes.distributed.group import ALONE, Group
-from saes.hub import located
+from saes.hub import located, only_one_below
 from saes.kernels.decode import decode
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
@@ -273,7 +273,7 @@ class SAE(nn.Module):
         Raises:
             ValueError: there is no SAE, it is damaged, or of a kind that cannot be held here; a site that is none.
         """
-        folder = located(path, revision)
+        folder = only_one_below(located(path, revision))
         sae = cls._load(folder) if _is_ours(folder) else cls.from_record(read(folder))
         if site is not None or target_site is not None:
             sae.place(site, target_site)

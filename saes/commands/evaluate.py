@@ -45,6 +45,7 @@ def evaluate(
     from saes.evaluation import page, places_page, set_page, table
     from saes.evaluation.places_report import evaluate_places
     from saes.evaluation.report import evaluate as measure
+    from saes.publishing.identity import identity_of
     from saes.sae import SAE
     from saes.sets.dictionary_set import DictionarySet
 
@@ -63,7 +64,7 @@ def evaluate(
         if isinstance(loaded, SAE):
             report = measure(loaded, model, rows, **which)
             shown, tables = page.build_page(report, **about), table.tables(report, title=str(sae))
-            figures = report.to_json()
+            figures = report.to_json() | {"sae": identity_of(loaded)}
         elif isinstance(loaded, DictionarySet):
             of_all = loaded.eval(model, rows, **which)
             shown, tables = set_page.build_page(of_all, **about), iter([set_page.table(of_all, title=str(sae))])
@@ -73,7 +74,7 @@ def evaluate(
             shown, tables = places_page.build_page(found, **about), places_page.tables(found, title=str(sae))
             figures = found.to_json()
     if out is not None:
-        write_json(out, figures | {"text": inputs.settings})
+        write_json(out, figures | {"text": inputs.settings, "data": data.name})
     if html is not None:
         shown.write(html)
     for one in tables:

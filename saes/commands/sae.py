@@ -1,4 +1,4 @@
-"""``interp sae``: ``convert`` between our format and other tools'; ``features`` shows what latents respond to."""
+"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``publish`` for others."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,9 +7,11 @@ from cyclopts import App
 
 from interp.commands.options import OutFolder
 from saes.commands.features import features
+from saes.commands.publish import publish
 
 app = App(name="sae", help="Work with saved SAEs.")
 app.command(features)
+app.command(publish)
 
 
 @app.command

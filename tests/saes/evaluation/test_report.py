@@ -271,7 +271,7 @@ def test_command_writes_figures_and_page(tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     report = json.loads(out.read_text())
     assert {"afa", "positions", "without_massive", "only_massive", "fvu"} <= set(report)
-    assert set(report) == {"text"} | set(Report.__dataclass_fields__)
+    assert set(report) == {"text", "data", "sae"} | set(Report.__dataclass_fields__)
     assert "ε_LBO, median" in printed
     assert "positions 16-23" in printed
     html = page.read_text(encoding="utf-8")
@@ -279,7 +279,9 @@ def test_command_writes_figures_and_page(tmp_path: Path, capsys: pytest.CaptureF
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
     stored = re.search(r'<script type="application/json" id="report">(.*?)</script>', html, flags=re.S)
     assert stored
-    assert json.loads(stored[1]) == {name: value for name, value in report.items() if name != "text"}
+    assert json.loads(stored[1]) == {
+        name: value for name, value in report.items() if name in Report.__dataclass_fields__
+    }
     for title in ("ZF plot", "Active latents a token", "How often latents are active", "Loss added by the SAE"):
         assert title in html
 
