@@ -31,11 +31,13 @@ from interp.tokens.token_rows import verify_token_rows
 from interp.trajectory.released import read_release
 from interp.value_vectors.clusters import Cluster, Member, Token, load_cluster
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy, load_policy
-from saes import SAE
+from saes import SAE, JumpReLU
 from saes.convert import write
+from saes.places import Dictionary, Layout, load_any, write_circuit_tracer
 from tests.circuits.graphs.sets import random_set
 from tests.interp.models.test_loading import write_gguf
 from tests.interp.store.stores import random_rows, tiny_bridge
+from tests.saes.places.by_hand import SEVERAL
 from tests.saes.variants import VARIANTS, random_sae
 from tests.tiny_models import tiny_model
 
@@ -92,6 +94,23 @@ def _openai(folder: Path) -> None:
         "activation_state_dict": {"k": 4, "postact_fn": "ReLU"},
     }
     torch.save(state, folder / "sae.pt")
+
+
+def _several(name: str) -> Callable[[Path], object]:
+    """A dictionary over several places, small."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (4, 6), "W_dec": (6, 4), "b_enc": (6,), "b_dec": (4,), "threshold": (6,), "skip": (4, 4)}
+    weights = [
+        {key: torch.rand(shape, generator=generator) for key, shape in shapes.items()}
+        | {"W_dec_to": torch.rand(3, 6, 4, generator=generator)}
+        for _ in range(3)
+    ]
+    return lambda folder: SEVERAL[name].write(folder, weights)
+
+
+def _only_folder(folder: Path) -> object:
+    """The innermost folder that holds files."""
+    return load_any(next(path for path in sorted(folder.rglob("*")) if path.is_file()).parent)
 
 
 def _task_lines() -> bytes:
@@ -163,6 +182,11 @@ def kinds(folder: Path) -> dict[str, Kind]:
             list(found.batches(site, 50))
         found.tokens()
 
+    def circuit_tracer_set(place: Path) -> None:
+        places = [tuple(f"blocks.{i}.{hook}" for i in range(2)) for hook in ("mlp.hook_in", "hook_mlp_out")]
+        layout = Layout("transcoders", *places)
+        write_circuit_tracer(Dictionary(layout, ((4, 4), (4, 4)), d_sae=6, activation=JumpReLU()), place)
+
     def parquet(place: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS * 20}), place / "a.parquet", compression="zstd")
 
@@ -199,6 +223,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "dictionary_learning": _converted("dictionary_learning", "matryoshka"),
         "gemma scope": Kind(make=_gemma_scope, load=SAE.load),
         "gemma scope 2": Kind(make=gemma_2, load=SAE.load),
+        "gemma scope 2 clt": Kind(make=_several("gemma_scope 2, clt"), load=_only_folder),
+        "llamascopium clt": Kind(make=_several("llamascopium, clt, jumprelu"), load=_only_folder),
+        "circuit_tracer set": _saved(circuit_tracer_set, load_any),
         "openai": Kind(make=_openai, load=SAE.load),
         "task": Kind(
             make=lambda place: (place / "task.jsonl").write_bytes(_task_lines()),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from interp.sites.places import place_of, why_absent
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
@@ -24,7 +25,6 @@ from interp.models.inputs import checked_inputs
 from interp.models.plain import plain_module
 from interp.sites.checking import require_declared
 from interp.sites.norms import linear_norm
-from interp.sites.places import place_of, why_absent
 from interp.sites.site import Site
 
 FROZEN = frozenset({"ln", "ah"})

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from interp.sites.places import place_of, why_absent
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.anatomy.anatomy import Anatomy
 from circuits.anatomy.wiring import width_of
-from interp.sites.places import place_of, why_absent
 from interp.sites.site import Site
 from saes.places.dictionary import Dictionary
 from saes.places.files import load_any
