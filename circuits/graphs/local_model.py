@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from interp.sites.places import place_of, why_absent
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from interp.inference_mode import refuse_inference_mode
 from interp.models.inputs import checked_inputs
 from interp.models.plain import plain_module
 from interp.sites.checking import require_declared
+from interp.sites.hooks import hook_of, why_absent
 from interp.sites.norms import linear_norm
 from interp.sites.site import Site
 
@@ -234,14 +234,14 @@ def reading_place(anatomy: Anatomy, site: Site) -> tuple[nn.Module, bool, Callab
     Raises:
         ValueError: the model has no such site.
     """
-    place = place_of(anatomy, site.kind, site.layer, batch=1)
-    if place is None:
+    hook = hook_of(anatomy, site.kind, site.layer, batch=1)
+    if hook is None:
         raise ValueError(f"this model has no {site}: {why_absent(anatomy, site.kind, site.layer)}")
-    convert = place.convert or (lambda value: value)
+    convert = hook.convert or (lambda value: value)
     if site.kind.endswith("_normalized"):
-        norm = replace(linear_norm(place.module), weight=None, bias=None)
+        norm = replace(linear_norm(hook.module), weight=None, bias=None)
         convert = lambda value: norm(value if value.ndim == 3 else value[None])  # noqa: E731
-    return place.module, place.entering, convert
+    return hook.module, hook.entering, convert
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interp.sites.places import place_of, why_absent
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.anatomy.anatomy import Anatomy
 from circuits.anatomy.wiring import width_of
+from interp.sites.hooks import hook_of, why_absent
 from interp.sites.site import Site
 from saes.places.dictionary import Dictionary
 from saes.places.files import load_any
@@ -80,7 +80,7 @@ def transcoders_of(model: Any, anatomy: Anatomy, given: Transcoders) -> tuple[Tr
                 f"{name} writes to layers {', '.join(map(str, one.writes))}: the first is the layer that it reads, and"
                 f" this model has layers 0 to {layers - 1}"
             )
-        if place_of(anatomy, one.read.kind, one.layer, batch=1) is None:
+        if hook_of(anatomy, one.read.kind, one.layer, batch=1) is None:
             raise ValueError(f"{name} is of another model: {why_absent(anatomy, one.read.kind, one.layer)}")
         widths = (one.part.d_in, one.part.W_dec.shape[1] // len(one.writes))
         if widths != (width, width):

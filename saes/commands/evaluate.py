@@ -41,7 +41,7 @@ def evaluate(
     from rich.console import Console
 
     from interp.files.writing import write_json
-    from saes.commands.inputs import open_inputs
+    from saes.commands.inputs import load_all, open_inputs
     from saes.evaluation import page, places_page, set_page, table
     from saes.evaluation.places_report import evaluate_places
     from saes.evaluation.report import evaluate as measure
@@ -49,7 +49,7 @@ def evaluate(
     from saes.sae import SAE
     from saes.sets.dictionary_set import DictionarySet
 
-    with open_inputs(sae, data=data, tokens=tokens, options=text, places=True) as inputs:
+    with open_inputs(sae, data=data, tokens=tokens, options=text, load=load_all) as inputs:
         loaded, model, rows = inputs.loaded, inputs.model, inputs.rows
         if isinstance(loaded, DictionarySet):
             name = f"{len(loaded)} dictionaries"

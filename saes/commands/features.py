@@ -52,10 +52,13 @@ def features(
     from saes.features.page import token_texts, write_feature_page
     from saes.features.parts import look_up_parts
     from saes.own_sites import own_sites
+    from saes.places.files import load_any
     from saes.sae import SAE
+    from saes.sets import DictionarySet
 
-    with open_inputs(sae, data=data, tokens=tokens, options=options, places=True) as inputs:
+    with open_inputs(sae, data=data, tokens=tokens, options=options, load=load_any) as inputs:
         loaded, model = inputs.loaded, inputs.model
+        assert not isinstance(loaded, DictionarySet)
         parts = 0 if isinstance(loaded, SAE) else len(loaded.parts)
         pairs = None if chosen is None else [_placed(pair, parts, latents) for pair in chosen]
         about: dict[str, Any] = {"model": model, "rows": inputs.rows, "max_tokens": tokens}

@@ -1,7 +1,7 @@
 """A saved SAE with the model and the text that it is measured on: as in its training, unless told otherwise."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from saes.sae import SAE
 from saes.same_model import said_model_of
 from saes.sets.dictionary_set import DictionarySet
 from saes.sets.members import members_in
+
+Load = Callable[..., SAE | Dictionary | DictionarySet]
+"""From a folder, and a site and target site where they are not what the files say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +53,15 @@ class Inputs:
 
 @contextmanager
 def open_inputs(
-    folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), places: bool = False
+    folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), load: Load = SAE.load
 ) -> Iterator[Inputs]:
     """Load the SAE in ``folder`` and its model on one device, and tokenise ``data`` into a temporary folder.
 
-    ``places``: take a dictionary over several places, or a folder of several SAEs, in the SAE's stead. What the files
-    say of the training takes the place of options that are left out, and is printed.
+    ``load``: ``load_any`` to take a dictionary over several places too, ``load_all`` also a folder of several. What the
+    files say of the training takes the place of options that are left out, and is printed.
 
     Raises ValueError where neither the options nor the SAE's provenance say which model it is.
     """
-    load = _load_all if places else SAE.load
     loaded = load(folder, site=options.site, target_site=options.target_site)
     if isinstance(loaded, DictionarySet):
         said = loaded.conditions(frozenset(name for name, value in vars(options).items() if value is not None))
@@ -98,7 +100,7 @@ def open_inputs(
         )
 
 
-def _load_all(folder: Path, *, site: str | None, target_site: str | None) -> SAE | Dictionary | DictionarySet:
+def load_all(folder: Path, *, site: str | None, target_site: str | None) -> SAE | Dictionary | DictionarySet:
     """What ``load_any`` loads, or all dictionaries below a folder that is none itself."""
     if not members_in(folder) or is_over_places(folder):
         return load_any(folder, site=site, target_site=target_site)
