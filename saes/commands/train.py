@@ -1,6 +1,7 @@
 """``interp train``: sparse autoencoders from an activation store, or live from a model."""
 
 import json
+import sys
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,10 +89,11 @@ def train(
         raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
 
     from interp import ActivationStore, processes
+    from saes.commands.sweep import expand
     from saes.places.stores import SameRows
     from saes.training.loop import train_all
     from saes.training.plan import plan, with_places
-    from saes.training.sweep import expand
+    from saes.training.verdict import read_verdict
 
     group = processes.current()
     with group.telling_others():
@@ -110,6 +112,10 @@ def train(
         train_all(runs, source, progress=True)
     for run in runs if group.leads else ():
         name = "SAE" if run.kind is None else run.kind
+        if (verdict := read_verdict(run.out)) is not None:
+            print(f"{run.out}: {verdict}")
+            for fault in verdict.faults():
+                print(f"warning: {fault}", file=sys.stderr)
         print(f"{name} in {run.out}; measure it with: interp eval {run.out} --data PATH")
 
 

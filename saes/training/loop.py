@@ -24,7 +24,7 @@ from interp.sites.site import Site
 from interp.stopping import held_back
 from interp.store.activation_store import ActivationStore
 from saes import losses
-from saes.distributed.launch import Group, arrange, one_for_all
+from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents
 from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
@@ -41,6 +41,7 @@ from saes.training.memory import keep_freed_memory
 from saes.training.sinks import OpenSinks
 from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
+from saes.training.verdict import Watch, fvu_of, judge, save_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -120,14 +121,17 @@ def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool =
         for state, group in zip(states, groups, strict=True):
             spread(state, group)
         unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
-        if unfinished:
-            _loop(unfinished, store, progress=progress)
+        last = _loop(unfinished, store, progress=progress) if unfinished else {}
         for state in states:
+            state.silent = state.sae.group.whole("silent", state.silent)
             collect(state.sae)
         for state, config in unfinished:
             _fold(state, config)
+            dead = int((state.silent >= _dead_after(state, config)).sum())
+            verdict = judge(state.sae, config, last, dead=dead)
             if leads:
                 sync_log(config.out)
+                save_verdict(verdict, config.out)
                 _save(state.sae.eval(), config.out)
     return [state.sae.eval() for state in states]
 
@@ -156,10 +160,18 @@ def _save(sae: SAE | Dictionary, folder: Path) -> None:
         save_dictionary(sae, folder)
 
 
-def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
+def _dead_after(state: TrainState, config: TrainConfig) -> int:
+    return config.dead_after_steps or state.sae.activation.dead_after_steps
+
+
+def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> dict[str, Tensor]:
+    """All steps that are left; returns the last batch."""
     first, leads = runs[0][1], runs[0][0].sae.group.leads
     began, done = time.monotonic(), min(state.step for state, _ in runs)
     sites = sorted({site for _, c in runs for places in c.places for site in places})
+    watches = [Watch(config) for _, config in runs]
+    if done == first.steps:  # ended between its last step and the writing of the SAE
+        return next(_batches(store, first, sites, done - 1))
     with ExitStack() as stack:
         bar = stack.enter_context(
             Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not (progress and leads))
@@ -170,7 +182,7 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
         stopped = stack.enter_context(held_back()) if processes.current().size == 1 else _never
         for step, batch in enumerate(_batches(store, first, sites, done), done):
-            for (state, config), log, sinks in zip(runs, logs, told, strict=True):
+            for (state, config), log, sinks, watch in zip(runs, logs, told, watches, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
                     continue
                 reads, writes = ([batch[place] for place in places] for places in config.places)
@@ -181,12 +193,14 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     log({"step": state.step, **figures})
                     sinks.write(state.step, figures)
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
+                    watch.see(state.step, state.metrics["fvu"])
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
             if stopped():
                 for state, config in runs:
                     save_checkpoint(state, config.out)
                 break
+    return batch
 
 
 def _never() -> bool:
@@ -230,7 +244,7 @@ def train_step(
     if written is not None:
         targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
     set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
-    dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
+    dead = state.silent >= _dead_after(state, config)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward: Pass | Forward
         if isinstance(sae, SAE):
@@ -249,11 +263,11 @@ def train_step(
         start = state.step * config.batch_size
         bad = (~torch.stack([rows.isfinite().all(-1) for rows in read]).all(0)).nonzero().flatten().tolist()
         which = f" ({len(bad)} of them not finite, the first is number {start + bad[0]})" if bad else ""
+        kept = state.step >= config.checkpoint_every
+        good = f"the last checkpoint in {config.out / 'checkpoints'} is good: " if kept else ""
         return FloatingPointError(
-            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run"
-            f"{which}; the"
-            f" last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}), or check the"
-            " store"
+            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run{which};"
+            f" {good}lower lr ({config.peak_lr:g}), or check the store"
         )
 
     if not torch.isfinite(values.sum()):
@@ -354,7 +368,7 @@ def _metrics(
     """Of several places, ``fvu`` is the mean over those written and ``l0`` the sum over parts, and each has its own
     beside them."""
     group = state.sae.group
-    fvu = [_fvu(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
+    fvu = [fvu_of(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
     l0 = [float(group.mean(group.over_latents(its.l0.float()))) for its in latents]
     known = [value for value in fvu if value is not None]
     return {
@@ -368,14 +382,6 @@ def _metrics(
         "gradient_norm": float(gradient),
         "lr": state.optimizer.param_groups[0]["lr"],
     }
-
-
-def _fvu(target: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], group: Group) -> float | None:
-    """Fraction of variance unexplained; None where the rows do not differ by more than the rounding of their mean."""
-    power, error = (group.mean(t.square()).mean() for t in (target, target - x_hat))
-    variance = group.mean((target - group.mean(target)).square()).mean()
-    rounding = (8 * torch.finfo(target.dtype).eps) ** 2 * power
-    return float(error / variance) if variance > rounding else None
 
 
 def initial_state(
