@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
 from saes.evaluation.token_table import Measured, measure_tokens
@@ -110,6 +111,8 @@ def evaluate(
     Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
     text is left.
     """
+    require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
+    require_rows(rows)
     place, target = own_sites(sae, site, model=model)
     device = next(model.parameters()).device
     if sae.W_enc.device != device:

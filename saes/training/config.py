@@ -168,9 +168,9 @@ def check(config: TrainConfig) -> None:
     for name in ("warmup", "decay", "sparsity_warmup"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it is a share of the steps, between 0 and 1")
-    for name in ("peak_lr", "clip"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
+    for name, value in (("lr", config.peak_lr), ("clip", config.clip)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0")
     if strangers := set(config.log_to) - set(SINKS):
         raise ValueError(f"log_to names {', '.join(sorted(strangers))}; there are {', '.join(SINKS)}")
     if config.activation not in ACTIVATIONS:

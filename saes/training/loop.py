@@ -19,6 +19,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from interp import processes
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.sites.site import Site
 from interp.stopping import held_back
@@ -32,12 +33,14 @@ from saes.places import losses as places_losses
 from saes.places.dictionary import Dictionary, parts_of
 from saes.places.files import load_any, save_dictionary
 from saes.places.losses import Forward
+from saes.places.stores import HasSites
 from saes.sae import SAE
 from saes.same_model import check_same_model, said_model
 from saes.training.adam import adam_step, make_moments, remove_parallel
 from saes.training.checkpoints import TrainState, appended_log, claim, is_finished, resume, save_checkpoint, sync_log
 from saes.training.config import TrainConfig, check
 from saes.training.memory import keep_freed_memory
+from saes.training.plan import plan
 from saes.training.sinks import OpenSinks
 from saes.training.site_statistics import SiteStatistics
 from saes.training.spread import collect, spread
@@ -80,7 +83,7 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
 
 def train_dictionary(config: TrainConfig, store: Source, *, progress: bool = False) -> Dictionary:
     """``train`` of a transcoder set, cross-layer transcoder or crosscoder (``config.kind``)."""
-    if config.kind is None:
+    if getattr(config, "kind", None) is None:
         raise ValueError("this config has no kind: train an SAE or transcoder of one site with saes.train")
     (trained,) = train_all([config], store, progress=progress)
     assert isinstance(trained, Dictionary)
@@ -94,7 +97,7 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
     size and number of tokens, or share a folder.
     """
-    if kinds := sorted({config.kind for config in configs if config.kind is not None}):
+    if kinds := sorted({str(kind) for config in configs if (kind := getattr(config, "kind", None)) is not None}):
         raise ValueError(f"{', '.join(kinds)} among the configs: train those with saes.training.train_all")
     return [sae for sae in train_all(configs, store, progress=progress) if isinstance(sae, SAE)]
 
@@ -104,7 +107,13 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
 def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE | Dictionary]:
     """``train_many`` of SAEs and of dictionaries over several places."""
     refuse_inference_mode("training an SAE")
+    for config in configs:
+        require(config, TrainConfig, what="a config", fix="saes.TrainConfig(site=..., out=..., k=32)")
+    require(store, Source, what="a store", fix="interp.ActivationStore(folder), or interp.LiveActivations(...)")
     _check_together(configs, store)
+    for config in configs:
+        if isinstance(store, HasSites):
+            plan(config, store).check(device_of(config), shards=config.latent_shards)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
     leads = groups[0].leads
     with ExitStack() as claims:
