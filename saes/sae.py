@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
+from interp.arguments.kinds import require
 from interp.files.outside import read_json, reading
 from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
@@ -74,8 +75,10 @@ class SAE(nn.Module):
         super().__init__()
         d_out = d_in if d_out is None else d_out
         for name, size in (("d_in", d_in), ("d_sae", d_sae), ("d_out", d_out)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be 1 or more")
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of 1 or more")
+        if isinstance(activation, type) or not hasattr(activation, "select"):
+            raise ValueError(f"activation is {activation!r}; pass an object, such as saes.TopK(32) or saes.ReLU()")
         k = getattr(activation, "k", 1)
         if k > d_sae:
             raise ValueError(f"k is {k} but there are only d_sae = {d_sae} latents; lower k or raise d_sae")
@@ -153,6 +156,7 @@ class SAE(nn.Module):
         Raises ValueError for rows of another width, and for rows that are not finite; in training the loss tells,
         without a second look at the data.
         """
+        require(x, Tensor, what="a tensor of rows", fix="what interp.capture(model, tokens, site)[site] returns")
         if x.shape[-1] != self.d_in:
             raise ValueError(f"the rows have {x.shape[-1]} dimensions; this SAE reads {self.d_in}: {self._place()}")
         if not self.training and not (finite := x.isfinite().all(-1)).all():

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
 from saes.evaluation.token_table import Measured, Placed, measure_together
@@ -136,6 +137,9 @@ def evaluate_together(
 ) -> list[Report]:
     """:func:`evaluate` of several SAEs in one pass over the text: the clean run is shared, and each report is that of
     the SAE alone. Raises as that does; ``names`` are what messages call the SAEs."""
+    for sae in saes:
+        require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
+    require_rows(rows)
     names = ["this SAE"] * len(saes) if names is None else names
     device, members = next(model.parameters()).device, []
     for sae, site, name in zip(saes, [None] * len(saes) if sites is None else sites, names, strict=True):

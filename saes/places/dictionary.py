@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.arguments.kinds import require
 from saes.activations import Activation, BatchTopK
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
@@ -70,6 +71,7 @@ class Dictionary(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        require(layout, Layout, what="a layout", fix="saes.Layout('clt', reads, writes)")
         self.layout, self.budget, self.provenance = layout, budget, provenance or {}
         self.read_widths, self.written_widths = tuple(widths[0]), tuple(widths[1])
         subtract_b_dec = layout.autoencodes if subtract_b_dec is None else subtract_b_dec

@@ -171,9 +171,9 @@ def check(config: TrainConfig) -> None:
     for name in ("warmup", "decay", "sparsity_warmup"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it is a share of the steps, between 0 and 1")
-    for name in ("peak_lr", "clip"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
+    for name, value in (("lr", config.peak_lr), ("clip", config.clip)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0")
     if late := [step for step in config.keep_steps if not 1 <= step < config.steps]:
         raise ValueError(f"keep_steps names {late[0]}; it must be from 1 to {config.steps - 1}: the end is kept anyway")
     if strangers := set(config.log_to) - set(SINKS):

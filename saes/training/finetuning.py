@@ -17,6 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import Model
 from interp.sites.site import Site
@@ -24,7 +25,7 @@ from interp.sites.splicing import spliced_logits, vectors_at
 from interp.stopping import held_back
 from interp.store.shuffle import Permutation
 from interp.tokens.batches import measured
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 from saes import losses
 from saes.losses import TERMS
 from saes.own_sites import is_transcoder, own_sites
@@ -57,6 +58,8 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
             that holds another run.
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
     """
+    require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
+    require_rows(rows)
     refuse_inference_mode("fine-tuning an SAE", sae, model)
     site = _check(sae, model, rows, config)
     check_same_model(sae, name_of(model))
