@@ -30,7 +30,7 @@ class Inputs:
     """What a measurement takes."""
 
     loaded: SAE | Dictionary | DictionarySet
-    """What is measured."""
+    """The SAE, dictionary or set that is measured."""
     model: Model
     """The model whose activations it reconstructs."""
     model_name: str

@@ -16,9 +16,11 @@ class SetReport:
     """Reports of the members of a set, in its order."""
 
     names: tuple[str, ...]
+    """What each member is called."""
     targets: tuple[str, ...]
     """Name of the site that each reconstructs."""
     reports: tuple[Report, ...]
+    """What each is measured to be."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: a list, ``members``."""

@@ -97,8 +97,11 @@ class Placed:
     """An SAE, where it reads, and where what it reconstructs is."""
 
     sae: SAE
+    """The SAE or transcoder itself."""
     site: Site
+    """Whose activations it reads."""
     target: Site
+    """Whose activations it reconstructs."""
 
     def from_site(self, x: Float[Tensor, "batch position _"]) -> Float[Tensor, "batch position _"]:
         """What it gives for activations at its site."""
