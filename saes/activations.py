@@ -211,6 +211,8 @@ class JumpReLU(_Common):
     """Width of the kernel, in the unit of pre-activations."""
     tanh_scale: float = 4.0
     """Factor inside the loss term ``tanh``, where that is asked for."""
+    input_gradient: bool = False
+    """Whether the kernel's gradient reaches the pre-activations too (``saes.straight_through.jump``)."""
     name: ClassVar[str] = "jumprelu"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
@@ -221,7 +223,8 @@ class JumpReLU(_Common):
         margin = self.bandwidth / 2 if sae.training else 0.0
         slots = slots_where(pre.dense > threshold.detach() - margin)
         values = slots.of(pre, empty=-torch.inf)
-        return Latents(jump(values, threshold[slots.indices], self.bandwidth), slots.indices, sae.d_sae, values)
+        above = jump(values, threshold[slots.indices], self.bandwidth, input_gradient=self.input_gradient)
+        return Latents(above, slots.indices, sae.d_sae, values)
 
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
         """A threshold below zero would let negative pre-activations through."""
@@ -313,8 +316,8 @@ def _check_option(activation: str, option: str, value: Any) -> None:
         raise ValueError(f"bandwidth is {value!r}; it must be a number above 0")
     if option == "tanh_scale" and not (number and 0 < value < math.inf):
         raise ValueError(f"tanh_scale is {value!r}; it must be a number above 0")
-    if option == "decoder_norms" and type(value) is not bool:
-        raise ValueError(f"decoder_norms is {value!r}; it must be true or false")
+    if option in ("decoder_norms", "input_gradient") and type(value) is not bool:
+        raise ValueError(f"{option} is {value!r}; it must be true or false")
     if option == "shares":
         numbers = isinstance(value, list | tuple) and all(isinstance(share, float | int) for share in value)
         if not numbers or not value or value[-1] != 1 or list(value) != sorted(set(value)) or value[0] <= 0:
