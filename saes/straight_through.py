@@ -19,8 +19,8 @@ def jump(
     """``pre`` where it is above ``threshold``, else 0; d/dthreshold = -(threshold / bandwidth) K.
 
     With ``input_gradient`` d/dpre = 1 above the threshold, plus (threshold / bandwidth) K: what moves a pre-activation
-    across the threshold changes the output by as much as moving the threshold does (Anthropic, Circuits Updates, January
-    2025). The equations leave this part out.
+    across the threshold changes the output by as much as moving the threshold does (Anthropic, Circuits Updates,
+    January 2025). The equations leave this part out.
     """
     return _Jump.apply(pre, threshold, bandwidth, input_gradient)
 
