@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 HOPELESS = 10_000.0
 """An FVU from which no run comes back; random weights of a wide SAE may have hundreds."""
+RUINED = 1e6
+"""An FVU that the last steps alone have made: what has it is not saved."""
 FILE = "verdict.json"
 _PATIENCE = 100
 _ROWS = 1024
@@ -123,7 +125,7 @@ class Verdict:
 def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Tensor, "n _"]], *, dead: int) -> Verdict:
     """Of what takes raw activations, as it will be saved, on the first rows of a batch.
 
-    Raises FloatingPointError where the FVU is not finite or above ``HOPELESS``: that is not to be saved.
+    Raises FloatingPointError where the FVU is not finite or above ``RUINED``: that is not to be saved.
     """
     device = parts_of(sae)[0].W_enc.device
     reads, writes = ([batch[place][:_ROWS].to(device) for place in places] for places in config.places)
@@ -134,7 +136,7 @@ def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Ten
         latents, x_hats = sae.eval().encode(reads), sae(reads)
     known = [value for pair in zip(writes, x_hats, strict=True) if (value := fvu_of(*pair)) is not None]
     fvu = sum(known) / len(known) if len(known) == len(writes) else None
-    if fvu is not None and not fvu <= HOPELESS:
+    if fvu is not None and not fvu <= RUINED:
         raise FloatingPointError(
             f"training diverged: it ends with an FVU of {fvu:.3g}, and nothing is saved: lower lr ({config.peak_lr:g})"
         )
