@@ -11,6 +11,7 @@ from circuits.faithfulness import Curve, Faithfulness
 from circuits.mib.areas import MIBAreas
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.pages.html_page import COLORS, Page
 
@@ -28,6 +29,7 @@ _NAMES = {
 def heat_map(scores: Scores, *, title: str | None = None, most: float | None = None) -> go.Figure:
     """Layer by position (heads become rows of their layer); white is 0, and both ends of the scale are equally far: at
     ``most``, by default the largest absolute score."""
+    require(scores, Scores, what="scores of nodes", fix="what circuits.attribute(model, task, nodes=...) returns")
     values = scores.values.detach().cpu()
     rows = [f"{layer}" for layer in range(len(values))]
     if scores.axes == ("layer", "position", "head") or scores.axes == ("layer", "head"):

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from cyclopts import App, CycloptsError
 
 from interp import __version__
+from interp.arguments.as_typed import as_typed
 from interp.name_clash import warn_of_name_clash
 
 COMMANDS = "deepfield.commands"
@@ -83,21 +84,28 @@ def build_app() -> App:
     return app
 
 
+def _options_of(app: App, argv: list[str] | None) -> list[str]:
+    """Names of the options of the command that was asked for."""
+    _, apps, _ = app.parse_commands(sys.argv[1:] if argv is None else argv)
+    return [name for argument in apps[-1].assemble_argument_collection() for name in argument.names]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a command line. What a user can mend ends in one line on stderr and exit status 2, not in a traceback."""
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a file that is cut while it is mapped ends the process: say where
     warn_of_name_clash()
+    app = build_app()
     try:
         with _sigterm_raises(), _log_shown():
-            build_app()(argv, print_error=False, exit_on_error=False)
+            app(argv, print_error=False, exit_on_error=False)
     except CycloptsError as error:  # of the command line itself; in the library's box paths would be broken
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error), _options_of(app, argv))}", file=sys.stderr)
         print("(DEEPFIELD_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:

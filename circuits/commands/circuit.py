@@ -57,7 +57,7 @@ def circuit(
     dot
         Write it there for Graphviz.
     neuronpedia
-        Write it there in the graph JSON of circuit-tracer and Neuronpedia.
+        Write it there, unfolded by position, in the graph JSON of circuit-tracer and Neuronpedia.
     mib
         Write it there, with all scores, in the JSON of the MIB benchmark's circuit track.
     html
@@ -73,6 +73,7 @@ def circuit(
     from circuits.commands.inputs import open_task
     from circuits.draw import circuit_page
     from circuits.explorer.explorer import Explorer
+    from circuits.explorer.positions import unfold
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
     from circuits.mib.areas import mib_areas, unlike_mib
@@ -106,8 +107,9 @@ def circuit(
     if dot is not None:
         write_dot(found, dot)
     if neuronpedia is not None:
-        tokens = [*(opened.labels or map(str, range(opened.length)))]
-        write_neuronpedia(found, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
+        tokens = [language_model.tokenizer.decode([token]) for token in opened.clean[0].tolist()]
+        unfolded = unfold(language_model, opened, found)
+        write_neuronpedia(unfolded, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
     if html is not None:
         explorer = Explorer(found, model=language_model, task=opened)
         page = circuit_page(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from interp.arguments.kinds import require
 from interp.massive.stats import LayerStats
 
 
@@ -116,6 +117,9 @@ def detect(
     Raises:
         ValueError: criteria that are not positive, or a share above 1; ``mad`` for stats that were stored without.
     """
+    require(
+        stats, LayerStats, what="statistics of layers", fix="what interp.massive.layer_stats(model, tokens) returns"
+    )
     criteria = {"absolute": absolute, "relative": relative, "mad": mad, "persistence": persistence}
     given = {name: value for name, value in criteria.items() if value is not None}
     if not all(value > 0 for value in given.values()) or given.get("persistence", 1) > 1:

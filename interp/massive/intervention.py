@@ -136,7 +136,8 @@ def _massive_at_first_layer(model: Model, tokens: Tensor) -> tuple[MassiveActiva
     found = detect(layer_stats(model, tokens))
     if not found:
         raise ValueError(
-            "no activation is massive by the default thresholds, so there is nothing to overwrite; pass entries=[...]"
+            "no activation is massive by the default thresholds, so there is nothing to overwrite; name an"
+            " entry by its layer, position and dim"
         )
     return tuple(each for each in found if each.layer == found.first_layer)
 

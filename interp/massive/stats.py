@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
@@ -85,6 +86,7 @@ def layer_stats(
             ``top`` is below 1.
     """
     require_raw_weights(model, purpose="measure massive activations")
+    require(tokens, Tensor, what="a tensor of token ids", fix="model.to_tokens(text)")
     if top < 1:
         raise ValueError(f"top is {top}; it must be 1 or more")
     sites = expand_sites(model, "blocks.*.hook_resid_post")

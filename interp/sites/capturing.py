@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import is_bridge, remove_hook
 from interp.models.families.table import declared
@@ -98,7 +99,7 @@ class ActivationCache(Mapping[Site, Tensor]):
 def capture(
     model: Any,
     tokens: Any,
-    sites: str | Site | Iterable[str | Site],
+    sites: str | Site | Iterable[str | Site] = (),
     *,
     attention_mask: Any = None,
     stop: bool = True,
@@ -137,6 +138,12 @@ def capture(
         ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take; gradients
             under inference mode.
     """
+    require(model, nn.Module, what="a model", fix="interp.load_model('gpt2') first, and then tokens or texts")
+    if sites == ():
+        raise ValueError(
+            "no site is named: pass one or a pattern after the tokens, such as 'blocks.*.hook_resid_post';"
+            " interp.available_sites(model) lists what there is"
+        )
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not known; choose {' or '.join(ENGINES)}")
     if remote:

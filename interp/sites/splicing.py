@@ -21,10 +21,12 @@ Edit = tuple[Site, Callable[[Tensor], Tensor | None]]
 
 
 def vectors_at(
-    model: Model, ids: Int[Tensor, "batch position"], site: Site, *, attention_mask: Tensor | None = None
+    model: Model, ids: Int[Tensor, "batch position"], *sites: Site, attention_mask: Tensor | None = None
 ) -> Float[Tensor, "batch position d"]:
-    """The activations at one site, a vector a position."""
-    return _as_vectors(capture(model, ids, [site], attention_mask=attention_mask)[site], site)
+    """The activations at a site, or at several side by side, a vector a position."""
+    found = capture(model, ids, list(sites), attention_mask=attention_mask)
+    vectors = [_as_vectors(found[site], site) for site in sites]
+    return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1)
 
 
 def edited_logits(

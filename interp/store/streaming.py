@@ -16,7 +16,7 @@ from interp.models.loading import context_length, require_raw_weights, source_of
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.store.masks import Masks
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 
 TOKENS_A_BATCH = 4096
 _PAIRWISE = ("pattern", "scores")
@@ -37,7 +37,11 @@ class Activations:
 
 
 def default_batch_rows(rows: TokenRows) -> int:
-    """Rows to run through a model at once."""
+    """Rows to run through a model at once.
+
+    Raises ValueError for what is no rows, such as a path.
+    """
+    require_rows(rows)
     return max(1, TOKENS_A_BATCH // rows.ids.shape[1])
 
 

@@ -1,7 +1,7 @@
 """``interp sae features``: a page that shows what single latents respond to."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -24,16 +24,19 @@ def features(
 ) -> None:
     """Write a page of latents: passages where each is most active, its effect on the next token, its nearest ones.
 
+    Of a dictionary over several places it shows the latents of all parts, and how much each writes where.
+
     Parameters
     ----------
     sae
-        Folder of the SAE.
+        Folder of an SAE or of a dictionary over several places; embedded is the set that ships.
     data
         Text to look for passages in: a file or folder, as for `interp cache`.
     out
         HTML file to write; it holds everything and opens offline.
     latents
-        Numbers, such as 0,5,9; by default as many as --max-latents, spread over how dense they are.
+        Numbers, such as 0,5,9, or of several parts 0/5,2/9; by default as many as --max-latents, spread over how dense
+        they are.
     max_latents
         How many to choose where --latents does not; a page of 500 has one or two megabytes.
     examples
@@ -41,36 +44,60 @@ def features(
     tokens
         How many to read.
     """
-    chosen = None if latents is None else _numbers(latents)
+    chosen = None if latents is None else [_number(word, latents) for word in latents.split(",")]
 
     from saes.commands.inputs import open_inputs
-    from saes.features.book import look_up
+    from saes.features.book import FeatureBook, look_up
     from saes.features.examples import Text
     from saes.features.page import token_texts, write_feature_page
+    from saes.features.parts import look_up_parts
     from saes.own_sites import own_sites
+    from saes.places.files import load_any
+    from saes.sae import SAE
+    from saes.sets import DictionarySet
 
-    with open_inputs(sae, data=data, tokens=tokens, options=options) as inputs:
-        text = Text(
-            model=inputs.model,
-            rows=inputs.rows,
-            site=own_sites(inputs.sae, model=inputs.model, name=str(sae))[0],
-            max_tokens=tokens,
-            first_position=inputs.first_position,
-            drop_tokens=inputs.drop_tokens,
-        )
-        book = look_up(inputs.sae, text, latents=chosen, max_latents=max_latents, examples=examples)
+    with open_inputs(sae, data=data, tokens=tokens, options=options, load=load_any) as inputs:
+        loaded, model = inputs.loaded, inputs.model
+        assert not isinstance(loaded, DictionarySet)
+        parts = 0 if isinstance(loaded, SAE) else len(loaded.parts)
+        pairs = None if chosen is None else [_placed(pair, parts, latents) for pair in chosen]
+        about: dict[str, Any] = {"model": model, "rows": inputs.rows, "max_tokens": tokens}
+        about |= {"first_position": inputs.first_position, "drop_tokens": inputs.drop_tokens}
+        how: dict[str, Any] = {"max_latents": max_latents, "examples": examples}
+        books: tuple[FeatureBook, ...]
+        if isinstance(loaded, SAE):
+            numbers = None if pairs is None else [latent for _, latent in pairs]
+            text = Text(site=own_sites(loaded, model=model, name=str(sae))[0], **about)
+            books, kind = (look_up(loaded, text, latents=numbers, **how),), "SAE"
+        else:
+            books, kind = look_up_parts(loaded, Text(site=(), **about), latents=pairs, **how), loaded.layout.kind
         path = write_feature_page(
-            book,
+            books,
             out,
-            title=f"Latents of {sae.name}, {inputs.sae.activation.name} SAE on {inputs.model_name}",
+            title=f"Latents of {sae.name}, {loaded.activation.name} {kind} on {inputs.model_name}",
             data=str(data),
-            text_of=token_texts(inputs.model.tokenizer),
+            text_of=token_texts(model.tokenizer),
         )
-    print(f"{len(book.latents):,} latents in {path}: open it in a browser.")
+    print(f"{sum(len(book.latents) for book in books):,} latents in {path}: open it in a browser.")
 
 
-def _numbers(latents: str) -> list[int]:
+def _placed(pair: tuple[int | None, int], parts: int, latents: str | None) -> tuple[int, int]:
+    """With the part, which may be left out where there is one; an SAE has none."""
+    part, latent = pair
+    if part is not None and not parts:
+        raise ValueError(f"--latents {latents}: an SAE has no parts; give the number alone, such as {latent}")
+    if part is None and parts > 1:
+        raise ValueError(f"--latents {latents}: there are {parts} parts; give the part of each, such as 0/{latent}")
+    return part or 0, latent
+
+
+def _number(word: str, latents: str | None) -> tuple[int | None, int]:
+    """Of the part, where one is given, and of the latent."""
     try:
-        return [int(part) for part in latents.split(",")]
+        part, slash, number = word.rpartition("/")
+        return int(part) if slash else None, int(number)
     except ValueError:
-        raise ValueError(f"--latents {latents}: numbers with commas between them are wanted, such as 0,5,9") from None
+        raise ValueError(
+            f"--latents {latents}: numbers with commas between them are wanted, such as 0,5,9, or of several parts"
+            " 0/5,2/9"
+        ) from None

@@ -1,4 +1,4 @@
-"""``interp sae``: ``convert`` between our format and other tools'; ``features`` shows what latents respond to."""
+"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``publish`` for others."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,9 +7,11 @@ from cyclopts import App
 
 from interp.commands.options import OutFolder
 from saes.commands.features import features
+from saes.commands.publish import publish
 
 app = App(name="sae", help="Work with saved SAEs.")
 app.command(features)
+app.command(publish)
 
 
 @app.command
@@ -48,9 +50,9 @@ def convert(
     sae = load_any(source, site=site, target_site=target_site)
     if not isinstance(sae, SAE):
         if to not in ("deepfield", "circuit_tracer"):
-            raise ValueError(f"{source} holds a {sae.layout.kind}, which {to} cannot hold: deepfield or circuit_tracer")
+            raise ValueError(f"{source} holds a {sae.layout.name}, which {to} cannot hold: deepfield or circuit_tracer")
         (save_dictionary if to == "deepfield" else write_circuit_tracer)(sae, out)
-        print(f"{sae.activation.name} {sae.layout.kind} over {len(sae.layout.reads)} places, written for {to} in {out}")
+        print(f"{sae.activation.name} {sae.layout.name} over {len(sae.layout.reads)} places, written for {to} in {out}")
         return
     if to == "circuit_tracer":
         raise ValueError(f"{source} holds an SAE of one site; circuit-tracer holds sets over all layers, and CLTs")

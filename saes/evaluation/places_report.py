@@ -212,7 +212,7 @@ def _report(
         )
 
     return PlacesReport(
-        kind=layout.kind,
+        kind=layout.name,
         tokens=len(documents),
         documents=len(documents.unique()),
         d_sae=dictionary.d_sae,

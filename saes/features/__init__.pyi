@@ -8,3 +8,4 @@ from .examples import count_latents as count_latents
 from .examples import spread_over_density as spread_over_density
 from .examples import top_examples as top_examples
 from .page import write_feature_page as write_feature_page
+from .parts import look_up_parts as look_up_parts

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
 from saes.features.logit_effects import Effects, logit_effects
+from saes.places.part import Part
 from saes.sae import SAE
 
 
@@ -25,6 +26,12 @@ class FeatureBook:
     """Latents of the whole SAE and the cosines of decoder rows."""
     effects: tuple[Effects, ...] | None
     """None where the SAE does not write to the residual stream."""
+    part: int | None = None
+    """Number of the part of a dictionary over several places; None of an SAE."""
+    written: tuple[str, ...] = ()
+    """The places that a part's latents write to."""
+    norms: tuple[tuple[float, ...], ...] = ()
+    """Of every latent the norm of its decoder row at each of these, in the units of training."""
 
 
 def look_up(
@@ -58,7 +65,7 @@ _CHUNK = 64
 @torch.no_grad()
 def nearest_latents(sae: SAE, latents: Sequence[int], *, k: int = 8) -> list[tuple[tuple[int, float], ...]]:
     """For each of ``latents`` the ``k`` others with the largest cosine of decoder rows, and that cosine."""
-    rows = functional.normalize(sae.W_dec.float(), dim=-1)
+    rows = functional.normalize((sae.scaled_rows() if isinstance(sae, Part) else sae.W_dec).float(), dim=-1)
     k = min(k, sae.d_sae - 1)
     found = []
     for chunk in torch.tensor(list(latents), dtype=torch.int64, device=rows.device).split(_CHUNK):

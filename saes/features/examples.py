@@ -30,13 +30,19 @@ class Text:
 
     model: Model
     rows: TokenRows
-    site: Site
+    site: Site | tuple[Site, ...]
+    """Where the SAE reads; a part of a dictionary over places may read several."""
     max_tokens: int = 100_000
     first_position: int = 0
     """Earlier positions of a row are shown, and not counted."""
     drop_tokens: tuple[int, ...] = ()
     """Ids of tokens that are shown, and not counted."""
     batch_rows: int = 8
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """One, or those that the part reads."""
+        return self.site if isinstance(self.site, tuple) else (self.site,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +159,10 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
     for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):
-        x = vectors_at(text.model, ids, text.site, attention_mask=documents >= 0).to(sae.W_enc.dtype)
+        x = vectors_at(text.model, ids, *text.sites, attention_mask=documents >= 0).to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
-            raise ValueError(f"activations at {text.site} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
+            at = ", ".join(map(str, text.sites))
+            raise ValueError(f"activations at {at} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
         latents = sae.encode(x)
         kept = measured(documents, text.first_position, ids=ids, drop_tokens=text.drop_tokens)
         if whole_rows:

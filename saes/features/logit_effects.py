@@ -40,11 +40,17 @@ def logit_effects(sae: SAE, model: Model, latents: Sequence[int], *, k: int = 10
     site = sae.target_site or (None if is_transcoder(sae) else sae.site)
     if site is None or Site.parse(site).kind not in WRITES_TO_THE_RESIDUAL:
         return None
+    return effects_of(sae.W_dec[list(latents)], model, k=k)
+
+
+@torch.no_grad()
+def effects_of(rows: Float[Tensor, "n d"], model: Model, *, k: int = 10) -> list[Effects]:
+    """The ``k`` most raised and most lowered tokens of each row that is added to the residual stream."""
     W_U = model.W_U.float()
     k = min(k, W_U.shape[1])
     found = []
-    for chunk in torch.tensor(list(latents), dtype=torch.int64).split(_CHUNK):
-        logits = through_final_norm(model, sae.W_dec[chunk.to(sae.W_dec.device)].float()) @ W_U
+    for chunk in rows.split(_CHUNK):
+        logits = through_final_norm(model, chunk.float()) @ W_U
         for high, low in zip(_pairs(logits, k, largest=True), _pairs(logits, k, largest=False), strict=True):
             found.append(Effects(raised=high, lowered=low))
     return found

@@ -2,7 +2,7 @@
 'use strict';
 const content = JSON.parse(document.getElementById('content').textContent);
 const at = id => document.getElementById(id);
-const byId = new Map(content.latents.map(latent => [latent.id, latent]));
+const byId = new Map(content.latents.map(latent => [String(latent.id), latent]));
 // Spaces and line ends are what many tokens consist of.
 const shown = index => content.vocabulary[index].replace(/\r?\n/g, '↵');
 const quoted = index => shown(index).replace(/ /g, '·').replace(/\t/g, '→') || '(empty)';
@@ -28,10 +28,10 @@ for (const latent of content.latents) {
 }
 
 const orders = {
-  density: (a, b) => b.active - a.active || a.id - b.id,
-  rare: (a, b) => a.active - b.active || a.id - b.id,
-  max: (a, b) => b.max - a.max || a.id - b.id,
-  id: (a, b) => a.id - b.id,
+  density: (a, b) => b.active - a.active || orders.id(a, b),
+  rare: (a, b) => a.active - b.active || orders.id(a, b),
+  max: (a, b) => b.max - a.max || orders.id(a, b),
+  id: (a, b) => a.part - b.part || a.number - b.number,
 };
 
 // 0 is the best match: that number, then a strongest token with this text, then any active or raised token, or a
@@ -42,7 +42,7 @@ function rank(latent, query) {
   if (digits === String(latent.id)) return 0;
   if (latent.peaks.includes(query)) return 1;
   if (latent.words.includes(query)) return 2;
-  return /^\d+$/.test(digits) && String(latent.id).startsWith(digits) ? 3 : Infinity;
+  return /^[\d/]+$/.test(digits) && String(latent.id).startsWith(digits) ? 3 : Infinity;
 }
 
 function list() {
@@ -82,10 +82,19 @@ function passage(example, max) {
 const effects = (title, pairs) => make('table', undefined, {}, make('caption', title), ...pairs.map(([token, value]) =>
   make('tr', undefined, {}, make('td', undefined, {}, make('code', quoted(token))),
     make('td', (value > 0 ? '+' : '') + value))));
+function norms(latent) {
+  const largest = Math.max(...latent.written.map(pair => pair[1]));
+  return make('table', undefined, { className: 'norms' }, make('caption', 'It reads ' + latent.read),
+    ...latent.written.map(([place, norm]) => {
+      const bar = make('div', undefined, { className: 'bar' });
+      bar.style.setProperty('--part', largest > 0 ? norm / largest : 0);
+      return make('tr', undefined, {}, make('td', place), make('td', undefined, {}, bar), make('td', String(norm)));
+    }));
+}
 const card = (label, value) => make('div', undefined, {}, make('span', label), make('b', value));
 
 function detail() {
-  const latent = byId.get(Number(location.hash.slice(1)));
+  const latent = byId.get(location.hash.slice(1));
   mark();
   const current = at('list').querySelector('[aria-current]');
   // Not scrollIntoView, which would move the page too.
@@ -99,6 +108,7 @@ function detail() {
     card('Density', percent(density(latent))),
     card('Active on', number(latent.active) + ' of ' + number(content.measured) + ' tokens'),
     card('Largest activation', String(latent.max)))];
+  if (latent.written) parts.push(make('h3', 'Where it writes, norm of its decoder row'), norms(latent));
   parts.push(make('h3', 'Where it is most active'));
   parts.push(...latent.examples.map(example => passage(example, latent.max)));
   if (!latent.examples.length) parts.push(make('p', 'It is never active on this text.', { className: 'soft' }));
@@ -108,7 +118,7 @@ function detail() {
   parts.push(make('p', content.note, { className: 'soft' }));
   parts.push(make('h3', 'Nearest latents, cosine of decoder rows'));
   parts.push(make('div', undefined, { className: 'near' }, ...latent.nearest.map(([id, cosine]) =>
-    make('span', undefined, {}, byId.has(id) ? make('a', '#' + id, { href: '#' + id }) :
+    make('span', undefined, {}, byId.has(String(id)) ? make('a', '#' + id, { href: '#' + id }) :
       make('span', '#' + id, { className: 'soft', title: 'not on this page' }), ' ' + cosine.toFixed(3)))));
   at('detail').replaceChildren(...parts);
 }

@@ -27,14 +27,22 @@ def token_texts(tokenizer: Any) -> Callable[[int], str]:
 
 
 def write_feature_page(
-    book: FeatureBook, path: str | Path, *, title: str, data: str, text_of: Callable[[int], str]
+    book: FeatureBook | Sequence[FeatureBook],
+    path: str | Path,
+    *,
+    title: str,
+    data: str,
+    text_of: Callable[[int], str],
 ) -> Path:
-    """Write the page, atomically; ``data`` names the text. Returns its absolute path."""
-    content = _content(book, title, data, text_of)
+    """Write the page, atomically; ``data`` names the text. Returns its absolute path.
+
+    Several books are those of the parts of a dictionary over several places, from ``look_up_parts``.
+    """
+    content = _content([book] if isinstance(book, FeatureBook) else book, title, data, text_of)
     return write_html(path, render(Path(__file__).parent, "page.html.jinja", title=title, content=content))
 
 
-def _content(book: FeatureBook, title: str, data: str, text_of: Callable[[int], str]) -> dict[str, Any]:
+def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Callable[[int], str]) -> dict[str, Any]:
     vocabulary: dict[int, int] = {}
 
     def index(token: int) -> int:
@@ -44,10 +52,12 @@ def _content(book: FeatureBook, title: str, data: str, text_of: Callable[[int], 
     def effects(pairs: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         return [(index(token), _rounded(value)) for token, value in pairs]
 
-    latents = []
-    for i, latent in enumerate(book.latents):
+    def entry_of(book: FeatureBook, i: int) -> dict[str, Any]:
+        latent = book.latents[i]
         entry: dict[str, Any] = {
-            "id": latent,
+            "id": _name(book, latent),
+            "part": book.part or 0,
+            "number": latent,
             "active": int(book.counts.active[latent]),
             "max": _rounded(float(book.counts.maximum[latent])),
             "examples": [
@@ -60,28 +70,47 @@ def _content(book: FeatureBook, title: str, data: str, text_of: Callable[[int], 
                 }
                 for example in book.examples[i]
             ],
-            "nearest": [[other, round(cosine, 3)] for other, cosine in book.nearest[i]],
+            "nearest": [[_name(book, other), round(cosine, 3)] for other, cosine in book.nearest[i]],
         }
         if book.effects is not None:
             entry |= {"raised": effects(book.effects[i].raised), "lowered": effects(book.effects[i].lowered)}
-        latents.append(entry)
+        if book.part is not None:
+            entry["read"] = book.site
+            norms = zip(book.written, book.norms[i], strict=True)
+            entry["written"] = [[place, _rounded(norm)] for place, norm in norms]
+        return entry
+
+    first = books[0]
+    latents = [entry_of(book, i) for book in books for i in range(len(book.latents))]
+    place = first.site if len(books) == 1 else f"{len(books)} parts"
+    note = NOTE
+    if first.effects is None:
+        note = "This dictionary does not write to the residual stream."
+    elif first.part is not None:
+        note += " What a latent writes at several layers is added up."
     return {
         "title": title,
-        "subtitle": f"{book.site} · {book.counts.tokens:,} tokens of {data}",
-        "scope": _scope(book),
-        "note": NOTE if book.effects is not None else "This SAE does not write to the residual stream.",
-        "measured": book.counts.tokens,
+        "subtitle": f"{place} · {first.counts.tokens:,} tokens of {data}",
+        "scope": _scope(books),
+        "note": note,
+        "measured": first.counts.tokens,
         "latents": latents,
         "vocabulary": [text_of(token) for token in vocabulary],
     }
 
 
-def _scope(book: FeatureBook) -> str:
-    active = int((book.counts.active > 0).sum())
-    shown = f"{len(book.latents):,} of {book.d_sae:,} latents"
-    if book.chosen_by_hand:
+def _name(book: FeatureBook, latent: int) -> int | str:
+    """Its number; of a dictionary over several places that of its part stands before it."""
+    return latent if book.part is None else f"{book.part}/{latent}"
+
+
+def _scope(books: Sequence[FeatureBook]) -> str:
+    active = sum(int((book.counts.active > 0).sum()) for book in books)
+    count, total = sum(len(book.latents) for book in books), sum(book.d_sae for book in books)
+    shown = f"{count:,} of {total:,} latents"
+    if books[0].chosen_by_hand:
         return f"{shown}, as asked for; {active:,} are active on this text."
-    if len(book.latents) == active:
+    if count == active:
         return f"{shown}: all that are active on this text."
     return f"{shown}, evenly spread from the densest to the rarest of the {active:,} that are active on this text."
 

@@ -61,6 +61,10 @@ class Part(SAE):
         at_places = zip(self.W_dec.split(self.written_widths, -1), self.norm_scales, strict=True)
         return torch.stack([rows.norm(dim=-1) * scale for rows, scale in at_places])
 
+    def scaled_rows(self) -> Float[Tensor, "d_sae columns"]:
+        """Decoder rows, each place's columns times its ``norm_scales``."""
+        return self.W_dec * self._columns(self.written_widths, self.norm_scales).to(self.W_dec)
+
     def in_units_of_norms(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The centred input times ``read_scales``, where these are not 1."""
         centred = self.centred(x)

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import Model
 from interp.sites.site import Site
@@ -24,12 +25,13 @@ from interp.sites.splicing import spliced_logits, vectors_at
 from interp.stopping import held_back
 from interp.store.shuffle import Permutation
 from interp.tokens.batches import measured
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 from saes import losses
 from saes.losses import TERMS
 from saes.own_sites import is_transcoder, own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
+from saes.training.calibration import batch_count, calibrate
 from saes.training.checkpoints import (
     TrainState,
     appended_log,
@@ -56,6 +58,8 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
             that holds another run.
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
     """
+    require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
+    require_rows(rows)
     refuse_inference_mode("fine-tuning an SAE", sae, model)
     site = _check(sae, model, rows, config)
     check_same_model(sae, name_of(model))
@@ -66,6 +70,7 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
         state = _initial_state(sae, model, rows, site, config)
         resume(state, config.out)
         _loop(state, model, rows, site, config, progress=progress)
+        calibrate(state.alone, _first_inputs(state, model, rows, site, config))
         state.alone.eval().fold_scales(state.scale)
         sync_log(config.out)
         state.alone.save(config.out)
@@ -167,6 +172,17 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
         "l0": float(forward.latents.l0.float().mean()),
         "gradient_norm": float(gradient),
     }
+
+
+def _first_inputs(
+    state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig
+) -> Iterator[list[Float[Tensor, "n d"]]]:
+    """What the run's first batches show the SAE."""
+    count = batch_count(config.tokens, config.batch_rows * rows.ids.shape[1])
+    for step in range(min(count, _steps(rows, config))):
+        ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, step))
+        x = vectors_at(model, ids, site, attention_mask=documents >= 0).float()
+        yield [x[measured(documents, config.first_position)] * state.scale]
 
 
 def _steps(rows: TokenRows, config: FinetuneConfig) -> int:

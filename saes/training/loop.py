@@ -18,26 +18,31 @@ from rich.progress import Progress
 from torch import Tensor
 
 from interp import processes
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.stopping import held_back
 from saes import losses
-from saes.distributed.launch import Group, arrange, one_for_all
+from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.places import losses as places_losses
 from saes.places.dictionary import Dictionary, parts_of
-from saes.places.files import load_any, save_dictionary
+from saes.places.files import load_any
 from saes.places.losses import Forward
+from saes.places.stores import HasSites
 from saes.sae import SAE
 from saes.training.checkpoints import TrainState, appended_log, claim, is_finished, resume, save_checkpoint, sync_log
 from saes.training.config import TrainConfig, check
 from saes.training.figures.sinks import OpenSinks
 from saes.training.figures.site_statistics import SiteStatistics
-from saes.training.initial import initial_state
+from saes.training.finishing import finish, keep, save
+from saes.training.initial import device_of, initial_state
 from saes.training.optimiser.adam import adam_step, remove_parallel
 from saes.training.optimiser.memory import keep_freed_memory
-from saes.training.sources import Source, batches, source_of, without_row_scale
+from saes.training.plan import plan
+from saes.training.sources import Source, as_read, batches, source_of
 from saes.training.spread import collect, spread
+from saes.training.verdict import Watch, fvu_of, judge, save_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +63,7 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
 
 def train_dictionary(config: TrainConfig, store: Source, *, progress: bool = False) -> Dictionary:
     """``train`` of a transcoder set, cross-layer transcoder or crosscoder (``config.kind``)."""
-    if config.kind is None:
+    if getattr(config, "kind", None) is None:
         raise ValueError("this config has no kind: train an SAE or transcoder of one site with saes.train")
     (trained,) = train_all([config], store, progress=progress)
     assert isinstance(trained, Dictionary)
@@ -72,7 +77,7 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
     size and number of tokens, or share a folder.
     """
-    if kinds := sorted({config.kind for config in configs if config.kind is not None}):
+    if kinds := sorted({str(kind) for config in configs if (kind := getattr(config, "kind", None)) is not None}):
         raise ValueError(f"{', '.join(kinds)} among the configs: train those with saes.training.train_all")
     return [sae for sae in train_all(configs, store, progress=progress) if isinstance(sae, SAE)]
 
@@ -82,7 +87,13 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
 def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE | Dictionary]:
     """``train_many`` of SAEs and of dictionaries over several places."""
     refuse_inference_mode("training an SAE")
+    for config in configs:
+        require(config, TrainConfig, what="a config", fix="saes.TrainConfig(site=..., out=..., k=32)")
+    require(store, Source, what="a store", fix="interp.ActivationStore(folder), or interp.LiveActivations(...)")
     _check_together(configs, store)
+    for config in configs:
+        if isinstance(store, HasSites):
+            plan(config, store).check(device_of(config), shards=config.latent_shards)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
     leads = groups[0].leads
     with ExitStack() as claims:
@@ -99,15 +110,19 @@ def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool =
         for state, group in zip(states, groups, strict=True):
             spread(state, group)
         unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
-        if unfinished:
-            _loop(unfinished, store, progress=progress)
-        for state in states:
-            collect(state.sae)
-        for state, config in unfinished:
-            _fold(state, config)
+        last = _loop(unfinished, store, progress=progress) if unfinished else {}
+        for state, config in zip(states, configs, strict=True):
+            state.silent = state.sae.group.whole("silent", state.silent)
+            if state.finished:
+                collect(state.sae)
+                continue
+            finish(state, config, store)
+            dead = int((state.silent >= _dead_after(state, config)).sum())
+            verdict = judge(state.sae, config, last, dead=dead)
             if leads:
                 sync_log(config.out)
-                _save(state.sae.eval(), config.out)
+                save_verdict(verdict, config.out)
+                save(state.sae, config.out)
     return [state.sae.eval() for state in states]
 
 
@@ -119,26 +134,18 @@ def _continue(state: TrainState, config: TrainConfig) -> None:
         resume(state, config.out)
 
 
-def _fold(state: TrainState, config: TrainConfig) -> None:
-    """Let it take raw activations."""
-    if isinstance(state.sae, SAE):
-        state.sae.fold_scales(state.scale, state.target_scales[0])
-        state.sae.layer_norm = config.normalisation == "layer_norm"
-    else:
-        state.sae.fold_scales(state.scales, state.target_scales)
+def _dead_after(state: TrainState, config: TrainConfig) -> int:
+    return config.dead_after_steps or state.sae.activation.dead_after_steps
 
 
-def _save(sae: SAE | Dictionary, folder: Path) -> None:
-    if isinstance(sae, SAE):
-        sae.save(folder)
-    else:
-        save_dictionary(sae, folder)
-
-
-def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
+def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> dict[str, Tensor]:
+    """All steps that are left; returns the last batch."""
     first, leads = runs[0][1], runs[0][0].sae.group.leads
     began, done = time.monotonic(), min(state.step for state, _ in runs)
     sites = sorted({site for _, c in runs for places in c.places for site in places})
+    watches = [Watch(config) for _, config in runs]
+    if done == first.steps:  # ended between its last step and the writing of the SAE
+        return next(batches(store, first, sites, done - 1))
     with ExitStack() as stack:
         bar = stack.enter_context(
             Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not (progress and leads))
@@ -149,7 +156,7 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
         stopped = stack.enter_context(held_back()) if processes.current().size == 1 else _never
         for step, batch in enumerate(batches(store, first, sites, done), done):
-            for (state, config), log, sinks in zip(runs, logs, told, strict=True):
+            for (state, config), log, sinks, watch in zip(runs, logs, told, watches, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
                     continue
                 reads, writes = ([batch[place] for place in places] for places in config.places)
@@ -160,12 +167,16 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     log({"step": state.step, **figures})
                     sinks.write(state.step, figures)
                     bar.update(task, completed=state.step, figures=_figures(state, rate))
+                    watch.see(state.step, state.metrics["fvu"])
+                if state.step in config.keep_steps:
+                    keep(state, config, store)
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
             if stopped():
                 for state, config in runs:
                     save_checkpoint(state, config.out)
                 break
+    return batch
 
 
 def _never() -> bool:
@@ -200,16 +211,13 @@ def train_step(
     device = state.silent.device
     read = [batch] if isinstance(batch, Tensor) else list(batch)
     n = len(read[0])
-    xs = [
-        without_row_scale(group.rows(rows).to(device), config) * scale
-        for rows, scale in zip(read, state.scales, strict=True)
-    ]
+    xs = as_read(state, read, config)
     written = [target] if isinstance(target, Tensor) else target
     targets = xs
     if written is not None:
         targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
     set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
-    dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
+    dead = state.silent >= _dead_after(state, config)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward: Pass | Forward
         if isinstance(sae, SAE):
@@ -228,11 +236,11 @@ def train_step(
         start = state.step * config.batch_size
         bad = (~torch.stack([rows.isfinite().all(-1) for rows in read]).all(0)).nonzero().flatten().tolist()
         which = f" ({len(bad)} of them not finite, the first is number {start + bad[0]})" if bad else ""
+        kept = state.step >= config.checkpoint_every
+        good = f"the last checkpoint in {config.out / 'checkpoints'} is good: " if kept else ""
         return FloatingPointError(
-            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run"
-            f"{which}; the"
-            f" last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}), or check the"
-            " store"
+            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run{which};"
+            f" {good}lower lr ({config.peak_lr:g}), or check the store"
         )
 
     if not torch.isfinite(values.sum()):
@@ -333,7 +341,7 @@ def _metrics(
     """Of several places, ``fvu`` is the mean over those written and ``l0`` the sum over parts, and each has its own
     beside them."""
     group = state.sae.group
-    fvu = [_fvu(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
+    fvu = [fvu_of(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
     l0 = [float(group.mean(group.over_latents(its.l0.float()))) for its in latents]
     known = [value for value in fvu if value is not None]
     return {
@@ -347,14 +355,6 @@ def _metrics(
         "gradient_norm": float(gradient),
         "lr": state.optimizer.param_groups[0]["lr"],
     }
-
-
-def _fvu(target: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], group: Group) -> float | None:
-    """Fraction of variance unexplained; None where the rows do not differ by more than the rounding of their mean."""
-    power, error = (group.mean(t.square()).mean() for t in (target, target - x_hat))
-    variance = group.mean((target - group.mean(target)).square()).mean()
-    rounding = (8 * torch.finfo(target.dtype).eps) ** 2 * power
-    return float(error / variance) if variance > rounding else None
 
 
 def _check_together(configs: Sequence[TrainConfig], store: Source) -> None:

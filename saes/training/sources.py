@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp.sites.site import Site
 from saes.layer_norm import RowScale
+from saes.training.checkpoints import TrainState
 from saes.training.config import TrainConfig
 
 
@@ -47,6 +48,17 @@ def batches(
             done += 1
             if done == config.steps:
                 return
+
+
+def as_read(
+    state: TrainState, rows: Sequence[Float[Tensor, "n _"]], config: TrainConfig
+) -> list[Float[Tensor, "own _"]]:
+    """The activations at every place read as training shows them: this process's rows, on its device, scaled."""
+    group, device = state.sae.group, state.silent.device
+    return [
+        without_row_scale(group.rows(its).to(device), config) * scale
+        for its, scale in zip(rows, state.scales, strict=True)
+    ]
 
 
 def without_row_scale(x: Float[Tensor, "n d"], config: TrainConfig) -> Float[Tensor, "n d"]:

@@ -185,7 +185,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
         ({"activation": "tokp"}, "unknown activation 'tokp'; choose one of topk, batchtopk"),
         ({"activation": "afa"}, "k is for topk, batchtopk, matryoshka; afa finds"),
         ({"warmup": 1.5}, "warmup is 1.5; it is a share"),
-        ({"lr": 0.0}, "peak_lr is 0.0; it must be above 0"),
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
         ({"loss_weights": {"l2": 1.0}}, "no loss term l2; there are mse, l1"),
         ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
         ({"skip": True}, "skip is for transcoders"),

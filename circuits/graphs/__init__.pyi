@@ -1,0 +1,14 @@
+from .building import attribution_graph as attribution_graph
+from .exchange import read_neuronpedia as read_neuronpedia
+from .exchange import write_neuronpedia as write_neuronpedia
+from .graph import AttributionGraph as AttributionGraph
+from .graph import GraphNode as GraphNode
+from .graph import PrunedGraph as PrunedGraph
+from .interventions import Intervened as Intervened
+from .interventions import LatentChange as LatentChange
+from .interventions import intervening as intervening
+from .measured import Measurement as Measurement
+from .measured import measure as measure
+from .sources import fit_error_split as fit_error_split
+from .targets import Difference as Difference
+from .targets import Direction as Direction
