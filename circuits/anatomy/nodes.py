@@ -108,8 +108,12 @@ def _check_present(anatomy: Anatomy, family: NodeFamily) -> None:
         )
     if family in ("resid_mid", "mlp_post", "mlp_out") and what.mlp is None:
         raise ValueError(
-            f"in {name} no module is the MLP, and its projections see tokens without a batch, so {family} has no place"
-            " to patch; use resid_pre, resid_post or attn_out"
+            f"in {name} no module is the MLP, so {family} has no place to patch; use resid_pre, resid_post or attn_out"
+        )
+    if family == "mlp_out" and what.mixture is not None and what.mixture.dense:
+        raise ValueError(
+            f"in {name} mixtures of experts put tokens out without a batch, so mlp_out has no place to patch; use"
+            " resid_mid, resid_post or attn_out"
         )
     if family == "mlp_post" and what.mixture is not None:
         raise ValueError(f"{name} has mixtures of experts, whose neurons are in every expert; use mlp_out")

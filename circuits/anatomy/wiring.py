@@ -7,6 +7,7 @@ reader sees the sum of all writers before it, so every pair is an edge.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,7 @@ def _entries(anatomy: Anatomy) -> Entries:
     for present, why in (
         (family.post_layer_norm, "its norms stand in the residual stream itself, so that this is no sum of writers"),
         (family.mlp is None, "no module is its MLP, and that has no place to read from the stream"),
+        (family.mixture is not None and family.mixture.dense, "its mixtures of experts put tokens out without a batch"),
         (family.latent is not None, "its keys and values are made of one small vector, which no head reads alone"),
     ):
         if present:
@@ -145,12 +147,12 @@ class Wiring:
         """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` of queries, keys and values, by part and
         layer. Where one module makes all three, they are views of one matrix."""
         projections: dict[str, list[tuple[Tensor, Tensor]]] = {part: [] for part in PARTS}
-        for layer, block in enumerate(self.anatomy.blocks):
+        for layer in range(len(self.anatomy.blocks)):
             maps: dict[nn.Module, tuple[Tensor, Tensor]] = {}
             for part in PARTS:
                 hook = self.hooks.parts[part][layer].change
                 if hook.module not in maps:
-                    maps[hook.module] = _affine(hook.module, width_of(block))
+                    maps[hook.module] = _affine(hook.module, width_of(self.anatomy))
                 weights, bias = maps[hook.module]
                 projections[part].append(
                     (hook.read(weights[None])[0].permute(1, 2, 0), hook.read(bias[None, None])[0, 0])
@@ -197,22 +199,23 @@ class WiringHooks:
 
 def output_weights(anatomy: Anatomy, block: Block) -> Tensor:
     """``[head, d_head, d_model]``: what each entry of a head's output adds to the stream, before a post-norm."""
-    weights = _affine(block.o, _inner_width(block))[0].unflatten(0, (anatomy.heads, -1))
+    weights = _affine(block.o, _inner_width(anatomy, block))[0].unflatten(0, (anatomy.heads, -1))
     return weights * anatomy.family.residual_multiplier
 
 
 def output_bias(anatomy: Anatomy, block: Block) -> Tensor:
     """``[d_model]``: what attention adds to the stream, before a post-norm, whatever its heads put out."""
-    return _affine(block.o, _inner_width(block))[1] * anatomy.family.residual_multiplier
+    return _affine(block.o, _inner_width(anatomy, block))[1] * anatomy.family.residual_multiplier
 
 
-def _inner_width(block: Block) -> int:
-    return next(block.o.parameters()).numel() // width_of(block)
+def _inner_width(anatomy: Anatomy, block: Block) -> int:
+    return next(block.o.parameters()).numel() // width_of(anatomy)
 
 
-def width_of(block: Block) -> int:
+def width_of(anatomy: Anatomy) -> int:
     """Dimensions of the residual stream."""
-    return int(block.attention.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    config: Any = anatomy.root.config
+    return int(config.hidden_size)
 
 
 @torch.no_grad()

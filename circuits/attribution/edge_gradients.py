@@ -97,7 +97,7 @@ def _bytes_of_a_prompt(session: Session, wiring: Wiring) -> int:
     weight, length, layers = next(block.o.parameters()), session.task.length, len(anatomy.blocks)
     slopes = 6 * len(wiring.readers) // layers  # of a layer's readers, as they are, through a norm, and in float64
     vectors = GRAPH * layers + len(wiring.writers) + slopes
-    return length * (vectors * width_of(block) + 4 * layers * anatomy.heads * length) * weight.element_size()
+    return length * (vectors * width_of(anatomy) + 4 * layers * anatomy.heads * length) * weight.element_size()
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class EdgePatcher:
         self._resample = True
         self._last: tuple[slice, Tensor] | None = None
         n, length = session.task.base.shape
-        token = COPIES * len(wiring.writers) * width_of(anatomy.blocks[0]) * self.outputs[0].element_size()
+        token = COPIES * len(wiring.writers) * width_of(anatomy) * self.outputs[0].element_size()
         self.prompts_at_once = at_once(n, bytes_each=length * token, memory=memory)
         self._prompts = slices(n, self.prompts_at_once)
         tokens = min(TOKENS_AT_ONCE, memory // token)

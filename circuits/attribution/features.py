@@ -257,7 +257,7 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
             raise ValueError(f"SAE {number} is of {site}; features are traced at {', '.join(_FAMILIES)}")
         if site.layer >= len(session.anatomy.blocks):
             raise ValueError(f"SAE {number} is of {site}, but this model has {len(session.anatomy.blocks)} layers")
-        width, own = width_of(session.anatomy.blocks[0]), name_of(model)
+        width, own = width_of(session.anatomy), name_of(model)
         if sae.d_in != width:
             raise ValueError(
                 f"SAE {number} is of another model: it was trained on {said_model(sae) or 'an unnamed one'} with"

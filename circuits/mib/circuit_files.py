@@ -51,7 +51,7 @@ def write_mib(circuit: Circuit, path: str | Path, *, model: Any, whole: Circuit 
                 "n_layers": len(anatomy.blocks),
                 "n_heads": anatomy.heads,
                 "parallel_attn_mlp": anatomy.family.parallel,
-                "d_model": width_of(anatomy.blocks[0]),
+                "d_model": width_of(anatomy),
             },
             "nodes": {_their_node(name): {"in_graph": name in circuit.nodes} for name in names},
             "edges": {

@@ -159,14 +159,19 @@ def _query_key_norm(name: str) -> Callable[[Parts, Block, int], Hook | None]:
 
 
 def _softmax(name: str) -> Callable[[Parts, Block, int], Hook | None]:
-    def hook(parts: Parts, block: Block, _batch: int) -> Hook | None:
+    def hook(parts: Parts, block: Block, batch: int) -> Hook | None:
         sinks = parts.family.sinks
         if not parts.family.eager or (sinks and name == SCORES):
             return None
         dtype = next(parts.root.parameters()).dtype
         # Nothing shows what was not asked for; the attention itself then stands for having it.
         module = block.attention._modules.get(name) or block.attention
-        return Hook(module=module, convert=lambda value: (value[..., :-1] if sinks else value).to(dtype))
+
+        def convert(value: Tensor) -> Tensor:
+            value = value.unflatten(0, (batch, -1)) if value.ndim == 3 else value  # heads of all rows as one batch
+            return (value[..., :-1] if sinks else value).to(dtype)
+
+        return Hook(module=module, convert=convert)
 
     return hook
 
@@ -210,8 +215,11 @@ def _expert_weights(parts: Parts, block: Block, batch: int) -> Hook | None:
     if experts is None:
         return None
     count = int(experts.num_experts)  # type: ignore[arg-type]
+    dense = parts.family.mixture is not None and parts.family.mixture.dense
 
     def read(passing: tuple[Any, ...]) -> Tensor:
+        if dense:
+            return _by_row(passing[0], batch)
         *_, weights, indices = passing
         return _by_row(weights.new_zeros(len(weights), count).scatter(1, indices, weights), batch)
 
@@ -224,6 +232,8 @@ def _expert_out(parts: Parts, block: Block, batch: int) -> Hook | None:
     if experts is None:
         return None
     count = int(experts.num_experts)  # type: ignore[arg-type]
+    if parts.family.mixture is not None and parts.family.mixture.dense:
+        return Hook(module=experts, convert=lambda out: _by_row(out.unflatten(0, (count, -1)).transpose(0, 1), batch))
 
     def read(passing: tuple[Any, ...]) -> Tensor:
         hidden, indices, weights = passing
@@ -232,7 +242,7 @@ def _expert_out(parts: Parts, block: Block, batch: int) -> Hook | None:
             at = indices[:, choice : choice + 1]
             added = computed(experts, hidden, at, weights[:, choice : choice + 1])
             out = out.scatter(1, at[..., None].expand(-1, -1, hidden.shape[-1]), added[:, None])
-        return _by_row(out, batch)
+        return _by_row(out * parts.family.residual_multiplier, batch)
 
     return Hook(module=experts, entering=True, read=read)
 

@@ -30,14 +30,14 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from interp.models.bridge import is_bridge, module_at
-from interp.models.families.table import declared
+from interp.models.families.table import declared, reason
 from interp.sites.hooks import hook_of, why_absent
 from interp.sites.kinds import HF_MODULES, KINDS
 from interp.sites.parts import Parts, parts_of
 
 _TEMPLATES = {name: kind for kind, row in KINDS.items() for name in (row.name, *row.synonyms)} | HF_MODULES
 _UNDECLARED = (
-    "the family {name!r} is not declared in interp.models.families, so no test compared this site; of such a model"
+    "the family {name!r} is not declared in interp.models.families{why}, so no test compared this site; of such a model"
     " there are the residual stream around its blocks and its modules, as Site('path', path='…')"
 )
 _KINDS_WILDCARD = re.compile(r"(blocks\.(?:\*|\d+|\d+-\d+)\.)([^\[]*\*[^\[]*)(\[\d+\])?")
@@ -212,7 +212,7 @@ def _presence(model: Any) -> Presence:
         if isinstance(config, PretrainedConfig) and (is_bridge(model) or declared(config) is None):
             around = site.kind == "resid_post" or (site.kind == "resid_pre" and is_bridge(model))
             if not around or not layer_count(model):
-                return _UNDECLARED.format(name=config.model_type)
+                return _UNDECLARED.format(name=config.model_type, why=reason(config.model_type))
         return None if find_module(model, site) is not None else "no module of this model has it as its output"
 
     return why

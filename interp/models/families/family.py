@@ -27,6 +27,9 @@ class Mixture:
     """Its output ends in weights and indices ``[token, chosen]``."""
     experts: str = "experts"
     """Called with hidden states, indices and weights; its output is the sum over experts."""
+    dense: bool = False
+    """Every expert runs on every token, one expert after the other, of what the router multiplied; the router's output
+    begins with these factors ``[token, expert]``, 0 for those that were not chosen (Llama 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,8 @@ class Family:
     """Axes of what the two norms see: [batch, position, head, d_head]; head before position; or heads in one vector."""
     inner_norms: tuple[str, ...] = ()
     """Other norms inside attention, which no rule touches."""
+    left_padding: bool = True
+    """False where attention counts columns of the batch, not positions, so that padding before a prompt changes it."""
     eager: bool = True
     """False where transformers' eager attention is not the model's: Falcon's linear biases are counted twice there
     (transformers 5.23). Only fused attention runs then, which shows no scores and patterns."""

@@ -13,6 +13,7 @@ from circuits.explorer.graph import graph_of_circuit, part_of
 from circuits.explorer.interventions import Interventions
 from circuits.explorer.positions import unfold
 from circuits.features.edges import feature_edges
+from tests.circuits.attribution.test_families import WITHOUT_MLP
 from tests.circuits.features.test_features import sae_at
 from tests.circuits.pairs import DIFFERS_AT, LENGTH, WIRED, model_of, precise, random_task
 from tests.circuits.test_circuit import by_hand
@@ -156,7 +157,7 @@ def test_the_selection_is_measured_by_running_the_model(explorer: Explorer) -> N
 
 
 @pytest.mark.parametrize(
-    "family", cases(case for case in CONFIGS if not case.startswith("opt"))
+    "family", cases(case for case in CONFIGS if case not in WITHOUT_MLP)
 )  # whose MLPs have no place
 def test_setting_parts(family: str) -> None:
     """All parts of a stage set is the other run; two at once, in different layers, are where the second one is kept."""
