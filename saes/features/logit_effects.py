@@ -1,6 +1,6 @@
 """Which next tokens a latent raises and lowers by writing to the residual stream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,17 +37,27 @@ def logit_effects(sae: SAE, model: Model, latents: Sequence[int], *, k: int = 10
 
     None where the SAE does not write to the residual stream (a transcoder writes at its target site).
     """
+    parts = logits_of(sae, model, latents)
+    if parts is None:
+        return None
+    k = min(k, model.W_U.shape[1])
+    found = []
+    for logits in parts:
+        for high, low in zip(_pairs(logits, k, largest=True), _pairs(logits, k, largest=False), strict=True):
+            found.append(Effects(raised=high, lowered=low))
+    return found
+
+
+def logits_of(sae: SAE, model: Model, latents: Sequence[int]) -> Iterator[Float[Tensor, "n vocab"]] | None:
+    """What a unit of each latent adds to every logit, some latents at a time; None as ``logit_effects``."""
     site = sae.target_site or (None if is_transcoder(sae) else sae.site)
     if site is None or Site.parse(site).kind not in WRITES_TO_THE_RESIDUAL:
         return None
     W_U = model.W_U.float()
-    k = min(k, W_U.shape[1])
-    found = []
-    for chunk in torch.tensor(list(latents), dtype=torch.int64).split(_CHUNK):
-        logits = through_final_norm(model, sae.W_dec[chunk.to(sae.W_dec.device)].float()) @ W_U
-        for high, low in zip(_pairs(logits, k, largest=True), _pairs(logits, k, largest=False), strict=True):
-            found.append(Effects(raised=high, lowered=low))
-    return found
+    return (
+        through_final_norm(model, sae.W_dec[chunk.to(sae.W_dec.device)].float()) @ W_U
+        for chunk in torch.tensor(list(latents), dtype=torch.int64).split(_CHUNK)
+    )
 
 
 @torch.no_grad()
