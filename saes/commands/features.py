@@ -70,7 +70,11 @@ def features(
         book = look_up(inputs.sae, text, latents=chosen, max_latents=max_latents, examples=examples)
         text_of = token_texts(inputs.model.tokenizer)
         if json is not None:
-            names = Names(model=Path(inputs.model_name).name, sae_set=f"{sae.name}-deepfield", dataset=data.name)
+            names = Names(
+                model=Path(inputs.model_name).name,
+                sae_set=f"{sae.name.removesuffix('.pt')}-deepfield",
+                dataset=data.name,
+            )
             batch = dashboard_batch(inputs.sae, text, book, names, text_of=text_of)
             written = write_exports(book, batch, names, json)
             print(f"{len(book.latents):,} latents for SAEDashboard in {written[0]}, for Neuronpedia in {written[1]}")
