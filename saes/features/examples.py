@@ -77,7 +77,7 @@ def count_latents(sae: SAE, text: Text) -> LatentCounts:
     """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's."""
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
-    for _, latents in _encoded(sae, text):
+    for _, latents in encoded(sae, text):
         on = latents.values != 0
         indices = latents.indices[on]
         active += torch.bincount(indices, minlength=sae.d_sae)
@@ -115,8 +115,8 @@ def top_examples(
     shape, device = (len(latents), 0), sae.W_enc.device
     values, windows = torch.zeros(shape, device=device), torch.zeros(*shape, width, device=device)
     rows, positions = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
-    for first_row, found in _encoded(sae, text, whole_rows=True):
-        dense = _columns(found, latents)
+    for first_row, found in encoded(sae, text, whole_rows=True):
+        dense = dense_columns(found, latents)
         peaks, at = dense.max(1)
         around = at[:, None] + torch.arange(width, device=device)[:, None]
         window = functional.pad(dense, (0, 0, before, after)).gather(1, around)
@@ -153,7 +153,7 @@ def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w
     )
 
 
-def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
+def encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     """Number of the first row and latents of each batch: of measured tokens alone, or of whole rows, with zeros."""
     check_same_model(sae, name_of(text.model))
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
@@ -172,7 +172,7 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
         first_row += len(ids)
 
 
-def _columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
+def dense_columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
     """Dense activations of the chosen latents alone."""
     column = torch.full((latents.d_sae,), len(chosen), device=latents.indices.device)
     column[list(chosen)] = torch.arange(len(chosen), device=latents.indices.device)
