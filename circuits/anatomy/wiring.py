@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, Block, model_type, require_final_norm
+from circuits.anatomy.anatomy import Anatomy, Block, model_type, part_of_projection, require_final_norm
 from circuits.anatomy.nodes import Places, places
 
 EMBED, LOGITS = "embed", "logits"
@@ -184,6 +184,14 @@ def output_weights(anatomy: Anatomy, block: Block) -> Tensor:
 def output_bias(block: Block) -> Tensor:
     """``[d_model]``: what attention adds to the stream, before a post-norm, whatever its heads put out."""
     return _affine(block.o, _inner_width(block))[1]
+
+
+def head_projection(anatomy: Anatomy, block: Block, number: int) -> tuple[Tensor, Tensor]:
+    """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` that make queries (0), keys (1) or values (2) of
+    what attention reads."""
+    weights, bias = _affine((block.q, block.k, block.v)[number], width_of(block))
+    read, _ = part_of_projection(anatomy, number)
+    return read(weights).permute(1, 2, 0), read(bias)
 
 
 def _inner_width(block: Block) -> int:

@@ -11,6 +11,8 @@ from .interventions import intervening as intervening
 from .measured import Measurement as Measurement
 from .measured import measure as measure
 from .page.report import graph_page as graph_page
+from .qk import ScorePairs as ScorePairs
+from .qk import score_pairs as score_pairs
 from .sources import fit_error_split as fit_error_split
 from .targets import Difference as Difference
 from .targets import Direction as Direction

@@ -31,6 +31,9 @@ FROZEN = frozenset({"ln", "ah"})
 UNEMBEDDING = Site("logits")
 """As a place of injection: what enters the unembedding at the last position."""
 
+ATTENTION_INPUT = "attention_input"
+"""As a kind of place with a layer: what queries and keys are made of."""
+
 
 @dataclass(frozen=True, eq=False)
 class Injection:
@@ -234,6 +237,9 @@ def reading_place(anatomy: Anatomy, site: Site) -> tuple[nn.Module, bool, Callab
     Raises:
         ValueError: the model has no such site.
     """
+    if site.kind == ATTENTION_INPUT:
+        assert site.layer is not None
+        return anatomy.blocks[site.layer].q, True, lambda value: value
     place = place_of(anatomy, site.kind, site.layer, batch=1)
     if place is None:
         raise ValueError(f"this model has no {site}: {why_absent(anatomy, site.kind, site.layer)}")

@@ -97,7 +97,7 @@ def test_a_node_is_chosen_found_and_let_go(pruned, tmp_path: Path) -> None:
         tokens = sum(node.kind == "token" for node in own.nodes())
         assert window.locator(".nodes .found").count() == tokens
         window.set_viewport_size({"width": 420, "height": 900})
-        assert window.evaluate("document.documentElement.scrollWidth") <= 420
+        window.wait_for_function("document.documentElement.scrollWidth <= 420")  # figures follow a moment later
         assert window.evaluate("window.hacked") is None
         assert errors == []
         assert source != target
