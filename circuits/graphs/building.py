@@ -78,9 +78,9 @@ def attribution_graph(
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}; it must be 1 or more")
     began = time.perf_counter()
+    ids = prompt_ids(model, prompt)
     anatomy = open_anatomy(model)
     given = transcoders_of(model, anatomy, transcoders)
-    ids = prompt_ids(model, prompt)
     kept = kept_positions(len(ids), leave_out)
     tokenizer = getattr(model, "tokenizer", None)
     with local_model(anatomy, ids, given, kept=kept, sites=sites_of(targets)) as local:
@@ -140,9 +140,9 @@ def plan_graph(
     memory: int = MEMORY,
 ) -> GraphPlan:
     """What :func:`attribution_graph` will take, with the same arguments; it raises as that."""
+    ids = prompt_ids(model, prompt)
     anatomy = open_anatomy(model)
     given = transcoders_of(model, anatomy, transcoders)
-    ids = prompt_ids(model, prompt)
     kept = kept_positions(len(ids), leave_out)
     with local_model(anatomy, ids, given, kept=kept, sites=sites_of(targets)) as local:
         sources, resolved = Sources(local, kept), resolve(targets, local, getattr(model, "tokenizer", None))
@@ -198,11 +198,8 @@ class _Growing:
         self.left_out += effects.left_out.tolist()
         self.bias += [bias + offset for bias, offset in zip(effects.bias.tolist(), offsets, strict=True)]
         with torch.no_grad():
-            live, dtype = self.local.live, self.local.embedding.dtype
-            self.pre += [
-                float(live[one.site][one.position] @ one.vector.to(dtype)) + offset
-                for one, offset in zip(injections, offsets, strict=True)
-            ]
+            values = self.local.values(injections).tolist()
+        self.pre += [value + offset for value, offset in zip(values, offsets, strict=True)]
 
     def influence(self) -> np.ndarray:
         """Of every column, so far."""
