@@ -7,6 +7,8 @@ from cyclopts import Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
+from interp.terminal.answers import answer
+from interp.terminal.mode import say_plan
 from saes.commands.options import MeasuredText
 
 
@@ -15,7 +17,7 @@ def features(
     /,
     *,
     data: Path,
-    out: OutFile,
+    html: OutFile,
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
@@ -30,8 +32,8 @@ def features(
         Folder of the SAE.
     data
         Text to look for passages in: a file or folder, as for `interp cache`.
-    out
-        HTML file to write; it holds everything and opens offline.
+    html
+        Page to write; it holds everything and opens offline.
     latents
         Numbers, such as 0,5,9; by default as many as --max-latents, spread over how dense they are.
     max_latents
@@ -58,14 +60,16 @@ def features(
             first_position=inputs.first_position,
             drop_tokens=inputs.drop_tokens,
         )
+        say_plan(f"{inputs.sae.d_sae:,} latents counted, and then examples looked for, in {inputs.planned(tokens)}")
         book = look_up(inputs.sae, text, latents=chosen, max_latents=max_latents, examples=examples)
         path = write_feature_page(
             book,
-            out,
+            html,
             title=f"Latents of {sae.name}, {inputs.sae.activation.name} SAE on {inputs.model_name}",
             data=str(data),
             text_of=token_texts(inputs.model.tokenizer),
         )
+    answer({"html": path, "latents": book.latents})
     print(f"{len(book.latents):,} latents in {path}: open it in a browser.")
 
 

@@ -14,6 +14,7 @@ from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import edited_logits, looking, spliced_logits
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -113,15 +114,16 @@ def measure_tokens(
     def reconstruction() -> Tensor:
         return sae(seen[site].to(sae.W_enc.dtype))
 
-    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for ids, documents in row_batches(rows, count, batch_rows, device=device):
+    def batches(sweep: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        steps = row_batches(rows, count, batch_rows, device=device)
+        for ids, documents in counted(steps, f"evaluate, {sweep} sweep of 3", -(-count // batch_rows), unit="batches"):
             yield ids, documents, measured(documents, first_position, ids=ids, drop_tokens=drop_tokens)
 
     def keep(kept: Tensor, **values: Tensor) -> None:
         for name, value in values.items():
             columns[name].append(value[kept].cpu())
 
-    for ids, documents, kept in batches():
+    for ids, documents, kept in batches("first"):
         clean = edited_logits(model, ids, looking((site, target), seen))
         _check_fit(sae, seen, site, target)
         given = seen[site].to(sae.W_enc.dtype)
@@ -154,7 +156,7 @@ def measure_tokens(
         raise ValueError("no token is left to evaluate on: every token is special or left out; give more text")
     massive_norm = MASSIVE_TIMES * float(torch.cat(norms).median())
     columns["massive"] = [part > massive_norm for part in norms]
-    for number, (ids, _, kept) in enumerate(batches()):
+    for number, (ids, _, kept) in enumerate(batches("second")):
         massive = torch.zeros_like(kept).masked_scatter(kept, columns["massive"][number].to(device))
         if not massive.any():
             columns["ce_ordinary"].append(columns["ce_spliced"][number])
@@ -167,7 +169,7 @@ def measure_tokens(
     is_massive = torch.cat(columns["massive"])
     mean = (total / len(is_massive)).float()
     ordinary_mean = ((total - total_massive) / (~is_massive).sum()).float()
-    for ids, _, kept in batches():
+    for ids, _, kept in batches("third"):
         logits = spliced_logits(model, ids, target, mean, where=kept, before=looking([target], seen))
         z = seen[target].float()
         keep(
