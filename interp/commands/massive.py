@@ -200,6 +200,7 @@ def sweep_(
     from interp.checkpoints.sources import open_source
     from interp.counts import parse_count
     from interp.massive.pages import training_page
+    from interp.massive.sweep_table import FEWEST_TO_FIT
     from interp.massive.text_report import print_sweep
     from interp.massive.training_sweep import sweep
     from interp.tokens.sequences import training_rows
@@ -218,7 +219,7 @@ def sweep_(
     print_sweep(console, run)
     answer({"results": out / "results.jsonl", "steps": [each.step for each in run.table.measured], "done": run.done})
     kept = [row for row in run.table.rows if not row.suspect]
-    fits = run.table.fits() if len(kept) >= 6 else []
+    fits = run.table.fits() if len(kept) >= FEWEST_TO_FIT else []
     if run.table.measured:
         console.print(f"Report: {training_page(run.table, fits).write(out / 'report.html')}")
 
