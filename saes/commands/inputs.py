@@ -44,6 +44,12 @@ class Inputs:
     settings: dict[str, Any]
     """How the model is run, as plain data."""
 
+    def planned(self, tokens: int) -> str:
+        """How much text is read where ``tokens`` are asked for, in words."""
+        rows, context = self.rows.ids.shape
+        read = min(rows, -(-tokens // context))
+        return f"{min(tokens, read * context):,} tokens in {read:,} rows of {context}"
+
     @property
     def sae(self) -> SAE:
         """What was loaded, where it is an SAE."""

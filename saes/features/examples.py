@@ -17,6 +17,7 @@ from torch.nn import functional
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import vectors_at
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -158,7 +159,9 @@ def encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     check_same_model(sae, name_of(text.model))
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
-    for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):
+    batches = row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device)
+    what = "find examples" if whole_rows else "count latents"
+    for ids, documents in counted(batches, what, -(-count // text.batch_rows), unit="batches"):
         x = vectors_at(text.model, ids, *text.sites, attention_mask=documents >= 0).to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
             at = ", ".join(map(str, text.sites))
