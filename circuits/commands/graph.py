@@ -5,8 +5,18 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from interp.commands.options import ModelOptions, OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="graph", help="Draw the attribution graph of a prompt, and measure its edges in the model.")
+app = App(
+    name="graph",
+    help="Draw the attribution graph of a prompt, and measure its edges in the model.",
+    help_epilogue=examples(
+        "interp graph embedded --task induction --prompts 8 --measure --html graph.html",
+        "interp graph gpt2 --transcoders folder --prompt 'The capital of France is' --neuronpedia graph.json",
+    ),
+)
 
 
 @app.default
@@ -28,8 +38,8 @@ def graph(
     mode: Literal["direct", "frozen_attention", "live"] = "live",
     loading: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
     html: OutFile | None = None,
-    json: OutFile | None = None,
-    out: OutFile | None = None,
+    neuronpedia: OutFile | None = None,
+    save: OutFile | None = None,
 ) -> None:
     """Draw an attribution graph.
 
@@ -65,15 +75,15 @@ def graph(
         What is held on other prompts and for random latents: all but the source's own paths, patterns, or nothing.
     html
         Write a page there; it is one file and opens offline.
-    json
-        Write the graph there, as Neuronpedia and circuit-tracer's page read it.
-    out
+    neuronpedia
+        Write the graph there, in the graph JSON of circuit-tracer and Neuronpedia.
+    save
         Write what was measured there, as JSON.
     """
     if prompt is None and task is None:
         raise ValueError('there is nothing to explain: pass --prompt "…", or --task ioi for its first prompt')
-    if out is not None and not measure:
-        raise ValueError("--out holds what was measured: pass --measure too")
+    if save is not None and not measure:
+        raise ValueError("--save holds what was measured: pass --measure too")
 
     from rich.console import Console
 
@@ -101,10 +111,10 @@ def graph(
             chosen = [Difference(int(drawn.correct[0, 0]), int(drawn.wrong[0, 0]))]
     console = Console(highlight=False, soft_wrap=True)
     options: dict[str, Any] = {"targets": chosen, "max_nodes": max_nodes, "leave_out": leave_out}
-    console.print(f"Plan: {plan_graph(language_model, text, dictionary, **options)}.")
+    say_plan(str(plan_graph(language_model, text, dictionary, **options)))
     found = attribution_graph(language_model, text, dictionary, **options)
     kept = found.prune(nodes=nodes, edges=edges)
-    shares = zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True)
+    shares = list(zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True))
     named = ", ".join(f"{name!r} {weight:.3f}" for name, weight in shares)
     console.print(f"{found.prompt!r} -> {named}", markup=False)
     console.print(
@@ -121,10 +131,21 @@ def graph(
         measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
         for line in measured.summary():
             console.print(line, markup=False)
-        if out is not None:
-            write_json(out, measured.to_json())
-    if json is not None:
-        path = write_neuronpedia(kept, json, slug=json.stem, scan=model, measurement=measured)
+        if save is not None:
+            write_json(save, measured.to_json())
+    answer(
+        {
+            "prompt": found.prompt,
+            "targets": dict(shares),
+            "scores": found.scores,
+            "nodes": len(found),
+            "kept": {"nodes": len(kept), "edges": len(kept.links)},
+            "top": [{"node": str(node), "influence": node.influence} for node in found.top(8)],
+            "measured": None if measured is None else measured.to_json(),
+        }
+    )
+    if neuronpedia is not None:
+        path = write_neuronpedia(kept, neuronpedia, slug=neuronpedia.stem, scan=model, measurement=measured)
         console.print(f"The graph is {path}.")
     if html is not None:
         console.print(f"The page is {graph_page(kept, measurement=measured).write(html)}: open it in a browser.")

@@ -7,6 +7,8 @@ from cyclopts import Parameter
 
 from interp.commands.options import OutFolder
 from interp.counts import Count
+from interp.terminal.answers import answer
+from interp.terminal.mode import say_plan
 from saes.commands.options import MeasuredText
 
 
@@ -35,7 +37,7 @@ def publish(
     license
         For the model card, such as mit or cc-by-4.0.
     evaluation
-        JSON that `interp eval SAE --out` wrote of this SAE; else it is measured, on --data.
+        JSON that `interp eval SAE --save` wrote of this SAE; else it is measured, on --data.
     data
         Text to measure it on, as for `interp eval`.
     tokens
@@ -48,7 +50,7 @@ def publish(
         deepfield for an SAE that SAELens cannot hold.
     """
     if (evaluation is None) == (data is None):
-        raise ValueError("give --evaluation, the JSON that `interp eval SAE --out` wrote, or --data to measure it on")
+        raise ValueError("give --evaluation, the JSON that `interp eval SAE --save` wrote, or --data to measure it on")
 
     from interp.files.outside import read_json
     from saes.commands.inputs import open_inputs
@@ -63,6 +65,7 @@ def publish(
     else:
         assert data is not None
         with open_inputs(sae, data=data, tokens=tokens, options=text) as inputs:
+            say_plan(f"measure {sae} on {inputs.model_name}: {inputs.planned(tokens)}")
             report = evaluate(
                 inputs.sae,
                 inputs.model,
@@ -76,5 +79,7 @@ def publish(
     inside = write_folder(loaded, to, evaluation=figures, license=license, repo=push or "OWNER/NAME", form=format)
     fvu, l0 = (figures[name]["value"] for name in ("fvu", "l0"))
     print(f"{loaded.activation.name} SAE at {loaded.site}: FVU {fvu:.4g}, L0 {l0:.4g}; files in {inside}")
-    if push is not None:
-        print(f"pushed: {upload(to, push, private=private)}")
+    address = None if push is None else upload(to, push, private=private)
+    answer({"folder": inside, "fvu": fvu, "l0": l0, "pushed": address})
+    if address is not None:
+        print(f"pushed: {address}")

@@ -17,6 +17,7 @@ app = App(
     help_epilogue=examples(
         "interp sae features sae --data heldout.txt --html features.html",
         "interp sae convert sae --to saelens --out sae_for_saelens",
+        "interp sae publish sae --to folder --license mit --data heldout.txt",
     ),
 )
 app.command(features)

@@ -35,7 +35,7 @@ def rows(report: SetReport) -> list[tuple[str, ...]]:
 
 def table(report: SetReport, *, title: str) -> Table:
     """For the terminal."""
-    shown = Table(title=f"{title}: {_text(report)}", caption=f"{_UNITS}; --out and --html have KL and dead latents")
+    shown = Table(title=f"{title}: {_text(report)}", caption=f"{_UNITS}; --save and --html have KL and dead latents")
     shown.add_column(COLUMNS[0], no_wrap=True)
     for name in _IN_TERMINAL:
         shown.add_column(name)

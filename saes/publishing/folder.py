@@ -32,7 +32,7 @@ def publish(
     Args:
         sae: It must say its site.
         folder: New or empty.
-        evaluation: What ``interp eval --out`` wrote of this SAE.
+        evaluation: What ``interp eval --save`` wrote of this SAE.
         license: For the card's field ``license``, such as ``mit`` or ``cc-by-4.0``.
         repo: Where it is to be published, for the lines that load it.
         form: ``saelens``, which SAELens loads from the hub, or ``deepfield`` for what SAELens cannot hold.
@@ -97,14 +97,14 @@ def _check_evaluation(evaluation: Mapping[str, Any], sae: SAE) -> None:
     """Figures of another SAE, or of this one elsewhere, are not this one's."""
     said, wanted = evaluation.get("sae"), identity_of(sae)
     if not isinstance(said, Mapping):
-        raise ValueError("the evaluation does not say which SAE it is of; write it again with `interp eval SAE --out`")
+        raise ValueError("the evaluation does not say which SAE it is of; write it again with `interp eval SAE --save`")
     for name, value in wanted.items():
         if said.get(name) != value:
             found = said.get(name)
             raise ValueError(f"the evaluation is of another SAE: its {name} is {found!r}, this one's {value!r}")
     for name in ("fvu", "l0", "ce_recovered_zero", "tokens", "documents"):
         if name not in evaluation:
-            raise ValueError(f"the evaluation lacks {name}; write it again with `interp eval SAE --out`")
+            raise ValueError(f"the evaluation lacks {name}; write it again with `interp eval SAE --save`")
 
 
 @torch.no_grad()

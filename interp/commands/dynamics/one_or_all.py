@@ -36,7 +36,7 @@ class Options:
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions()
     """How text is laid out in rows, and how many of them."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights."""
+    """Of the weights: their number format."""
     device: str | None = None
     """By default a GPU where there is one."""
 

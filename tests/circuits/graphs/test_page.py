@@ -121,23 +121,21 @@ def test_a_plan_says_what_it_takes() -> None:
 def test_the_command_answers_before_it_says_where_it_wrote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], embedded
 ) -> None:
-    names = {name: tmp_path / f"graph.{name}" for name in ("html", "json", "out")}
+    names = {name: tmp_path / f"graph.{name}" for name in ("html", "neuronpedia", "save")}
     given = [f"--{name}={path}" for name, path in names.items()]
-    app(
-        ["embedded", "--task", "ioi", "--prompts", "4", "--measure", *given],
-        exit_on_error=False,
-        result_action="return_value",
-    )
+    with pytest.raises(SystemExit) as ended:
+        main(["graph", "embedded", "--task", "ioi", "--prompts", "4", "--measure", *given])
+    assert not ended.value.code
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("Plan: 17 tokens,")
+    assert lines[0].startswith("17 tokens,")
     assert lines[1].startswith("'<|endoftext|>While")
     assert lines[2].startswith("Replacement 0.")
     assert any(re.match(r"  on 3 other prompts \(live\): \d+% replicates", line) for line in lines)
     assert lines[-1].startswith("The page is")
-    file = json.loads(names["json"].read_text())
+    file = json.loads(names["neuronpedia"].read_text())
     jsonschema.validate(file, GRAPH_FILE)
-    assert len(read_neuronpedia(names["json"]).prune(nodes=1.0, edges=1.0).links) == len(file["links"])
-    assert len(json.loads(names["out"].read_text())["edges"]) == len(file["links"])
+    assert len(read_neuronpedia(names["neuronpedia"]).prune(nodes=1.0, edges=1.0).links) == len(file["links"])
+    assert len(json.loads(names["save"].read_text())["edges"]) == len(file["links"])
     assert "Attribution graph" in names["html"].read_text()
     del embedded
 
@@ -146,7 +144,7 @@ def test_the_command_answers_before_it_says_where_it_wrote(
     ("given", "message"),
     [
         (["embedded"], "there is nothing to explain"),
-        (["embedded", "--prompt", "a", "--out", "m.json"], "pass --measure too"),
+        (["embedded", "--prompt", "a", "--save", "m.json"], "pass --measure too"),
         (["embedded", "--task", "nothing"], "neither one of"),
         (["embedded", "--prompt", "Emma was", "--targets", "not one token"], "a target is one"),
     ],

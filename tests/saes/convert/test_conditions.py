@@ -94,7 +94,7 @@ def test_eval_takes_them_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     sae = layout.write(folder, layout.weights())
     out = tmp_path / "report.json"
-    arguments = ["eval", str(sae), "--model", str(model), "--data", str(tmp_path / "ids.npy"), "--out", str(out)]
+    arguments = ["eval", str(sae), "--model", str(model), "--data", str(tmp_path / "ids.npy"), "--save", str(out)]
 
     def fvu(kept: torch.Tensor) -> float:
         target, output = x[kept], topk(layout.weights(), x)[1][kept]
@@ -136,12 +136,12 @@ def test_special_tokens_of_the_embedded_model(embedded: Any, tmp_path: Path) -> 
     rows = text_rows(embedded.tokenizer, tmp_path, bos="row")
     out = tmp_path / "report.json"
     arguments = [str(tmp_path / "sae"), "--model", str(MODEL_FOLDER), "--data", str(tmp_path / "text.jsonl")]
-    assert run("eval", *arguments, "--packing", "document", "--out", str(out)) == 0
+    assert run("eval", *arguments, "--packing", "document", "--save", str(out)) == 0
     report = json.loads(out.read_text())
     kept = (rows.documents >= 0) & ~np.isin(rows.ids, rows.info["special_ids"])
     assert 0 < kept.sum() < (rows.documents >= 0).sum()
     assert report["tokens"] == int(kept.sum())
-    assert run("sae", "features", *arguments, "--packing", "document", "--out", str(tmp_path / "page.html")) == 0
+    assert run("sae", "features", *arguments, "--packing", "document", "--html", str(tmp_path / "page.html")) == 0
     assert f"{int(kept.sum()):,} tokens" in (tmp_path / "page.html").read_text()
     assert (sae.site, sae.d_in) == (SITE, WIDTH)
 

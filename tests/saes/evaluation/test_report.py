@@ -267,7 +267,7 @@ def test_command_writes_figures_and_page(tmp_path: Path, capsys: pytest.CaptureF
     out, page = tmp_path / "report.json", tmp_path / "page.html"
     command = ["eval", str(tmp_path / "sae"), "--model", "embedded", "--data", str(tmp_path / "text.jsonl")]
     text = ["--bos", "never", "--packing", "document", "--context", str(CONTEXT)]
-    assert run(*command, *text, "--out", str(out), "--html", str(page)) == 0
+    assert run(*command, *text, "--save", str(out), "--html", str(page)) == 0
     printed = capsys.readouterr().out
     report = json.loads(out.read_text())
     assert {"afa", "positions", "without_massive", "only_massive", "fvu"} <= set(report)

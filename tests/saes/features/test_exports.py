@@ -206,4 +206,4 @@ def test_the_command_writes_both(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(*line, "--export", str(tmp_path / "json")) != 0
     assert "is not empty" in capsys.readouterr().err
     assert run(*line) != 0
-    assert "give --out" in " ".join(capsys.readouterr().err.split())
+    assert "give --html" in " ".join(capsys.readouterr().err.split())

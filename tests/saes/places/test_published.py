@@ -61,7 +61,7 @@ def measured(layout: Several, path: Path, folder: Path, *options: str) -> dict[s
     np.save(folder / "ids.npy", token_ids())
     out = folder / "report.json"
     arguments = [str(path), "--model", str(saved_model(layout.model, folder)), "--data", str(folder / "ids.npy")]
-    arguments += ["--context", str(token_ids().shape[1]), "--bos", "never", "--out", str(out)]
+    arguments += ["--context", str(token_ids().shape[1]), "--bos", "never", "--save", str(out)]
     assert run("eval", *arguments, *options) == 0
     return json.loads(out.read_text())
 

@@ -177,7 +177,7 @@ def test_the_command_measures_or_takes_what_was_measured(tmp_path: Path, capsys:
     (tmp_path / "text.jsonl").write_text(TEXT)
     data = ["--data", str(tmp_path / "text.jsonl")]
     report = tmp_path / "report.json"
-    assert run("eval", str(tmp_path / "sae"), *data, "--out", str(report)) == 0
+    assert run("eval", str(tmp_path / "sae"), *data, "--save", str(report)) == 0
     line = ["sae", "publish", str(tmp_path / "sae"), "--license", "mit"]
     assert run(*line, "--to", str(tmp_path / "a"), "--evaluation", str(report)) == 0
     assert run(*line, "--to", str(tmp_path / "b"), *data) == 0

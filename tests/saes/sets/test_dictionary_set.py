@@ -170,11 +170,11 @@ def test_the_command_prints_a_row_a_site(tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["--model", str(saved_model(layout.model, tmp_path)), "--data", str(tmp_path / "ids.npy")]
     arguments += ["--context", str(token_ids().shape[1]), "--bos", "never"]
     out, page = tmp_path / "report.json", tmp_path / "page.html"
-    assert run("eval", str(tmp_path / "run"), *arguments, "--out", str(out), "--html", str(page)) == 0
+    assert run("eval", str(tmp_path / "run"), *arguments, "--save", str(out), "--html", str(page)) == 0
     printed = capsys.readouterr()
     for layer in (0, 2):
         one = tmp_path / f"one{layer}.json"
-        assert run("eval", str(tmp_path / "run" / f"layers.{layer}"), *arguments, "--out", str(one)) == 0
+        assert run("eval", str(tmp_path / "run" / f"layers.{layer}"), *arguments, "--save", str(one)) == 0
         alone = json.loads(one.read_text())
         for name in ("text", "data", "sae"):
             del alone[name]
