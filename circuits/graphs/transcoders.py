@@ -68,7 +68,7 @@ def transcoders_of(model: Any, anatomy: Anatomy, given: Transcoders) -> tuple[Tr
     found = _of_dictionary(given) if isinstance(given, Dictionary) else _one_by_one(given)
     if not found:
         raise ValueError("transcoders is empty; pass a transcoder set, or one transcoder at least")
-    width, layers = width_of(anatomy.blocks[0]), len(anatomy.blocks)
+    width, layers = width_of(anatomy), len(anatomy.blocks)
     parameter = next(anatomy.root.parameters())
     for one in found:
         name = f"the transcoder of {one.read}"
