@@ -80,9 +80,9 @@ def located(path: str | Path, revision: str | None = None, *, several: bool = Fa
         raise ValueError(f"{revision!r} is no revision: give a branch, a tag or a commit")
     repo, folder = hub_id["repo"], hub_id["folder"] or ""
     validate_repo_id(repo)
-    if folder.endswith(FILES):
-        return _file(repo, folder, revision)
     found = _cached(repo, folder, revision)
+    if found is None and folder.endswith(FILES):
+        return _file(repo, folder, revision)
     if found is None and several:
         found = _cached_several(repo, folder, revision)
     return found or _fetched(repo, folder, revision, several=several)
@@ -155,17 +155,17 @@ def _cached_several(repo: str, folder: str, revision: str | None) -> Path | None
 
 
 def _file(repo: str, name: str, revision: str | None) -> Path:
-    """One file, with what its kind may keep beside it."""
+    """One file, with what its kind may keep beside it; or a folder that is called as files are."""
     found = try_to_load_from_cache(repo, name, revision=revision)
     if isinstance(found, str):
         return Path(found)
     folder, _, last = name.rpartition("/")
     beside = _inside(folder, ["config.yaml", "config.json", f"{last.removesuffix('.pt')}_cfg.json"])
     try:
-        snapshot = snapshot_download(repo, revision=revision, allow_patterns=[name, *beside])
+        snapshot = snapshot_download(repo, revision=revision, allow_patterns=[name, f"{name}/*", *beside])
     except Exception as error:
         raise _cannot_be_had(_joined(repo, name), error) from error
-    if not Path(snapshot, name).is_file():
+    if not Path(snapshot, name).exists():
         raise ValueError(f"{repo} holds no file {name}")
     return Path(snapshot, name)
 

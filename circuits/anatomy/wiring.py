@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.anatomy import Anatomy, Block, model_type, require_final_norm
+from circuits.anatomy.anatomy import Anatomy, Block, model_type, part_of_projection, require_final_norm
 from circuits.anatomy.nodes import Hook, NodeHooks, node_hooks
 
 EMBED, LOGITS = "embed", "logits"
@@ -206,6 +206,14 @@ def output_weights(anatomy: Anatomy, block: Block) -> Tensor:
 def output_bias(anatomy: Anatomy, block: Block) -> Tensor:
     """``[d_model]``: what attention adds to the stream, before a post-norm, whatever its heads put out."""
     return _affine(block.o, _inner_width(anatomy, block))[1] * anatomy.family.residual_multiplier
+
+
+def head_projection(anatomy: Anatomy, block: Block, number: int) -> tuple[Tensor, Tensor]:
+    """Weights ``[head, d_head, d_model]`` and bias ``[head, d_head]`` that make queries (0), keys (1) or values (2) of
+    what attention reads."""
+    weights, bias = _affine((block.q, block.k, block.v)[number], width_of(anatomy))
+    read, _ = part_of_projection(anatomy, number)
+    return read(weights).permute(1, 2, 0), read(bias)
 
 
 def _inner_width(anatomy: Anatomy, block: Block) -> int:

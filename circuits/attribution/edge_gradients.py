@@ -19,6 +19,7 @@ from circuits.runs.runner import Passed
 from circuits.tasks.metrics import Measure, measure_between
 from interp.models.bridge import unwrapped
 from interp.sites.norms import linear_norm
+from interp.terminal.progress import counted
 
 # Vectors of the model's width that a token leaves in a layer's graph (an MLP of four times the width, its activation in
 # eight steps), with the copies of what is read and its gradients.
@@ -55,7 +56,7 @@ def by_gradient(
     effects = torch.zeros(len(task), *wiring.mask.shape, dtype=torch.float64)
     ends: list[tuple[Tensor, Tensor]] = []
     size = at_once(len(task), bytes_each=_bytes_of_a_prompt(session, wiring), memory=memory)
-    for prompts in slices(len(task), size):
+    for prompts in counted(list(slices(len(task), size)), "score edges", unit="groups of prompts"):
         part = replace(session, task=task.rows(prompts))
         ends.append(_add_batch(effects[prompts], part, wiring, inputs, rules, steps))
     source, base = (torch.cat(logits) for logits in zip(*ends, strict=True))

@@ -21,6 +21,7 @@ from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
 from interp.sites.norms import linear_norm
+from interp.terminal.progress import counted
 
 # Rows of one pass are filled up to about this many tokens at most: enough to keep a processor busy.
 TOKENS_AT_ONCE = 1024
@@ -92,7 +93,8 @@ class EdgePatcher:
         found = []
         for prompts in self._prompts:
             tokens, reference = self.session.task.base[prompts], self._reference_of(prompts)
-            found.append(torch.cat([self._run(tokens, rows, reference)[0] for rows in cut.split(self.rows_at_once)]))
+            passes = counted(cut.split(self.rows_at_once), "run circuits", unit="passes")
+            found.append(torch.cat([self._run(tokens, rows, reference)[0] for rows in passes]))
         return torch.cat(found, 1)
 
     @torch.no_grad()
@@ -102,7 +104,7 @@ class EdgePatcher:
         for prompts in self._prompts:
             measure = self.pair.measure.of(prompts)
             tokens, reference = self.session.task.base[prompts], self._reference_of(prompts)
-            for some in slices(rows, self.rows_at_once):
+            for some in counted(list(slices(rows, self.rows_at_once)), "run circuits", unit="passes"):
                 logits = self._run(tokens, cut(some), reference)[0]
                 found[some, prompts] = measure.raw(logits).double().cpu()
         return found

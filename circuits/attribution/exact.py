@@ -15,6 +15,7 @@ from circuits.anatomy.nodes import Hook, NodeHooks
 from circuits.runs.pair import Contrast, Session
 from circuits.runs.runner import Start
 from circuits.tasks.roles import sum_by_role
+from interp.terminal.progress import counted
 
 # Rows of one pass are filled up to about this many tokens: enough to keep a processor busy, little beside the weights.
 TOKENS_AT_ONCE = 2048
@@ -61,7 +62,7 @@ def patch_family(
     at once: ``groups [n, position]`` numbers them."""
     here, count = live(session, groups), int(groups.max()) + 1
     by_layer = []
-    for layer, hooks in enumerate(layers):
+    for layer, hooks in enumerate(counted(layers, "patch exactly", unit="layers")):
         delta = live(session, pair.difference(hooks))
         group_of = here.to(delta.device)
         moved = delta != 0 if entries else (delta != 0).any(-1)

@@ -6,8 +6,17 @@ from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
 from interp.commands.options import OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
+app = App(
+    name="circuit",
+    help="Find the circuit of a task and measure its faithfulness.",
+    help_epilogue=examples(
+        "interp circuit gpt2 --size 50 --html circuit.html --save circuit.json",
+    ),
+)
 
 
 @app.default
@@ -23,7 +32,7 @@ def circuit(
     threshold: float = 1e-2,
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
-    out: OutFile | None = None,
+    save: OutFile | None = None,
     graphml: OutFile | None = None,
     dot: OutFile | None = None,
     neuronpedia: OutFile | None = None,
@@ -50,7 +59,7 @@ def circuit(
         Edges of largest absolute score to keep.
     ablation
         What stands in for the outputs outside the circuit.
-    out
+    save
         Write the circuit there, as JSON.
     graphml
         Write it there for Gephi, Cytoscape or yEd.
@@ -80,6 +89,10 @@ def circuit(
     from circuits.mib.circuit_files import write_mib
 
     language_model, opened = open_task(model, about, direction=direction)
+    say_plan(
+        f"{opened.name} in {model}: {len(opened)} pairs of prompts of {opened.length} tokens; edges are scored by"
+        f" {method}, the {size} strongest kept, and circuits of several sizes run"
+    )
     scores = attribute_edges(language_model, opened, method=method, rules=rules, steps=steps, threshold=threshold)
     whole = Circuit.from_edges(scores, model=model, task=opened.name, prompts=len(opened))
     found = whole.prune(size=min(size, len(whole.edges)))
@@ -95,11 +108,13 @@ def circuit(
     strongest = sorted(found.edges.items(), key=lambda edge: -abs(edge[1]))[:5]
     named = ", ".join(f"{writer} -> {reader} {score:+.3f}" for (writer, reader), score in strongest)
     console.print(f"Strongest edges: {named}", markup=False)
+    edges = [{"writer": w, "reader": r, "score": score} for (w, r), score in found.edges.items()]
     areas = None if unlike_mib(evaluator) else mib_areas(evaluator, whole)
+    answer({"faithfulness": measured, "curve": curve, "mib": areas, "edges": edges, "of": len(whole.edges)})
     if areas is not None:
         console.print(f"By MIB's recipe: CPR {areas.cpr:.3f}, CMD {areas.cmd:.3f}")
-    if out is not None:
-        found.save(out)
+    if save is not None:
+        found.save(save)
     if mib is not None:
         write_mib(found, mib, model=language_model, whole=whole)
     if graphml is not None:

@@ -1,4 +1,5 @@
 from .building import attribution_graph as attribution_graph
+from .building import plan_graph as plan_graph
 from .exchange import read_neuronpedia as read_neuronpedia
 from .exchange import write_neuronpedia as write_neuronpedia
 from .graph import AttributionGraph as AttributionGraph
@@ -9,6 +10,9 @@ from .interventions import LatentChange as LatentChange
 from .interventions import intervening as intervening
 from .measured import Measurement as Measurement
 from .measured import measure as measure
+from .page.report import graph_page as graph_page
+from .qk import ScorePairs as ScorePairs
+from .qk import score_pairs as score_pairs
 from .sources import fit_error_split as fit_error_split
 from .targets import Difference as Difference
 from .targets import Direction as Direction

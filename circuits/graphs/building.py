@@ -14,7 +14,7 @@ from torch import Tensor
 from circuits.anatomy.anatomy import Anatomy
 from circuits.graphs.graph import ERROR, LATENT, LINEAR_ERROR, TARGET, TOKEN, AttributionGraph, columns_of
 from circuits.graphs.local_model import Injection, LocalModel, local_model, open_anatomy, prompt_ids
-from circuits.graphs.rows import Rows
+from circuits.graphs.rows import OF_AN_ENTRY, Rows
 from circuits.graphs.sources import Columns, ErrorSplit, Sources
 from circuits.graphs.targets import Target, Targets, resolve, sites_of
 from circuits.graphs.transcoders import Transcoder, Transcoders, kept_positions, transcoders_of
@@ -78,9 +78,9 @@ def attribution_graph(
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}; it must be 1 or more")
     began = time.perf_counter()
+    ids = prompt_ids(model, prompt)
     anatomy = open_anatomy(model)
     given = transcoders_of(model, anatomy, transcoders)
-    ids = prompt_ids(model, prompt)
     kept = kept_positions(len(ids), leave_out)
     tokenizer = getattr(model, "tokenizer", None)
     with local_model(anatomy, ids, given, kept=kept, sites=sites_of(targets)) as local:
@@ -108,6 +108,64 @@ def attribution_graph(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraphPlan:
+    """What a graph will take, known after one forward pass."""
+
+    tokens: int
+    n_active: int
+    """Latents active on the prompt."""
+    rows: int
+    """Targets and latents that are pulled back, at most."""
+    backwards: int
+    """Batched backward passes, at most."""
+    bytes: int
+    """Of rows and gradients, beside the model, its transcoders and the graph of the forward pass."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens:,} tokens, {self.n_active:,} active latents; 1 forward, at most {self.backwards:,} batched"
+            f" backwards for {self.rows:,} rows; {self.bytes / 2**20:,.0f} MiB for rows and gradients"
+        )
+
+
+def plan_graph(
+    model: Any,
+    prompt: str | Sequence[int] | Tensor,
+    transcoders: Transcoders,
+    *,
+    targets: Targets = None,
+    max_nodes: int = MAX_NODES,
+    leave_out: Sequence[int] = (0,),
+    memory: int = MEMORY,
+) -> GraphPlan:
+    """What :func:`attribution_graph` will take, with the same arguments; it raises as that."""
+    ids = prompt_ids(model, prompt)
+    anatomy = open_anatomy(model)
+    given = transcoders_of(model, anatomy, transcoders)
+    kept = kept_positions(len(ids), leave_out)
+    with local_model(anatomy, ids, given, kept=kept, sites=sites_of(targets)) as local:
+        sources, resolved = Sources(local, kept), resolve(targets, local, getattr(model, "tokenizer", None))
+        n_active = int((sources.columns.kind == LATENT).sum())
+        latents = min(max_nodes, n_active)
+        growing = _Growing(local, sources, resolved, latents, memory)
+    rows, size = latents + len(resolved), growing.at_once
+    step = _step(latents, size)
+    chunks = -(-latents // step) if latents else 0
+    return GraphPlan(
+        tokens=len(ids),
+        n_active=n_active,
+        rows=rows,
+        backwards=-(-len(resolved) // size) + chunks * -(-step // size),
+        bytes=rows * min(growing.rows.width, len(sources.columns)) * OF_AN_ENTRY + min(size, rows) * growing.bytes_each,
+    )
+
+
+def _step(latents: int, at_once: int) -> int:
+    """After how many rows influence is computed anew."""
+    return max(at_once, -(-latents // _UPDATES))
+
+
 class _Growing:
     """Rows, and which node each is of."""
 
@@ -122,8 +180,8 @@ class _Growing:
         self.left_out: list[float] = []
         self.backwards = 0
         size = local.embedding.element_size()
-        each = (len(local.leaves) + 3) * local.embedding.numel() * size + 2 * len(sources.columns) * size
-        self.at_once = at_once(_MOST_AT_ONCE, bytes_each=each, memory=memory)
+        self.bytes_each = (len(local.leaves) + 3) * local.embedding.numel() * size + 2 * len(sources.columns) * size
+        self.at_once = at_once(_MOST_AT_ONCE, bytes_each=self.bytes_each, memory=memory)
 
     def add(
         self, injections: Sequence[Injection], offsets: Sequence[float], layers: Sequence[int],
@@ -140,11 +198,8 @@ class _Growing:
         self.left_out += effects.left_out.tolist()
         self.bias += [bias + offset for bias, offset in zip(effects.bias.tolist(), offsets, strict=True)]
         with torch.no_grad():
-            live, dtype = self.local.live, self.local.embedding.dtype
-            self.pre += [
-                float(live[one.site][one.position] @ one.vector.to(dtype)) + offset
-                for one, offset in zip(injections, offsets, strict=True)
-            ]
+            values = self.local.values(injections).tolist()
+        self.pre += [value + offset for value, offset in zip(values, offsets, strict=True)]
 
     def influence(self) -> np.ndarray:
         """Of every column, so far."""
@@ -166,7 +221,7 @@ def _grown(
     by_layer = {one.layer: one for one in local.transcoders}
     known = np.zeros(len(columns), dtype=bool)
     left = min(max_nodes, len(latents))
-    step = max(growing.at_once, -(-left // _UPDATES))
+    step = _step(left, growing.at_once)
     while left:
         influence = growing.influence()
         candidates = latents[~known[latents] & (influence[latents] > 0)]

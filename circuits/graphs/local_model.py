@@ -31,6 +31,9 @@ FROZEN = frozenset({"ln", "ah"})
 UNEMBEDDING = Site("logits")
 """As a place of injection: what enters the unembedding at the last position."""
 
+ATTENTION_INPUT = "attention_input"
+"""As a kind of place with a layer: what queries and keys are made of."""
+
 
 @dataclass(frozen=True, eq=False)
 class Injection:
@@ -72,9 +75,24 @@ class LocalModel:
     logits: Float[Tensor, " vocab"]
     """At the last position."""
 
+    def values(self, targets: Sequence[Injection]) -> Float[Tensor, " b"]:
+        """The product of each target, attached to the graph: one gather a place, since each would put a gradient of
+        the whole place for every row of the batch."""
+        by_site: dict[Site, list[int]] = {}
+        for number, target in enumerate(targets):
+            by_site.setdefault(target.site, []).append(number)
+        parts = []
+        for site, numbers in by_site.items():
+            x = self.live[site]
+            positions = torch.tensor([targets[number].position for number in numbers], device=x.device)
+            vectors = torch.stack([targets[number].vector.to(x.dtype) for number in numbers])
+            parts.append((x[positions] * vectors).sum(-1))
+        order = torch.tensor([number for numbers in by_site.values() for number in numbers], device=parts[0].device)
+        return torch.cat(parts)[order.argsort()]
+
     def pull_back(self, targets: Sequence[Injection], *, before: int) -> Gradients:
         """Gradients of targets in one batched backward pass; ``before`` is the layer before which all sources are."""
-        products = torch.stack([self.live[t.site][t.position] @ t.vector.to(self.embedding.dtype) for t in targets])
+        products = self.values(targets)
         layers = [layer for layer in self.leaves if layer < before]
         constants = [] if self.position_embedding is None else [self.position_embedding]
         constants += self.biases
@@ -234,6 +252,9 @@ def reading_place(anatomy: Anatomy, site: Site) -> tuple[nn.Module, bool, Callab
     Raises:
         ValueError: the model has no such site.
     """
+    if site.kind == ATTENTION_INPUT:
+        assert site.layer is not None
+        return anatomy.blocks[site.layer].q, True, lambda value: value
     hook = hook_of(anatomy, site.kind, site.layer, batch=1)
     if hook is None:
         raise ValueError(f"this model has no {site}: {why_absent(anatomy, site.kind, site.layer)}")

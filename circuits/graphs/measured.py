@@ -146,6 +146,22 @@ class Measurement:
             rows.append((kind, distance, *found))
         return rows
 
+    def summary(self) -> list[str]:
+        """What was found, in lines."""
+        lines = [f"{len(self):,} edges measured in {self.forwards:,} forwards:"]
+        for mode in self.effects:
+            edge, paths = self.agreement(mode), self.agreement(mode, total=True)
+            lines.append(
+                f"  {mode}: r = {edge.correlation:.2f}, slope {edge.slope:.2f} on edges; r = {paths.correlation:.2f},"
+                f" slope {paths.slope:.2f} on sums over all paths"
+            )
+        if (above := self.above_null) is not None:
+            lines.append(f"  above 95 % of matched random latents ({self.null_mode}): {above.mean():.0%} of edges")
+        if (again := self.replication) is not None:
+            shares = ", ".join(f"{again.share(name):.0%} {name}" for name in VERDICTS)
+            lines.append(f"  on {again.prompts} other prompts ({again.mode}): {shares}")
+        return [*lines, f"  {self.holds.mean():.0%} of edges hold in all that was asked"]
+
     def to_json(self) -> dict[str, Any]:
         """Edges with their measurements, as plain data."""
         name = self.pruned.graph.node

@@ -10,7 +10,8 @@ from torch import Tensor
 
 BYTES = 2**29
 """Memory of all rows together. A row that does not fit into its share keeps its largest entries."""
-_OF_AN_ENTRY = 12
+OF_AN_ENTRY = 12
+"""Bytes of an entry: an index and a number, in float64 at most."""
 
 
 class Rows:
@@ -24,7 +25,7 @@ class Rows:
 
     def __init__(self, columns: int, most: int, memory: int = BYTES) -> None:
         self.columns = columns
-        self.width = min(columns, max(256, memory // (_OF_AN_ENTRY * max(1, most))))
+        self.width = min(columns, max(256, memory // (OF_AN_ENTRY * max(1, most))))
         self._entries: list[tuple[np.ndarray, np.ndarray]] = []
         self._sums: list[float] = []
         self.totals: list[float] = []

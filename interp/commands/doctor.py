@@ -1,16 +1,24 @@
 """``interp doctor``: what is installed, what it runs on, what is wrong, and what loads without a network."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
+
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 
 if TYPE_CHECKING:
     from interp.doctor import Diagnosis, ModelFacts
 
-app = App(name="doctor", help="Versions, devices, name clashes, cache folders, and what loads without a network.")
+app = App(
+    name="doctor",
+    help="Versions, devices, name clashes, cache folders, and what loads without a network.",
+    help_epilogue=examples(
+        "interp doctor",
+        "interp doctor gpt2 --json",
+    ),
+)
 
 
 @app.default
@@ -19,7 +27,6 @@ def doctor(
     /,
     *,
     revision: str | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Look at this installation, without asking the network; exit status 1 when a name clash is found.
 
@@ -29,23 +36,20 @@ def doctor(
         Look at this model instead: its sizes, and whether a BOS token begins its texts.
     revision
         Of the model.
-    as_json
-        Print the same as JSON.
     """
     from interp.doctor import diagnose, examine
 
     if model is not None:
         facts = examine(model, revision=revision)
-        print(json.dumps(asdict(facts), indent=2) if as_json else _told(facts))
+        answer(facts)
+        print(_told(facts))
         return 0
     if revision is not None:
         raise ValueError(f"revision {revision!r} of which model? Name it: interp doctor MODEL --revision {revision}")
 
     diagnosis = diagnose()
-    if as_json:
-        print(json.dumps(asdict(diagnosis), indent=2))
-    else:
-        _print(diagnosis)
+    answer(diagnosis)
+    _print(diagnosis)
     return 1 if diagnosis.clashes else 0
 
 

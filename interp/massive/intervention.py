@@ -22,6 +22,7 @@ from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, check_site
+from interp.terminal.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,7 @@ def _run(
     before: list[Tensor] = []
     after: list[list[Tensor]] = [[] for _ in variants]
     divergence: list[list[Tensor]] = [[] for _ in variants]
-    for begin in range(0, len(tokens), batch):
+    for begin in counted(range(0, len(tokens), batch), "intervene", unit="batches"):
         rows = tokens[begin : begin + batch]
         clean = model(rows)
         before.append(metrics.cross_entropy(clean, rows).mean(1))

@@ -16,6 +16,7 @@ from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
+from interp.terminal.progress import counted as progress_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ def layer_stats(
             " sequence at least one position"
         )
     parts = []
-    for rows, kept in zip(tokens.split(batch), counted.split(batch), strict=True):
+    batches = list(zip(tokens.split(batch), counted.split(batch), strict=True))
+    for rows, kept in progress_of(batches, "measure layers", unit="batches"):
         cache = capture(model, rows, sites, reduce=partial(extremes, kept=kept, top=top))
         parts.append(torch.stack([cache[site] for site in sites]))
     found = torch.cat(parts, dim=1).cpu()

@@ -15,6 +15,9 @@ from interp.trajectory.fitting import Trajectory, fit_all
 
 Quantity = Literal["ratio", "mean_of_ratios", "top1", "median"]
 
+FEWEST_TO_FIT = 6
+"""Checkpoints; a curve of fewer has as many parameters as points."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Provenance):

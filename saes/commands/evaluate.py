@@ -7,9 +7,19 @@ from cyclopts import App, Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 from saes.commands.options import MeasuredText
 
-app = App(name="eval", help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.")
+app = App(
+    name="eval",
+    help="Measure an SAE: reconstruction, sparsity, and the model's loss with it spliced in.",
+    help_epilogue=examples(
+        "interp eval sae --data heldout.txt --html page.html",
+        "interp eval sae --data heldout.txt --json",
+    ),
+)
 
 
 @app.default
@@ -20,7 +30,7 @@ def evaluate(
     data: Path,
     text: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
-    out: OutFile | None = None,
+    save: OutFile | None = None,
     html: OutFile | None = None,
 ) -> None:
     """Evaluate and print.
@@ -33,10 +43,10 @@ def evaluate(
         Text that it was not trained on: a file or folder, as for `interp cache`.
     tokens
         How many to evaluate on.
-    out
-        Also write the figures there, as JSON.
+    save
+        JSON file for the figures.
     html
-        Also write a page there that shows them; it is one file and opens offline.
+        Page that shows them; it is one file and opens offline.
     """
     from rich.console import Console
 
@@ -55,6 +65,7 @@ def evaluate(
             name = f"{len(loaded)} dictionaries"
         else:
             name = f"{loaded.activation.name} {'SAE' if isinstance(loaded, SAE) else loaded.layout.name}"
+        say_plan(f"{name} on {inputs.model_name}: {inputs.planned(tokens)}, each run clean, spliced and ablated")
         about = {"title": f"{name} on {inputs.model_name}", "data": str(data)}
         which: dict[str, Any] = {
             "max_tokens": tokens,
@@ -73,8 +84,10 @@ def evaluate(
             found = evaluate_places(loaded, model, rows, **which)
             shown, tables = places_page.build_page(found, **about), places_page.tables(found, title=str(sae))
             figures = found.to_json()
-    if out is not None:
-        write_json(out, figures | {"text": inputs.settings, "data": data.name})
+    figures |= {"text": inputs.settings, "data": data.name}
+    answer(figures)
+    if save is not None:
+        write_json(save, figures)
     if html is not None:
         shown.write(html)
     for one in tables:

@@ -44,6 +44,12 @@ class Inputs:
     settings: dict[str, Any]
     """How the model is run, as plain data."""
 
+    def planned(self, tokens: int) -> str:
+        """How much text is read where ``tokens`` are asked for, in words."""
+        rows, context = self.rows.ids.shape
+        read = min(rows, -(-tokens // context))
+        return f"{min(tokens, read * context):,} tokens in {read:,} rows of {context}"
+
     @property
     def sae(self) -> SAE:
         """What was loaded, where it is an SAE."""
@@ -65,7 +71,7 @@ def open_inputs(
     loaded = load(folder, site=options.site, target_site=options.target_site)
     if isinstance(loaded, DictionarySet):
         said = loaded.conditions(frozenset(name for name, value in vars(options).items() if value is not None))
-        said_model, source = loaded.model, _source_of(loaded)
+        said_model, source = (None if options.model else loaded.model), _source_of(loaded)
     else:
         said, source = conditions_of(loaded.provenance), loaded.provenance.get("source", {})
         said_model = said_model_of(loaded.provenance)
@@ -102,8 +108,9 @@ def open_inputs(
 
 def load_all(folder: Path, *, site: str | None, target_site: str | None) -> SAE | Dictionary | DictionarySet:
     """What ``load_any`` loads, or all dictionaries below a folder that is none itself."""
-    if not members_in(folder) or is_over_places(folder):
-        return load_any(folder, site=site, target_site=target_site)
+    members = members_in(folder)
+    if len(members) < 2 or is_over_places(folder):
+        return load_any(members[0] if len(members) == 1 else folder, site=site, target_site=target_site)
     if site is not None or target_site is not None:
         raise ValueError(f"{folder} holds several dictionaries, whose files name their sites: it takes no single site")
     loaded = DictionarySet.load(folder)

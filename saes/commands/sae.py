@@ -6,10 +6,19 @@ from typing import Literal
 from cyclopts import App
 
 from interp.commands.options import OutFolder
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 from saes.commands.features import features
 from saes.commands.publish import publish
 
-app = App(name="sae", help="Work with saved SAEs.")
+app = App(
+    name="sae",
+    help="Work with saved SAEs.",
+    help_epilogue=examples(
+        "interp sae features sae --data heldout.txt --html features.html",
+        "interp sae convert sae --to saelens --out sae_for_saelens",
+    ),
+)
 app.command(features)
 app.command(publish)
 
@@ -52,6 +61,7 @@ def convert(
         if to not in ("deepfield", "circuit_tracer"):
             raise ValueError(f"{source} holds a {sae.layout.name}, which {to} cannot hold: deepfield or circuit_tracer")
         (save_dictionary if to == "deepfield" else write_circuit_tracer)(sae, out)
+        answer({"folder": out, "format": to, "activation": sae.activation.name, "kind": sae.layout.kind})
         print(f"{sae.activation.name} {sae.layout.name} over {len(sae.layout.reads)} places, written for {to} in {out}")
         return
     if to == "circuit_tracer":
@@ -60,4 +70,5 @@ def convert(
         sae.save(out)
     else:
         write(sae, to, out)
+    answer({"folder": out, "format": to, "activation": sae.activation.name, "d_in": sae.d_in, "d_sae": sae.d_sae})
     print(f"{sae.activation.name} SAE, {sae.d_in} to {sae.d_sae} latents, written for {to} in {out}")

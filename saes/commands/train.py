@@ -12,6 +12,9 @@ from cyclopts.config import Toml
 
 from interp.counts import Count
 from interp.files.outside import reading
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 from saes.training.config import TrainConfig, check
 
 if TYPE_CHECKING:
@@ -38,6 +41,11 @@ app = App(
     name="train",
     help="Train a sparse autoencoder on a model's activations. The same command again resumes.",
     config=_options_file,
+    help_epilogue=examples(
+        "interp train --store acts --site blocks.3.hook_resid_post --k 32 --out sae",
+        "interp train --model gpt2 --data my_text/ --site blocks.6.hook_mlp_out --k 32 --out sae",
+        "interp train --store acts --site blocks.3.hook_resid_post --sweep k=16,32 --out all",
+    ),
 )
 
 
@@ -119,7 +127,7 @@ def train(
         runs = [with_places(run, source) for run in runs]
         plans = [plan(run, source) for run in runs]
         for its in plans if group.leads else ():
-            print(*its.lines(), sep="\n")
+            say_plan("\n".join(its.lines()))
         if group.leads and epochs is None and (passes := plans[0].passes) > MANY_PASSES:
             print(
                 f"warning: --tokens {plans[0].tokens} are {passes:.0f} passes over the {len(source):,} activations that"
@@ -127,6 +135,9 @@ def train(
                 file=sys.stderr,
             )
         train_all(runs, source, progress=True)
+    if group.leads:
+        verdicts = [read_verdict(run.out) for run in runs]
+        answer([{"folder": run.out, "verdict": v and v.to_json()} for run, v in zip(runs, verdicts, strict=True)])
     for run in runs if group.leads else ():
         name = "SAE" if run.kind is None else run.kind
         if (verdict := read_verdict(run.out)) is not None:

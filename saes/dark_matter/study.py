@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
+from interp.terminal.progress import counted
 from interp.tokens.token_rows import TokenRows
 from saes.conditions import conditions_of
 from saes.dark_matter.definitions import DEFINITIONS
@@ -171,7 +172,7 @@ def study(
         progress=progress,
     )
     measured: list[SAEStudy] = []
-    for name, sae in saes.items():
+    for name, sae in counted(list(saes.items()), "study SAEs", unit="SAEs"):
         logger.info("measuring %s, %d of %d", name, len(measured) + 1, len(saes))
         measured.append(_measure(name, sae, job))
     groups = of_one_l0(measured)

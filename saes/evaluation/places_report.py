@@ -18,6 +18,7 @@ from interp import metrics
 from interp.metrics import Estimate
 from interp.sites.capturing import capture
 from interp.sites.site import Site
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.evaluation.replacement import replacement_logits, sites_of
@@ -137,7 +138,7 @@ def evaluate_places(
     active = torch.zeros(len(dictionary.parts), dictionary.d_sae, dtype=torch.int64)
     modes = (False,) if dictionary.layout.kind == "crosscoder" else (False, True)
     largest = 0.0
-    for ids, documents, kept in batches:
+    for ids, documents, kept in counted(batches, "evaluate", unit="batches"):
         found = capture(model, ids, [*reads, *writes], attention_mask=documents >= 0)
         xs = [found[site].to(dictionary.placed()[0][0].W_enc.dtype) for site in reads]
         latents = dictionary.encode(xs)

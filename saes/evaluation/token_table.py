@@ -14,6 +14,7 @@ from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import edited_logits, looking, spliced_logits
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -155,11 +156,12 @@ def measure_together(
     device = next(model.parameters()).device
     gathering = [_Gathering(member) for member in members]
 
-    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for ids, documents in row_batches(rows, count, batch_rows, device=device):
+    def batches(sweep: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        steps = row_batches(rows, count, batch_rows, device=device)
+        for ids, documents in counted(steps, f"evaluate, {sweep} sweep of 3", -(-count // batch_rows), unit="batches"):
             yield ids, documents, measured(documents, first_position, ids=ids, drop_tokens=drop_tokens)
 
-    for ids, documents, kept in batches():
+    for ids, documents, kept in batches("first"):
         seen: dict[Site, Tensor] = {}
         clean = edited_logits(model, ids, looking([s for m in members for s in (m.site, m.target)], seen))
         for one in gathering:
@@ -167,12 +169,12 @@ def measure_together(
             one.first(model, ids, documents, kept, seen, clean)
     for one in gathering:
         one.find_massive()
-    for number, (ids, _, kept) in enumerate(batches()):
+    for number, (ids, _, kept) in enumerate(batches("second")):
         for one in gathering:
             one.without_massive(number, model, ids, kept)
     for one in gathering:
         one.find_means()
-    for ids, _, kept in batches():
+    for ids, _, kept in batches("third"):
         for one in gathering:
             one.about_means(model, ids, kept)
     return [one.measured() for one in gathering]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from interp.files.outside import reason
+from interp.model_identity import relation
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.tokens.token_rows import TokenRows
@@ -130,13 +131,13 @@ class DictionarySet:
 
     @property
     def model(self) -> str | None:
-        """The model that the members say they are of; None where none says one.
+        """The model that the members say they are of, in the first one's words; None where none says one.
 
         Raises ValueError where they say different ones.
         """
         by_name = {name: said_model(sae) for name, sae in zip(self.names, self, strict=True)}
         said = {name: model for name, model in by_name.items() if model is not None}
-        if len(set(said.values())) > 1:
+        if any(relation(next(iter(said.values())), model) == "different" for model in said.values()):
             raise ValueError(f"the members are of different models: {_listed(said)}")
         return next(iter(said.values()), None)
 

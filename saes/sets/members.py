@@ -1,38 +1,51 @@
-"""The dictionaries in a folder: one in each of its folders, or one in each of its files."""
+"""The dictionaries below a folder: one in each of its folders, or in each of its files."""
 
-from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
 from saes.hub import folders_of
 
-_DEEP = ("*", "*/*", "*/*/*", "*/*/*/*")
 _LOOKED_AT = 20_000
-_FILES = ("*.pt", "*.pth", "layer_*.safetensors")
-"""Files that are a dictionary each, where a folder has several of them."""
+_FILES = (".pt", ".pth")
+_LAYER_FILE = "layer_*.safetensors"
 _ALONE = frozenset({"cfg.json", "hyperparams.json", "ae.pt", "sae.safetensors", "sae_weights.safetensors"})
 """Files that no folder has but a dictionary's: where others of it are missing, it is damaged."""
 
 
 def members_in(folder: Path) -> list[Path]:
-    """Folders, or else files, of the dictionaries below a folder, those that are incomplete among them.
+    """Folders and files of the dictionaries below a folder, those that are incomplete among them.
 
-    A folder that is a dictionary itself has none.
+    A file is one only where it lies beside no folders of dictionaries, as what a trainer leaves there does. A folder
+    that is a dictionary itself has none.
     """
     if not folder.is_dir():
         return []
-    names = [path.relative_to(folder).as_posix() for path in islice(_below(folder), _LOOKED_AT)]
-    if "" in folders_of(names):
+    paths = islice((path for path in folder.rglob("*") if path.is_file()), _LOOKED_AT)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    folders = set(folders_of(names))
+    if "" in folders:
         return []
-    inside = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in _ALONE} - {""}
-    if found := sorted({*folders_of(names), *inside}, key=_in_order):
-        return [folder / name for name in found]
-    files = [path for pattern in _FILES for path in folder.glob(pattern)]
-    return sorted(files, key=lambda path: _in_order(path.name)) if len(files) > 1 else []
+    folders |= {_parent(name) for name in names if name.rpartition("/")[2] in _ALONE} - {""}
+    files = {name for name in names if _is_file_of_one(name) and not _beside(_parent(name), folders)}
+    found = folders | (files if len(files) > 1 or folders else set())
+    return [folder / name for name in sorted(found, key=_in_order)]
 
 
-def _below(folder: Path) -> Iterable[Path]:
-    return (path for pattern in _DEEP for path in folder.glob(pattern) if path.is_file())
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _is_file_of_one(name: str) -> bool:
+    return name.endswith(_FILES) or fnmatchcase(name.rpartition("/")[2], _LAYER_FILE)
+
+
+def _beside(parent: str, folders: set[str]) -> bool:
+    """Whether a folder holds, is or lies below one of the folders."""
+    return any(
+        f"{place}/".startswith(f"{parent}/" if parent else "") or f"{parent}/".startswith(f"{place}/")
+        for place in folders
+    )
 
 
 def _in_order(name: str) -> tuple[object, ...]:

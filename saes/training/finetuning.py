@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from interp import metrics
@@ -24,6 +23,7 @@ from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits, vectors_at
 from interp.stopping import held_back
 from interp.store.shuffle import Permutation
+from interp.terminal.progress import progress as working
 from interp.tokens.batches import measured
 from interp.tokens.token_rows import TokenRows, require_rows
 from saes import losses
@@ -84,16 +84,16 @@ def _loop(
     with (
         _frozen(model),
         appended_log(config.out) as log,
-        Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress) as bar,
+        working("fine-tune", steps, done=state.step, unit="steps", show=progress) as advance,
         held_back() as stopped,
     ):
-        task = bar.add_task("finetune", total=steps, completed=state.step, figures="")
         while state.step < steps and not stopped():
             _step(state, model, rows, site, config, steps)
             if state.step % config.log_every == 0 or state.step == steps:
                 log({"step": state.step, **state.metrics})
                 shown = "  ".join(f"{name} {state.metrics[name]:.3f}" for name in (config.loss, "fvu", "l0"))
-                bar.update(task, completed=state.step, figures=shown)
+                advance(0, shown)
+            advance(1)
             if state.step % config.checkpoint_every == 0 or stopped():
                 save_checkpoint(state, config.out)
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import Tensor
 
 from interp import processes
 from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.stopping import held_back
+from interp.terminal.progress import progress as working
 from saes import losses
 from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents
@@ -147,11 +147,9 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
     if done == first.steps:  # ended between its last step and the writing of the SAE
         return next(batches(store, first, sites, done - 1))
     with ExitStack() as stack:
-        bar = stack.enter_context(
-            Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not (progress and leads))
-        )
         names = ", ".join(config.activation for _, config in runs)
-        task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
+        show = working(f"train {names}", first.steps, done=done, unit="steps", show=progress)
+        advance: Callable[..., None] = stack.enter_context(show) if leads else _write_nothing
         logs = [stack.enter_context(appended_log(c.out)) if leads else _write_nothing for _, c in runs]
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
         stopped = stack.enter_context(held_back()) if processes.current().size == 1 else _never
@@ -166,12 +164,13 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     figures = {**state.metrics, "tokens_per_second": rate}
                     log({"step": state.step, **figures})
                     sinks.write(state.step, figures)
-                    bar.update(task, completed=state.step, figures=_figures(state, rate))
+                    advance(0, _figures(state, rate))
                     watch.see(state.step, state.metrics["fvu"])
                 if state.step in config.keep_steps:
                     keep(state, config, store)
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
+            advance(1)
             if stopped():
                 for state, config in runs:
                     save_checkpoint(state, config.out)
@@ -184,8 +183,8 @@ def _never() -> bool:
     return False
 
 
-def _write_nothing(_figures: dict[str, Any]) -> None:
-    """The log of processes that do not lead."""
+def _write_nothing(*_figures: Any) -> None:
+    """The log and the progress of processes that do not lead."""
 
 
 def _figures(state: TrainState, rate: float) -> str:

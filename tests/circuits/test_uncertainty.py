@@ -125,7 +125,11 @@ def test_the_largest_scores_in_words() -> None:
 
 def test_commands_say_n_is_1(tmp_path, capsys) -> None:
     patch(
-        "embedded", about=TaskOptions(prompts=1), nodes=("attn_out",), out=tmp_path / "p.json", html=tmp_path / "p.html"
+        "embedded",
+        about=TaskOptions(prompts=1),
+        nodes=("attn_out",),
+        save=tmp_path / "p.json",
+        html=tmp_path / "p.html",
     )
     circuit("embedded", about=TaskOptions(prompts=1), size=30, method="eap", html=tmp_path / "c.html")
     printed = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Several SAEs as one: how they are found, named and taken, and that measuring them together changes no figure."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,11 @@ def test_what_a_folder_holds(tmp_path: Path) -> None:
     assert found.names == ("layers.2", "more/deep", "layers.10")
     assert found["layers.10"].site == "blocks.10.hook_resid_post"
     assert members_in(tmp_path / "run" / "layers.2") == [], "one SAE is no folder of several"
+    (tmp_path / "run" / "optimizer.pt").write_bytes(b"what a trainer leaves beside them")
+    deep = tmp_path / "run" / "gemma-scope-2b-pt-res" / "layer_1" / "width_16k" / "average_l0_71" / "x"
+    at_layer(1).save(deep)
+    assert [path.name for path in members_in(tmp_path / "run")] == ["x", "layers.2", "layers.10", "deep"]
+    shutil.rmtree(deep)
     layout = PLACED["qwen_scope"]
     for layer in (0, 1, 11, 2):
         path = layout.write(tmp_path / "qwen", layout.weights())
@@ -193,8 +199,11 @@ def test_members_that_were_trained_otherwise(tmp_path: Path, capsys: pytest.Capt
         both.conditions()
     assert both.conditions(frozenset({"bos"})).first_position == 1
     assert both.conditions(frozenset({"bos"})).bos is None
-    second.provenance = {"source": {"model": "n"}}
-    with pytest.raises(ValueError, match=r"different models: m \(.*\), n \("):
+    second.provenance = {"source": {"model": "EleutherAI/pythia-70m"}}
+    first.provenance = {"source": {"model": "pythia-70m"}}
+    assert both.model == "pythia-70m"
+    second.provenance = {"source": {"model": "gpt2"}}
+    with pytest.raises(ValueError, match=r"different models: pythia-70m \(.*\), gpt2 \("):
         _ = both.model
 
 
