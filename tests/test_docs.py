@@ -65,3 +65,13 @@ def test_the_python_of_the_start_page() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_attribution_graphs_from_prompt_to_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(blocks("attribution-graphs.md", "python"))
+    exec(compile(code, "attribution-graphs.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "on 11 other prompts (live):" in printed
+    assert "frozen_attention [(" in printed
+    assert "  x  " in printed
+    assert Path("graph.html").stat().st_size > 10_000
