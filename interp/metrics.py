@@ -20,7 +20,13 @@ MIN_GROUPS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number with its uncertainty."""
+    """A measured number with its uncertainty.
+
+    Example:
+        >>> import interp
+        >>> str(interp.Estimate(value=0.5, standard_error=0.1, n=9))
+        '0.5 ± 0.1'
+    """
 
     value: float
     """The number itself, in the unit of what it estimates."""

@@ -69,7 +69,21 @@ class Example:
 
 @torch.no_grad()
 def count_latents(sae: SAE, text: Text) -> LatentCounts:
-    """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's."""
+    """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.features.examples import Text
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> counts = saes.count_latents(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)))
+        >>> int(counts.active.sum()) == 8 * counts.tokens
+        True
+    """
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
     for _, latents in _encoded(sae, text):
@@ -101,6 +115,20 @@ def top_examples(
     A row appears once, at its strongest token, with up to ``before`` and ``after`` tokens of the row around it. Of
     equal activations the earlier row comes first.
     Raises ValueError for a latent that the SAE lacks, k < 1, and as ``count_latents``.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.features.examples import Text
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> where = Text(model=model, rows=rows, site=interp.Site.parse(sae.site))
+        >>> ((first, *_),) = saes.top_examples(sae, where, [5], k=3)
+        >>> len(first.ids) == len(first.activations)
+        True
     """
     if wrong := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
         raise ValueError(f"there is no latent {wrong[0]}; this SAE has 0 to {sae.d_sae - 1}")

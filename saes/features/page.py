@@ -29,7 +29,25 @@ def token_texts(tokenizer: Any) -> Callable[[int], str]:
 def write_feature_page(
     book: FeatureBook, path: str | Path, *, title: str, data: str, text_of: Callable[[int], str]
 ) -> Path:
-    """Write the page, atomically; ``data`` names the text. Returns its absolute path."""
+    """Write the page, atomically; ``data`` names the text. Returns its absolute path.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.features.book import look_up
+        >>> from saes.features.examples import Text
+        >>> from saes.features.page import token_texts
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> book = look_up(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)), max_latents=5)
+        >>> names = {"title": "Mine", "data": "held out", "text_of": token_texts(model.tokenizer)}
+        >>> path = saes.write_feature_page(book, "page.html", **names)
+        >>> path.name
+        'page.html'
+    """
     content = _content(book, title, data, text_of)
     return write_html(path, render(Path(__file__).parent, "page.html.jinja", title=title, content=content))
 
