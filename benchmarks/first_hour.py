@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "how-to" / "own-text.md"
 DARK_MATTER = "interp darkmatter --sae runs/own/sae --store runs/own/acts --out runs/own/dark_matter --tokens 40000"
 # Page, what is done there first, and the height in pixels.
 PICTURES = {
-    "features": ("features.html", "document.querySelectorAll('#list > *')[200].click()", 560),
+    "features": ("features.html", "document.querySelectorAll('#list > *')[200].click()", 640),
     "explorer": ("circuit.html", "document.querySelector('.stage').scrollIntoView({block: 'center'})", 700),
     "dark-matter": ("dark_matter/darkmatter.html", "document.querySelector('.js-plotly-plot').scrollIntoView()", 400),
 }

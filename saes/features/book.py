@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
+from saes.features.levels import Levels, levels, merged
 from saes.features.logit_effects import Effects, logit_effects
 from saes.sae import SAE
 
@@ -21,6 +22,9 @@ class FeatureBook:
     chosen_by_hand: bool
     latents: tuple[int, ...]
     examples: tuple[tuple[Example, ...], ...]
+    copies: tuple[tuple[int, ...], ...]
+    """How many nearly equal passages each example stands for, among the strongest."""
+    levels: Levels
     nearest: tuple[tuple[tuple[int, float], ...], ...]
     """Latents of the whole SAE and the cosines of decoder rows."""
     effects: tuple[Effects, ...] | None
@@ -38,7 +42,8 @@ def look_up(
     chosen = spread_over_density(counts, max_latents) if latents is None else list(dict.fromkeys(latents))
     if not chosen:
         raise ValueError(f"no latent is active on these {counts.tokens:,} tokens; give more text, or --latents")
-    found = top_examples(sae, text, chosen, k=examples)
+    found = [merged(several, k=examples) for several in top_examples(sae, text, chosen, k=_CANDIDATES * examples)]
+    maximum = counts.maximum[chosen].tolist()
     effects = logit_effects(sae, text.model, chosen)
     return FeatureBook(
         site=str(text.site),
@@ -46,13 +51,17 @@ def look_up(
         counts=counts,
         chosen_by_hand=latents is not None,
         latents=tuple(chosen),
-        examples=tuple(found),
+        examples=tuple(kept for kept, _ in found),
+        copies=tuple(copies for _, copies in found),
+        levels=levels(sae, text, chosen, maximum, k=max(1, examples // 2)),
         nearest=tuple(nearest_latents(sae, chosen)),
         effects=None if effects is None else tuple(effects),
     )
 
 
 _CHUNK = 64
+_CANDIDATES = 3
+"""As many passages are looked at for each that is shown, since some are copies."""
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ def count_latents(sae: SAE, text: Text) -> LatentCounts:
     """
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
-    for _, latents in _encoded(sae, text):
+    for _, latents in encoded(sae, text):
         on = latents.values != 0
         indices = latents.indices[on]
         active += torch.bincount(indices, minlength=sae.d_sae)
@@ -134,31 +134,56 @@ def top_examples(
         raise ValueError(f"there is no latent {wrong[0]}; this SAE has 0 to {sae.d_sae - 1}")
     if k < 1 or before < 0 or after < 0:
         raise ValueError(f"k is {k}, before {before}, after {after}; k must be 1 or more, the others 0 or more")
-    width = before + 1 + after
-    shape, device = (len(latents), 0), sae.W_enc.device
-    values, windows = torch.zeros(shape, device=device), torch.zeros(*shape, width, device=device)
-    rows, positions = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
-    for first_row, found in _encoded(sae, text, whole_rows=True):
-        dense = _columns(found, latents)
-        peaks, at = dense.max(1)
-        around = at[:, None] + torch.arange(width, device=device)[:, None]
-        window = functional.pad(dense, (0, 0, before, after)).gather(1, around)
-        numbers = torch.arange(first_row, first_row + len(peaks), device=device)[:, None].expand_as(at)
+    best = Best(len(latents), k=k, before=before, after=after, device=sae.W_enc.device)
+    for first_row, found in encoded(sae, text, whole_rows=True):
+        dense = columns(found, latents)
+        best.see(first_row, dense, dense)
+    return best.examples(text.rows)
+
+
+class Best:
+    """For each of some latents the ``k`` rows with the largest scores above 0, and the activations around the token of
+    the row that has its largest score; filled batch by batch."""
+
+    def __init__(self, latents: int, *, k: int, before: int, after: int, device: torch.device) -> None:
+        self._k, self._before, self._after = k, before, after
+        self._width = before + 1 + after
+        self._scores = torch.zeros(latents, 0, device=device)
+        self._windows = torch.zeros(latents, 0, self._width, device=device)
+        self._rows, self._positions = (torch.zeros(latents, 0, dtype=torch.int64, device=device) for _ in range(2))
+
+    def see(
+        self,
+        first_row: int,
+        dense: Float[Tensor, "row position latent"],
+        scores: Float[Tensor, "row position latent"],
+    ) -> None:
+        """Take in the activations and scores of the rows from ``first_row`` on."""
+        peaks, at = scores.max(1)
+        around = at[:, None] + torch.arange(self._width, device=dense.device)[:, None]
+        window = functional.pad(dense, (0, 0, self._before, self._after)).gather(1, around)
+        numbers = torch.arange(first_row, first_row + len(peaks), device=dense.device)[:, None].expand_as(at)
         # Stable, so that a row which came earlier keeps its place before an equal one.
-        merged, order = torch.cat([values, peaks.T], 1).sort(dim=1, descending=True, stable=True)
-        values, order = merged[:, :k], order[:, :k]
-        rows = torch.cat([rows, numbers.T], 1).gather(1, order)
-        positions = torch.cat([positions, at.T], 1).gather(1, order)
-        windows = torch.cat([windows, window.permute(2, 0, 1)], 1).gather(1, order[..., None].expand(-1, -1, width))
-    columns = zip(values.tolist(), rows.tolist(), positions.tolist(), windows.cpu(), strict=True)
-    return [
-        tuple(
-            _example(text.rows, row, position, window, before)
-            for value, row, position, window in zip(*column, strict=True)
-            if value > 0
+        merged, order = torch.cat([self._scores, peaks.T], 1).sort(dim=1, descending=True, stable=True)
+        self._scores, order = merged[:, : self._k], order[:, : self._k]
+        self._rows = torch.cat([self._rows, numbers.T], 1).gather(1, order)
+        self._positions = torch.cat([self._positions, at.T], 1).gather(1, order)
+        wide = order[..., None].expand(-1, -1, self._width)
+        self._windows = torch.cat([self._windows, window.permute(2, 0, 1)], 1).gather(1, wide)
+
+    def examples(self, rows: TokenRows) -> list[tuple[Example, ...]]:
+        """Of each latent, the largest score first."""
+        each = zip(
+            self._scores.tolist(), self._rows.tolist(), self._positions.tolist(), self._windows.cpu(), strict=True
         )
-        for column in columns
-    ]
+        return [
+            tuple(
+                _example(rows, row, position, window, self._before)
+                for score, row, position, window in zip(*column, strict=True)
+                if score > 0
+            )
+            for column in each
+        ]
 
 
 def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w"], before: int) -> Example:
@@ -176,7 +201,7 @@ def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w
     )
 
 
-def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
+def encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     """Number of the first row and latents of each batch: of measured tokens alone, or of whole rows, with zeros."""
     check_same_model(sae, name_of(text.model))
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
@@ -196,7 +221,7 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
         first_row += len(ids)
 
 
-def _columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
+def columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
     """Dense activations of the chosen latents alone."""
     column = torch.full((latents.d_sae,), len(chosen), device=latents.indices.device)
     column[list(chosen)] = torch.arange(len(chosen), device=latents.indices.device)

@@ -10,6 +10,7 @@ from typing import Any
 
 from interp.pages.templates import render, write_html
 from saes.features.book import FeatureBook
+from saes.features.examples import Example
 from saes.features.logit_effects import NOTE
 
 
@@ -62,22 +63,29 @@ def _content(book: FeatureBook, title: str, data: str, text_of: Callable[[int], 
     def effects(pairs: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         return [(index(token), _rounded(value)) for token, value in pairs]
 
+    def passages(examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return [
+            {
+                "row": example.row,
+                "position": example.position,
+                "peak": example.position - example.first,
+                "tokens": [index(token) for token in example.ids],
+                "acts": [_rounded(value) for value in example.activations],
+            }
+            for example in examples
+        ]
+
     latents = []
     for i, latent in enumerate(book.latents):
         entry: dict[str, Any] = {
             "id": latent,
             "active": int(book.counts.active[latent]),
             "max": _rounded(float(book.counts.maximum[latent])),
-            "examples": [
-                {
-                    "row": example.row,
-                    "position": example.position,
-                    "peak": example.position - example.first,
-                    "tokens": [index(token) for token in example.ids],
-                    "acts": [_rounded(value) for value in example.activations],
-                }
-                for example in book.examples[i]
-            ],
+            "examples": passages(book.examples[i]),
+            "copies": book.copies[i],
+            "middle": passages(book.levels.middle[i]),
+            "weak": passages(book.levels.weak[i]),
+            "histogram": book.levels.histograms[i].tolist(),
             "nearest": [[other, round(cosine, 3)] for other, cosine in book.nearest[i]],
         }
         if book.effects is not None:
