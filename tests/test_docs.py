@@ -58,6 +58,10 @@ def test_from_own_text_to_explained_features_and_the_heads_of_a_task(capsys: pyt
         assert Path("runs/own", f"{page}.html").stat().st_size > 10_000
 
 
+def test_the_readme_shows_the_python_of_the_start_page() -> None:
+    assert blocks("../README.md", "python")[0] == blocks("index.md", "python")[0]
+
+
 def test_the_python_of_the_start_page() -> None:
     """In a process of its own, where types are not checked, as at a user's: a path may be a string."""
     (code,) = blocks("index.md", "python")

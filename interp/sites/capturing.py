@@ -137,6 +137,13 @@ def capture(
     Raises:
         ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take; gradients
             under inference mode.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> acts = interp.capture(model, "When Emma and Jack", ["blocks.3.hook_resid_post", "blocks.3.attn.hook_z"])
+        >>> acts["blocks.3.attn.hook_z"].shape[2:]  # head, d_head
+        torch.Size([3, 32])
     """
     if sites == ():
         raise ValueError(
