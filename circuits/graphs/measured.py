@@ -96,9 +96,11 @@ class Measurement:
 
     @cached_property
     def above_null(self) -> np.ndarray | None:
-        """Whether an edge's effect in ``null_mode`` is above what matched latents do; so is one that none can be
-        compared with."""
-        return None if self.null_bound is None else ~(np.abs(self.in_null_mode) <= self.null_bound)
+        """Whether an edge's effect in ``null_mode`` has the edge's sign, and is larger than what matched latents do
+        (where there are any to compare with)."""
+        if self.null_bound is None:
+            return None
+        return np.sign(self.predicted) * self.in_null_mode > np.nan_to_num(self.null_bound, nan=0.0)
 
     @cached_property
     def distance(self) -> np.ndarray:

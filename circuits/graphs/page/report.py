@@ -96,7 +96,7 @@ def _cards(pruned: PrunedGraph, measurement: Measurement | None) -> list[tuple[s
             note = f"{again.share('contradicted'):.0%} contradicted, on {again.prompts} other prompts"
             cards.append(("Edges that replicate", f"{again.share('replicates'):.0%}", note))
         if measurement.above_null is not None:
-            note = "of edges do more than 95 % of matched random latents"
+            note = "of edges: their sign, and more than 95 % of matched random latents"
             cards.append(("Above the null", f"{measurement.above_null.mean():.0%}", note))
     return cards
 

@@ -161,8 +161,12 @@ def test_the_null_is_of_latents_outside_the_graph(measured) -> None:
     assert found.null.shape == (len(np.unique(sources)), len(np.unique(found.target)))
     ends = np.unique(found.target)
     over = found.null.abs().numpy().max(0)[np.searchsorted(ends, found.target)]
-    assert found.above_null[np.abs(found.effects["live"]) > over].all()
-    assert found.above_null[np.isnan(found.null_bound)].all()
+    signed = found.effects["live"] * np.sign(found.predicted)
+    assert found.above_null[signed > over].all()
+    assert not found.above_null[signed <= 0].any()
+    assert (signed <= -over).any()
+    alone = np.isnan(found.null_bound)
+    np.testing.assert_array_equal(found.above_null[alone], signed[alone] > 0)
     assert (graph.nodes.layer[found.target[np.isnan(found.null_bound)]] == 0).all()
     assert 0 < found.above_null.mean() < 1
     np.testing.assert_array_equal(found.holds, found.above_null & (np.array(found.replication.verdict) == "replicates"))
