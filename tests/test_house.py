@@ -283,7 +283,7 @@ def public_dataclasses() -> Iterator[type]:
                 yield getattr(importlib.import_module(module_name(file, ROOT)), node.name)
 
 
-ROOMS_TO_COME = ("interp.checkpoints.", "saes.convert", "saes.features.", "saes.places.")
+ROOMS_TO_COME = ("circuits.graphs.", "interp.checkpoints.", "saes.convert", "saes.features.", "saes.places.")
 """Whose fields do not all have their sentence yet."""
 
 

@@ -179,7 +179,7 @@ IN_A_BRIDGE = tuple(case for case in CONFIGS if case not in ("falcon_40b", "falc
 """Without the layouts that transformer-lens cannot wrap, of which only the plain model is captured."""
 _ALIKE = frozenset(
     "gpt_neox_sequential gemma3_mixed gemma mistral qwen2 smollm3 olmo3 exaone4 cohere_normed stablelm starcoder2"
-    " phi_normed falcon_11b qwen3_moe".split()
+    " phi_normed falcon_11b qwen3_moe granitemoe deepseek_v2".split()
 )
 
 
