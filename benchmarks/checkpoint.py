@@ -16,7 +16,8 @@ from train_step_workers import BATCHES, InMemory, Settings
 
 from saes import TrainConfig
 from saes.training.checkpoints import save_checkpoint
-from saes.training.loop import initial_state, train_step
+from saes.training.initial import initial_state
+from saes.training.loop import train_step
 
 
 def median_seconds(run: Callable[[], object], times: int) -> float:

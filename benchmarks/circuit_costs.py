@@ -17,7 +17,7 @@ import torch
 
 import circuits
 from circuits import Task
-from circuits.anatomy.nodes import places
+from circuits.anatomy.nodes import node_hooks
 from circuits.runs.pair import contrast, open_session
 from interp import load_model
 
@@ -41,15 +41,15 @@ def cells_of(task: Task, layers: int, count: int) -> list[tuple[int, int]]:
 def seconds_a_cell(model: Any, task: Task, cells: list[tuple[int, int]], rounds: int) -> tuple[float, list[float]]:
     """Of a cell patched in batches; and patched alone, by whole passes with our hooks and with the bridge's."""
     session = open_session(model, task)
-    spots = places(session.anatomy, "mlp_out")
-    found = contrast(session, spots)
-    names = [f"blocks.{layer}.hook_mlp_out" for layer in range(len(spots))]
+    layers = node_hooks(session.anatomy, "mlp_out")
+    found = contrast(session, layers)
+    names = [f"blocks.{layer}.hook_mlp_out" for layer in range(len(layers))]
     _, kept = model.run_with_cache(task.source, names_filter=names)
 
     def ours(layer: int, position: int) -> None:
-        delta = torch.zeros_like(found.difference(spots[layer]))
-        delta[:, position] = found.difference(spots[layer])[:, position]
-        found.measure(session.runner.forward(task.base, add={spots[layer].change: delta}).logits)
+        delta = torch.zeros_like(found.difference(layers[layer]))
+        delta[:, position] = found.difference(layers[layer])[:, position]
+        found.measure(session.runner.forward(task.base, add={layers[layer].change: delta}).logits)
 
     def bridge(layer: int, position: int) -> None:
         def put(value: torch.Tensor, hook: Any) -> torch.Tensor:

@@ -47,7 +47,8 @@ def deepfield(settings: Settings) -> Contestant:
 
     from interp import Site
     from saes import TrainConfig
-    from saes.training.loop import initial_state, train_step
+    from saes.training.initial import initial_state
+    from saes.training.loop import train_step
 
     data = _data(settings)
     reads, writes = ([f"{name}{layer}" for layer in range(settings.layers)] for name in ("in", "out"))
@@ -87,7 +88,7 @@ def dense_einsum(settings: Settings) -> Contestant:
 
     from saes import Layout, TopK
     from saes.places import Dictionary
-    from saes.training.site_statistics import SiteStatistics
+    from saes.training.figures.site_statistics import SiteStatistics
 
     data = _data(settings)
     layers = range(settings.layers)

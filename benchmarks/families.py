@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from circuits.anatomy.anatomy import anatomy_of
 from circuits.anatomy.wiring import Wiring
 from circuits.rules import relevance
-from interp.models.families.table import family_of
+from interp.models.families.table import NOT_DECLARED, family_of
 from interp.sites.kinds import KINDS
 from interp.sites.site import available_sites
 from tests.tiny_models import CONFIGS, IN_A_BRIDGE, tiny_model
@@ -50,5 +50,11 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def not_declared() -> str:
+    """Markdown: families that were looked at and have no declaration, with the reason."""
+    rows = [f"| {name} | {why} |" for name, why in NOT_DECLARED.items()]
+    return "\n".join(["| family | why it is not declared |", "|---|---|", *rows])
+
+
 if __name__ == "__main__":
-    print(table())
+    print(table(), not_declared(), sep="\n\n")

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from train_step_workers import InMemory
 
 from saes import TrainConfig
-from saes.training.loop import initial_state, train_step
+from saes.training.initial import initial_state
+from saes.training.loop import train_step
 
 Step = Callable[[], object]
 

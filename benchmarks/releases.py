@@ -31,6 +31,9 @@ def releases(directory: dict[str, dict]) -> dict[str, dict]:
         }
         if factors:
             found[name]["factors"] = factors
+        for figure in ("l0", "variance_explained"):
+            if said := {str(sae["id"]): sae[figure] for sae in release["saes"] if figure in sae}:
+                found[name][figure] = said
         if "normalize_activations" in overrides:
             found[name]["normalise"] = overrides["normalize_activations"]
     return found

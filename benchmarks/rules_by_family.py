@@ -85,7 +85,7 @@ def rows(family: str, *, seed: int, steps: int) -> Iterator[str]:
     for options in VARIANTS.values():
         found = attribute_edges(model, task, **options)
         own, curve = agreement(found, exact), evaluator.curve(Circuit.from_edges(found))
-        cells.append(f"{own.pearson:.3f} ({own.interval_text}), slope {own.slope:.2f}, CPR {curve.cpr:.3f}")
+        cells.append(f"{own.pearson:.3f} ({own.interval_text}), slope {own.slope:.2f}, area {curve.area:.3f}")
     yield f"| {family}, seed {seed} | {100 * right:.0f} % | " + " | ".join(cells) + " |"
 
 

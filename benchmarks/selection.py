@@ -23,7 +23,7 @@ from interleave import RESULTS, machine
 
 from saes.latents import slots_above
 from saes.selection import kth_largest, nearest_in_norm
-from saes.training.memory import keep_freed_memory
+from saes.training.optimiser.memory import keep_freed_memory
 
 Selected = tuple[torch.Tensor, ...]
 

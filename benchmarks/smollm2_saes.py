@@ -135,7 +135,7 @@ def main() -> None:
                 options.heldout_tokens,
                 "--first-position",
                 1,
-                "--out",
+                "--save",
                 report,
             )
         lines.append(row(f"{folder.parent.name} {folder.name}", json.loads(report.read_text(encoding="utf-8"))))

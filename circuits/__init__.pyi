@@ -1,5 +1,6 @@
 from . import explorer as explorer
 from . import features as features
+from . import graphs as graphs
 from . import mib as mib
 from . import rules as rules
 from . import tasks as tasks
@@ -17,6 +18,8 @@ from .faithfulness import Evaluator as Evaluator
 from .features.comparison import compare_features as compare_features
 from .features.edges import feature_edges as feature_edges
 from .features.faithfulness import FeatureEvaluator as FeatureEvaluator
+from .graphs.building import attribution_graph as attribution_graph
+from .graphs.graph import AttributionGraph as AttributionGraph
 from .scores.edges import EdgeScores as EdgeScores
 from .scores.nodes import Scores as Scores
 from .tasks.task import Task as Task

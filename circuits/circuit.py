@@ -137,18 +137,18 @@ class Circuit:
         Raises:
             ValueError: another format, or a file that does not hold together.
         """
-        found = read_json(Path(path), "is not a circuit")
+        written = read_json(Path(path), "is not a circuit")
         with reading(path, "is not a circuit"):
-            if found["format"] != FORMAT:
-                raise ValueError(f"its format is {found['format']!r}, this version reads {FORMAT!r}")
+            if written["format"] != FORMAT:
+                raise ValueError(f"its format is {written['format']!r}, this version reads {FORMAT!r}")
             circuit = cls(
-                nodes=typed(found["nodes"], dict[str, float], "nodes"),
+                nodes=typed(written["nodes"], dict[str, float], "nodes"),
                 edges={
                     typed([u, v], tuple[str, ...], "edge"): typed(score, float, f"edge {u} -> {v}")
-                    for u, v, score in found["edges"]
+                    for u, v, score in written["edges"]
                 },
-                groups=typed(found["groups"], dict[str, tuple[str, ...]], "groups"),
-                about=dict(found["about"]),
+                groups=typed(written["groups"], dict[str, tuple[str, ...]], "groups"),
+                about=dict(written["about"]),
             )
             for u, v in circuit.edges:
                 if u not in circuit.nodes or not set(circuit.groups[v]) & set(circuit.nodes):

@@ -38,9 +38,9 @@ class Comparison:
         for family in self.exact:
             cells = []
             for variant in self.estimates.values():
-                found = variant[family].agreement
-                assert found is not None
-                cells.append(f"{found.pearson:.3f} ({found.interval_text}), slope {found.slope:.2f}")
+                agreed = variant[family].agreement
+                assert agreed is not None
+                cells.append(f"{agreed.pearson:.3f} ({agreed.interval_text}), slope {agreed.slope:.2f}")
             lines.append(f"| {family} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
@@ -74,7 +74,7 @@ def compare(
     estimates = {}
     for name, options in (VARIANTS if variants is None else variants).items():
         begin = time.perf_counter()
-        found = attribute(model, task, nodes=list(nodes), **options)
+        scores = attribute(model, task, nodes=list(nodes), **options)
         seconds[name] = time.perf_counter() - begin
-        estimates[name] = {family: own.compared_with(agreement(own, exact[family])) for family, own in found.items()}
+        estimates[name] = {family: own.compared_with(agreement(own, exact[family])) for family, own in scores.items()}
     return Comparison(exact=exact, estimates=estimates, seconds=seconds)

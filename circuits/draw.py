@@ -11,6 +11,8 @@ from circuits.faithfulness import Curve, Faithfulness
 from circuits.mib.areas import MIBAreas
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from interp.arguments.kinds import require
+from interp.metrics import Estimate
 from interp.pages.html_page import COLORS, Page
 
 _NAMES = {
@@ -27,6 +29,7 @@ _NAMES = {
 def heat_map(scores: Scores, *, title: str | None = None, most: float | None = None) -> go.Figure:
     """Layer by position (heads become rows of their layer); white is 0, and both ends of the scale are equally far: at
     ``most``, by default the largest absolute score."""
+    require(scores, Scores, what="scores of nodes", fix="what circuits.attribute(model, task, nodes=...) returns")
     values = scores.values.detach().cpu()
     rows = [f"{layer}" for layer in range(len(values))]
     if scores.axes == ("layer", "position", "head") or scores.axes == ("layer", "head"):
@@ -71,9 +74,9 @@ def _labels(scores: Scores, values: Tensor) -> list[str]:
     return [f"{token} {position}".replace("\n", "⏎") for position, token in enumerate(shown)]
 
 
-def patch_page(found: Comparison, task: Task, *, model_name: str) -> Page:
+def patch_page(comparison: Comparison, task: Task, *, model_name: str) -> Page:
     """Exact patching and each estimate side by side, family by family, with how well they agree."""
-    first = next(iter(found.exact.values()))
+    first = next(iter(comparison.exact.values()))
     page = Page(
         f"Patching {task.name} in {model_name}",
         subtitle=f"{first.n} prompts of {task.length} tokens · {task.metric_name} · direction {task.direction}",
@@ -82,34 +85,34 @@ def patch_page(found: Comparison, task: Task, *, model_name: str) -> Page:
         [
             (task.metric_name, f"{first.clean_metric:.3f}", "on the clean prompts: 1 on the scale of the maps"),
             (task.metric_name, f"{first.corrupt_metric:.3f}", "on the corrupt prompts: 0"),
-            ("Exact patching", f"{found.seconds['exact']:.1f} s", f"{first.cost.forwards:.0f} forward passes"),
+            ("Exact patching", f"{comparison.seconds['exact']:.1f} s", f"{first.cost.forwards:.0f} forward passes"),
         ]
     )
-    page.heading("Agreement with exact patching").table(*agreement_table(found)).text(
+    page.heading("Agreement with exact patching").table(*agreement_table(comparison)).text(
         "Pearson's correlation over all cells, with 95 % of bootstrap samples of prompts, and over the cells that"
         " patching changes at all. Correlations do not see scale: the slope does, and is 1 where"
         " estimates have the right size."
     )
-    for family, exact in found.exact.items():
+    for family, exact in comparison.exact.items():
         page.heading(_NAMES.get(family, family))
         most = float(exact.values.abs().max())
         note = f"Change of the metric when one node is patched, n = {exact.n}. All maps have this scale."
         maps = [(heat_map(exact, title="exact patching"), note)]
         maps += [
             (heat_map(variant[family], title=name, most=most), f"Estimate; {variant[family].cost.forwards:g} forwards,"
-             f" {variant[family].cost.backwards:g} backward, {found.seconds[name]:.2f} s.")
-            for name, variant in found.estimates.items()
+             f" {variant[family].cost.backwards:g} backward, {comparison.seconds[name]:.2f} s.")
+            for name, variant in comparison.estimates.items()
         ]  # fmt: skip
         page.figures(*maps)
-    return page.data("comparison", found.to_json())
+    return page.data("comparison", comparison.to_json())
 
 
-def agreement_table(found: Comparison) -> tuple[list[str], list[list[object]]]:
+def agreement_table(comparison: Comparison) -> tuple[list[str], list[list[object]]]:
     """Columns and rows of the agreement of every family and variant."""
     columns = ["nodes", "method", "Pearson", "95 %", "non-zero cells", "slope", "rank"]
     rows: list[list[object]] = []
-    for family in found.exact:
-        for name, variant in found.estimates.items():
+    for family in comparison.exact:
+        for name, variant in comparison.estimates.items():
             own = variant[family].agreement
             assert own is not None
             rows.append(
@@ -158,9 +161,9 @@ def circuit_graph(circuit: Circuit) -> go.Figure:
     return figure.update_layout(title="Circuit, from the input (below) to the logits", height=200 + 70 * len(rank))
 
 
-def _uncertainty(measured: Faithfulness) -> str:
-    error = "" if measured.n == 1 else f"± {measured.standard_error:.1g}, "
-    return f"{error}n = {measured.n}"
+def _uncertainty(estimate: Estimate) -> str:
+    error = "" if estimate.n == 1 else f"± {estimate.standard_error:.1g}, "
+    return f"{error}n = {estimate.n}"
 
 
 def _stage(node: str) -> float:
@@ -189,7 +192,7 @@ def circuit_page(
     )
     page.cards(
         [
-            ("Faithfulness", f"{measured.faithfulness:.3f}", _uncertainty(measured)),
+            ("Faithfulness", f"{measured.faithfulness:.3f}", _uncertainty(measured.faithfulness)),
             ("Completeness", f"{measured.completeness:.3f}", "of what was left out: 0 is best"),
             ("Edges", f"{measured.edges}", f"of {curve.edges[-1]}"),
             ("Area", f"{curve.area:.3f}", "under faithfulness by size"),
@@ -205,7 +208,7 @@ def circuit_page(
     figure = go.Figure(
         go.Scatter(
             x=curve.edges,
-            y=curve.faithfulness,
+            y=[point.value for point in curve.faithfulness],
             error_y={"array": curve.standard_error},
             mode="lines+markers",
             line_color=COLORS[0],

@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import networkx
+import numpy as np
+from scipy import sparse
 
-from circuits.circuit import EMBED, LOGITS, Circuit, layer_of
+from circuits.circuit import EMBED, LOGITS, Circuit
+from circuits.explorer.graph import Graph, Part
+from circuits.graphs.exchange import FileNode, file_of
+from circuits.graphs.influence import cumulative, influence_of, normalised
 from interp.files.writing import atomic_path, write_json
 
 
@@ -37,62 +42,69 @@ def write_dot(circuit: Circuit, path: str | Path) -> Path:
     return Path(path)
 
 
-def to_neuronpedia(circuit: Circuit, *, slug: str, model: str, prompt: str, tokens: list[str]) -> dict[str, Any]:
-    """The graph JSON that circuit-tracer writes and Neuronpedia shows: ``metadata``, ``qParams``, ``nodes``, ``links``.
+def to_neuronpedia(graph: Graph, *, slug: str, model: str, prompt: str, tokens: list[str]) -> dict[str, Any]:
+    """A circuit unfolded by position (:func:`circuits.explorer.positions.unfold`) as the graph JSON that
+    :mod:`circuits.graphs.exchange` writes of latents too.
 
-    Its nodes are features at positions; ours are heads and MLPs at all of them, so all stand at the last token, and
-    their ``feature_type`` says what they are.
+    Every head, MLP and the input stand at the position where they act; ``feature_type`` says what they are.
+    ``influence`` is cumulative, from 0 to 1, as there: that of nodes on the logits over all links.
+
+    Args:
+        graph: By position.
+        slug: Its name in addresses.
+        model: The model's id.
+        prompt: Text of one of the task's prompts.
+        tokens: Its tokens.
+
+    Raises:
+        ValueError: a graph whose parts have no positions, or other positions than ``tokens``.
     """
-    last = max(0, len(tokens) - 1)
-    top = max((layer_of(n) for n in circuit.nodes if n not in (EMBED, LOGITS)), default=-1) + 1
-
-    def identity(node: str) -> str:
-        layer = "E" if node == EMBED else str(top) if node == LOGITS else str(layer_of(node))
-        return f"{layer}_{node}_{last}"
-
-    nodes = [
-        {
-            "node_id": identity(node),
-            "feature": index,
-            "layer": identity(node).split("_")[0],
-            "ctx_idx": last,
-            "feature_type": "embedding" if node == EMBED else "logit" if node == LOGITS else
-            "attention head" if node.startswith("a") else "mlp",
-            "jsNodeId": identity(node),
-            "clerp": node,
-            "influence": float(score),
-            "activation": None,
-            "token_prob": 0.0,
-            "is_target_logit": node == LOGITS,
-            "run_idx": 0,
-            "reverse_ctx_idx": 0,
-        }
-        for index, (node, score) in enumerate(circuit.nodes.items())
-    ]  # fmt: skip
-    links = [
-        {"source": identity(u), "target": identity(v), "weight": edge["score"]}
-        for u, v, edge in circuit.to_networkx().edges(data=True)
-    ]
-    metadata = {
-        "slug": slug,
-        "scan": model,
-        "prompt": prompt,
-        "prompt_tokens": tokens,
-        "node_threshold": 1.0,
-        "schema_version": 1,
-        "info": {"generator": {"name": "deepfield"}},
-    }
-    return {
-        "metadata": metadata,
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
-        "nodes": nodes,
-        "links": links,
-    }
+    if not graph.by_position or len(graph.columns) != len(tokens):
+        raise ValueError(
+            f"a file has nodes at its {len(tokens)} tokens, and this graph has {len(graph.columns)} columns"
+            + ("" if graph.by_position else " that are no positions: unfold the circuit first")
+        )
+    parts = list(graph.parts.values())
+    numbers = {part.id: i for i, part in enumerate(parts)}
+    ends = ([numbers[link.target] for link in graph.links], [numbers[link.source] for link in graph.links])
+    scores = np.array([link.score for link in graph.links])
+    adjacency = sparse.csr_array((scores, ends), shape=(len(parts),) * 2)
+    weights = np.array([float(part.kind == LOGITS) for part in parts])
+    influence = cumulative(influence_of(normalised(adjacency), weights))
+    top = max((part.layer for part in parts if part.kind not in (EMBED, LOGITS)), default=-1) + 2
+    nodes = [_file_node(part, i, top, float(influence[i])) for i, part in enumerate(parts)]
+    ids = [node.id for node in nodes]
+    merged: dict[tuple[str, str], float] = {}
+    for link in graph.links:  # a head reads in three ways, a file has one link between two nodes
+        pair = ids[numbers[link.source]], ids[numbers[link.target]]
+        merged[pair] = merged.get(pair, 0.0) + link.score
+    links = [{"source": u, "target": v, "weight": score} for (u, v), score in merged.items()]
+    return file_of(slug=slug, scan=model, prompt=prompt, tokens=tokens, nodes=nodes, links=links, node_threshold=1.0)
 
 
-def write_neuronpedia(circuit: Circuit, path: str | Path, **about: Any) -> Path:
+def _file_node(part: Part, number: int, top: int, influence: float) -> FileNode:
+    layer = "E" if part.kind == EMBED else str(top) if part.kind == LOGITS else str(part.layer)
+    assert part.position is not None
+    return FileNode(
+        id=f"{layer}_{part.label}_{part.position}",
+        js_id=f"{layer}_{part.label}-{part.position}",
+        feature=number,
+        layer=layer,
+        position=part.position,
+        kind=_TYPES.get(part.kind, part.kind),
+        label=part.label,
+        influence=None if part.kind == LOGITS else influence,
+        probability=float(part.kind == LOGITS),
+        is_target=part.kind == LOGITS,
+    )
+
+
+_TYPES = {EMBED: "embedding", LOGITS: "logit", "head": "attention head"}
+
+
+def write_neuronpedia(graph: Graph, path: str | Path, **about: Any) -> Path:
     """:func:`to_neuronpedia` in a file."""
-    write_json(Path(path), to_neuronpedia(circuit, **about))
+    write_json(Path(path), to_neuronpedia(graph, **about))
     return Path(path)
 
 

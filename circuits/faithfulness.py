@@ -19,9 +19,10 @@ from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.circuit import Circuit, Edge
 from circuits.runs.budget import MEMORY
 from circuits.runs.pair import open_session
-from circuits.scores.uncertainty import standard_error
+from circuits.scores.uncertainty import jackknife, mean_estimate
 from circuits.tasks.roles import mean_over_prompts
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.models.bridge import Model
 
 ABLATIONS = ("resample", "mean", "zero")
@@ -31,35 +32,63 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Faithfulness:
-    """Of one circuit; each with its standard error over prompts (the ends m(model), m(nothing) taken as given)."""
+    """Of one circuit; standard errors are over prompts, with the ends m(model) and m(nothing) taken as given."""
 
-    faithfulness: float
-    standard_error: float
-    completeness: float
-    completeness_standard_error: float
+    faithfulness: Estimate
+    """What the circuit does by itself: 1 is the model, 0 everything ablated."""
+    completeness: Estimate
+    """What is done without the circuit, on the same scale: 0 is best."""
     model_metric: float
+    """The raw metric of the whole model, which is 1 on that scale."""
     nothing_metric: float
+    """The raw metric with every edge cut, which is 0 on that scale."""
     edges: int
+    """How many edges the circuit has."""
     ablation: str
-    n: int
+    """What stood in for outputs outside the circuit: ``resample``, ``mean`` or ``zero``."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.faithfulness.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``faithfulness``."""
+        return self.faithfulness.standard_error
+
+    @property
+    def completeness_standard_error(self) -> float:
+        """Of ``completeness``."""
+        return self.completeness.standard_error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Faithfulness by size."""
+    """Faithfulness by size; the areas have the standard error of a jackknife over prompts."""
 
     fractions: tuple[float, ...]
     """Share of the model's edges that were kept by score, before those on no path were dropped."""
     edges: tuple[int, ...]
-    """How many were left."""
-    faithfulness: tuple[float, ...]
-    standard_error: tuple[float, ...]
-    area: float
+    """How many edges were left at each size."""
+    faithfulness: tuple[Estimate, ...]
+    """Of the circuit of each size."""
+    area: Estimate
     """Trapezoid area under faithfulness over the fractions: higher is better, and above 1 is possible."""
-    distance: float
+    distance: Estimate
     """Trapezoid area under ``|1 - faithfulness|``: lower is better."""
     ablation: str
-    n: int
+    """What stood in for outputs outside the circuits: ``resample``, ``mean`` or ``zero``."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.area.n
+
+    @property
+    def standard_error(self) -> tuple[float, ...]:
+        """Of ``faithfulness``."""
+        return tuple(estimate.standard_error for estimate in self.faithfulness)
 
 
 class Evaluator:
@@ -115,15 +144,12 @@ class Evaluator:
         inside = self.wiring.mask & ~outside
         faithful, rest = self.scaled(torch.stack([outside, inside]))
         return Faithfulness(
-            faithfulness=float(faithful.mean()),
-            standard_error=_error(faithful),
-            completeness=float(rest.mean()),
-            completeness_standard_error=_error(rest),
+            faithfulness=mean_estimate(faithful),
+            completeness=mean_estimate(rest),
             model_metric=self.model_metric,
             nothing_metric=self.nothing_metric,
             edges=len(circuit.edges),
             ablation=self.ablation,
-            n=faithful.shape[-1],
         )
 
     def minimality(self, circuit: Circuit) -> dict[Edge, float]:
@@ -147,20 +173,13 @@ class Evaluator:
         if list(fractions) != sorted(set(fractions)) or not fractions or not 0 <= fractions[0] <= fractions[-1] <= 1:
             raise ValueError(f"fractions must rise from 0 or more to 1 at most, not {list(fractions)}")
         pruned = [circuit.prune(size=round(fraction * len(circuit.edges))) for fraction in fractions]
-        found = self.scaled(torch.stack([self.cut(smaller) for smaller in pruned]))
-        means = found.mean(1)
+        scaled = self.scaled(torch.stack([self.cut(smaller) for smaller in pruned]))
         x = torch.tensor(list(fractions), dtype=torch.float64)
         return Curve(
             fractions=tuple(fractions),
             edges=tuple(len(smaller.edges) for smaller in pruned),
-            faithfulness=tuple(means.tolist()),
-            standard_error=tuple(_error(row) for row in found),
-            area=float(torch.trapezoid(means, x)),
-            distance=float(torch.trapezoid((1 - means).abs(), x)),
+            faithfulness=tuple(mean_estimate(row) for row in scaled),
+            area=jackknife(scaled, lambda means: float(torch.trapezoid(means, x))),
+            distance=jackknife(scaled, lambda means: float(torch.trapezoid((1 - means).abs(), x))),
             ablation=self.ablation,
-            n=found.shape[-1],
         )
-
-
-def _error(values: Tensor) -> float:
-    return float(standard_error(values))

@@ -4,19 +4,25 @@ Every package of the distribution registers its own commands there, so this modu
 """
 
 import faulthandler
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.metadata import entry_points
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from interp import __version__
+from interp.arguments.as_typed import as_typed
+from interp.arguments.renamed import with_new_names
 from interp.name_clash import warn_of_name_clash
+from interp.terminal.answers import answering
+from interp.terminal.help_text import OF_EVERY_COMMAND
+from interp.terminal.mode import in_command
 
 COMMANDS = "deepfield.commands"
 
@@ -51,20 +57,24 @@ class _OnStderr(logging.Handler):
 
 
 @contextmanager
-def _log_shown() -> Iterator[None]:
-    """Inside, what the packages that have commands log, from INFO upwards, is shown."""
+def _log_shown(level: int) -> Iterator[None]:
+    """Inside, what the packages that have commands log, from ``level`` upwards, is shown."""
     packages = {entry.module.split(".")[0] for entry in entry_points(group=COMMANDS)}
     loggers, handler = [logging.getLogger(name) for name in packages], _OnStderr()
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, before in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
-            logger.setLevel(level)
+            logger.setLevel(before)
+
+
+FLAGS = ("--json", "--quiet")
+"""Every command takes them."""
 
 
 def build_app() -> App:
@@ -73,8 +83,12 @@ def build_app() -> App:
         name="interp",
         help="Mechanistic interpretability of transformer activations.",
         version=__version__,
+        help_format="plaintext",
+        help_epilogue=OF_EVERY_COMMAND,
+        default_parameter=Parameter(negative_iterable=()),  # an empty list is no option that anybody wants
         suppress_keyboard_interrupt=False,  # main has more to say than nothing
     )
+    app.register_install_completion_command(help="Complete commands and options in this shell from now on.")
     for entry in sorted(entry_points(group=COMMANDS), key=lambda e: e.name):
         try:
             app.command(entry.load(), name=entry.name)
@@ -83,21 +97,44 @@ def build_app() -> App:
     return app
 
 
+def _without_flags(arguments: list[str]) -> tuple[list[str], set[str]]:
+    """The command line without the flags that every command takes, and these."""
+    return [each for each in arguments if each not in FLAGS], set(FLAGS) & set(arguments)
+
+
+def _options_of(app: App, arguments: list[str]) -> list[str]:
+    """Names of the options of the command that was asked for."""
+    _, apps, _ = app.parse_commands(arguments)
+    return [name for argument in apps[-1].assemble_argument_collection() for name in argument.names]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a command line. What a user can mend ends in one line on stderr and exit status 2, not in a traceback."""
     if sys.__stderr__ is not None and not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # a file that is cut while it is mapped ends the process: say where
     warn_of_name_clash()
+    arguments, flags = _without_flags(sys.argv[1:] if argv is None else argv)
+    quiet = "--quiet" in flags
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log that is followed
+    app = build_app()
     try:
-        with _sigterm_raises(), _log_shown():
-            build_app()(argv, print_error=False, exit_on_error=False)
+        with ExitStack() as stack:
+            stack.enter_context(_sigterm_raises())
+            stack.enter_context(answering() if "--json" in flags else nullcontext())
+            stack.enter_context(in_command(quiet=quiet))
+            stack.enter_context(_log_shown(logging.WARNING if quiet else logging.INFO))
+            arguments, notes = with_new_names(app.parse_commands(arguments)[0], arguments)
+            for note in notes:
+                print(note, file=sys.stderr)
+            app(arguments, print_error=False, exit_on_error=False)
     except CycloptsError as error:  # of the command line itself; in the library's box paths would be broken
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error), _options_of(app, arguments))}", file=sys.stderr)
         print("(DEEPFIELD_TRACEBACK=1 shows where it was raised)", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:

@@ -22,5 +22,11 @@ def _convert(_type: Any, tokens: Sequence[Any]) -> int:
     return parse_count(tokens[0].value)
 
 
+def _convert_several(_type: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(parse_count(part) for token in tokens for part in token.value.split(","))
+
+
 Count = Annotated[int, Parameter(converter=_convert, allow_leading_hyphen=True, accepts_keys=False)]
 """An option of a command that is such a count."""
+Counts = Annotated[tuple[int, ...], Parameter(converter=_convert_several, n_tokens=1, negative="", accepts_keys=False)]
+"""Several of them with commas between: 1k,2k,5k."""

@@ -28,8 +28,11 @@ class Device:
     name: str
     """As ``load_model`` takes it: ``cpu``, ``cuda:0``, ``mps``."""
     description: str
+    """What it is called by its maker or its system."""
     memory_bytes: int | None
+    """All of its memory, in bytes; None where that is not known."""
     free_bytes: int | None
+    """What of that is free now; None where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,9 @@ class CacheFolder:
     """Where fetched files are kept."""
 
     holds: str
+    """What is kept there, such as models."""
     path: str
+    """Where the folder is on this machine."""
     used_bytes: int
     """Of the files in it; a link counts as nothing, and 0 where the folder does not exist yet."""
     free_bytes: int
@@ -49,15 +54,19 @@ class Diagnosis:
     """Everything ``interp doctor`` prints."""
 
     python: str
+    """Version of the interpreter that runs."""
     system: str
+    """Operating system and processor of this machine."""
     packages: dict[str, str | None]
     """Installed version by name; None where the package is missing."""
     devices: list[Device]
+    """What models can run on here."""
     clashes: dict[str, list[str]]
     """Import name of ours -> other distributions that claim it."""
     fix: str | None
     """The command that ends the clashes."""
     caches: list[CacheFolder]
+    """Where fetched files are kept on this machine."""
     hub_offline: bool | None
     """The hub's client was told to stay off the network (``HF_HUB_OFFLINE``)."""
     loadable_offline: dict[str, list[str]]
@@ -71,17 +80,23 @@ class ModelFacts:
     """What ``interp doctor MODEL`` prints of a model."""
 
     name: str
+    """What the model was asked for by."""
     revision: str | None
+    """Revision of its files; None where they have none."""
     architecture: str
     """The class of Hugging Face's model."""
     layers: int
+    """How many blocks it has."""
     d_model: int
+    """Width of its residual stream."""
     context: int
     """Longest row of tokens."""
     vocabulary: int
+    """How many ids its embedding has."""
     bos: str | None
     """The token that begins every text, however it becomes ids; None where the published tokenizer puts none."""
     bos_id: int | None
+    """Id of that token; None where there is none."""
 
 
 def examine(name: str, *, revision: str | None = None) -> ModelFacts:

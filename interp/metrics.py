@@ -19,8 +19,12 @@ MIN_GROUPS = 5
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A measured number with its uncertainty."""
+class Estimate(float):
+    """A measured number with its uncertainty.
+
+    It compares, computes and fills a format as the number does; what is computed from it is a plain float, since the
+    errors of two estimates do not say that of their difference.
+    """
 
     value: float
     """The number itself, in the unit of what it estimates."""
@@ -30,6 +34,13 @@ class Estimate:
     """Independent units behind the standard error: documents where they were given, rows otherwise."""
     blocks: bool = False
     """The units are blocks of neighbouring rows, since there were fewer than ``MIN_GROUPS`` documents."""
+
+    def __new__(cls, value: float, *_uncertainty: object, **_named: object) -> "Estimate":
+        return super().__new__(cls, value)
+
+    # Two estimates are equal when their errors are too; a plain number when it is the value.
+    __ne__ = object.__ne__
+    __hash__ = float.__hash__
 
     def __str__(self) -> str:
         return f"{self.value:.4g} {self.error()}"

@@ -30,7 +30,9 @@ class Processes:
     """This process among ``size`` of one job."""
 
     rank: int = 0
+    """Number of this process, from 0."""
     size: int = 1
+    """How many processes the job has."""
     _store: Any = None
     _barriers: int = field(default=0, init=False)
 

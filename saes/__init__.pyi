@@ -3,7 +3,9 @@ from . import dark_matter as dark_matter
 from . import evaluation as evaluation
 from . import features as features
 from . import places as places
+from . import publishing as publishing
 from . import pursuit as pursuit
+from . import sets as sets
 from . import training as training
 from .activations import BatchTopK as BatchTopK
 from .activations import Gated as Gated
@@ -25,6 +27,7 @@ from .places.files import embedded_transcoders as embedded_transcoders
 from .places.layout import Layout as Layout
 from .pursuit import gradient_pursuit as gradient_pursuit
 from .sae import SAE as SAE
+from .sets.dictionary_set import DictionarySet as DictionarySet
 from .training.config import TrainConfig as TrainConfig
 from .training.finetune_config import FinetuneConfig as FinetuneConfig
 from .training.finetuning import finetune as finetune

@@ -30,6 +30,7 @@ class Extra:
     per_latent: bool = True
     """Shape [d_sae], or a scalar."""
     initial: float = 0.0
+    """Value of every entry before training."""
     learned: bool = True
     """By gradient; otherwise the variant's ``after_step`` sets it."""
     float32: bool = False
@@ -70,6 +71,7 @@ class Activation(Protocol):
 class _Common:
     """Defaults of the protocol, for variants that do not depart from them."""
 
+    name: ClassVar[str]
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({})
     uses_b_enc: ClassVar[bool] = True
     unit_norm_encoder: ClassVar[bool] = True
@@ -77,6 +79,14 @@ class _Common:
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 32})
     dead_after_steps: ClassVar[int] = 100
     detach_aux_error: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Options may come from a file or from a caller; both are told what is allowed.
+
+        Raises ValueError.
+        """
+        for option, value in vars(self).items():
+            _check_option(self.name, option, value)
 
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
         """Nothing to keep in order."""
@@ -123,7 +133,8 @@ class BatchTopK(_Common):
     """The k · rows largest positive pre-activations of a whole batch (Bussmann et al. 2024).
 
     Outside training a row must not depend on its neighbours: there a latent is kept above ``threshold``, a running
-    mean of the smallest value that training kept. With ``decoder_norms`` what competes, and what the threshold is
+    mean of the smallest value that training kept, which the end of a run replaces (``saes.training.calibration``),
+    since a mean over changing weights lags behind them. With ``decoder_norms`` what competes, and what the threshold is
     compared with, is each pre-activation times the norm of its decoder row (Minder et al., arXiv 2504.02922).
     """
 
@@ -200,6 +211,8 @@ class JumpReLU(_Common):
     """Width of the kernel, in the unit of pre-activations."""
     tanh_scale: float = 4.0
     """Factor inside the loss term ``tanh``, where that is asked for."""
+    input_gradient: bool = False
+    """Whether the kernel's gradient reaches the pre-activations too (``saes.straight_through.jump``)."""
     name: ClassVar[str] = "jumprelu"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
@@ -210,7 +223,8 @@ class JumpReLU(_Common):
         margin = self.bandwidth / 2 if sae.training else 0.0
         slots = slots_where(pre.dense > threshold.detach() - margin)
         values = slots.of(pre, empty=-torch.inf)
-        return Latents(jump(values, threshold[slots.indices], self.bandwidth), slots.indices, sae.d_sae, values)
+        above = jump(values, threshold[slots.indices], self.bandwidth, input_gradient=self.input_gradient)
+        return Latents(above, slots.indices, sae.d_sae, values)
 
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
         """A threshold below zero would let negative pre-activations through."""
@@ -285,28 +299,29 @@ def activation_from_config(config: dict[str, Any]) -> Activation:
     known = {field.name for field in fields(variant)}
     if not set(options) <= known:
         raise ValueError(f"activation {name} has no option {sorted(set(options) - known)}; it has {sorted(known)}")
-    if "k" in known and (type(options.get("k")) is not int or options["k"] < 1):
-        raise ValueError(f"activation {name} needs k, a whole number of 1 or more (--k 32); got {options.get('k')!r}")
-    if options.get("sentinel", "safe") not in ("safe", "parity"):
-        raise ValueError(f"sentinel is 'safe' or 'parity', not {options['sentinel']!r}")
-    bandwidth = options.get("bandwidth", 1.0)
-    if not isinstance(bandwidth, float | int) or not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth!r}; it must be a number above 0")
-    scale = options.get("tanh_scale", 4.0)
-    if not isinstance(scale, float | int) or not 0 < scale < math.inf:
-        raise ValueError(f"tanh_scale is {scale!r}; it must be a number above 0")
-    if type(options.get("decoder_norms", False)) is not bool:
-        raise ValueError(f"decoder_norms is {options['decoder_norms']!r}; it must be true or false")
-    if "shares" in options:
-        options["shares"] = _checked_shares(options["shares"])
+    for option in {"k", *options} & known:  # before a value of another type reaches a field
+        _check_option(name, option, options.get(option))
+    if "shares" in options:  # a list, in JSON
+        options["shares"] = tuple(map(float, options["shares"]))
     return variant(**options)
 
 
-def _checked_shares(shares: Any) -> tuple[float, ...]:
-    numbers = isinstance(shares, list | tuple) and all(isinstance(share, float | int) for share in shares)
-    if not numbers or not shares or shares[-1] != 1 or list(shares) != sorted(set(shares)) or shares[0] <= 0:
-        raise ValueError(f"shares are {shares!r}; they must be rising numbers above 0, the last of them 1")
-    return tuple(float(share) for share in shares)
+def _check_option(activation: str, option: str, value: Any) -> None:
+    number = isinstance(value, float | int)
+    if option == "k" and (type(value) is not int or value < 1):
+        raise ValueError(f"activation {activation} needs k, a whole number of 1 or more (--k 32); got {value!r}")
+    if option == "sentinel" and value not in ("safe", "parity"):
+        raise ValueError(f"sentinel is 'safe' or 'parity', not {value!r}")
+    if option == "bandwidth" and not (number and value > 0):
+        raise ValueError(f"bandwidth is {value!r}; it must be a number above 0")
+    if option == "tanh_scale" and not (number and 0 < value < math.inf):
+        raise ValueError(f"tanh_scale is {value!r}; it must be a number above 0")
+    if option in ("decoder_norms", "input_gradient") and type(value) is not bool:
+        raise ValueError(f"{option} is {value!r}; it must be true or false")
+    if option == "shares":
+        numbers = isinstance(value, list | tuple) and all(isinstance(share, float | int) for share in value)
+        if not numbers or not value or value[-1] != 1 or list(value) != sorted(set(value)) or value[0] <= 0:
+            raise ValueError(f"shares are {value!r}; they must be rising numbers above 0, the last of them 1")
 
 
 def activation_to_config(activation: Activation) -> dict[str, Any]:

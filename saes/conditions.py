@@ -13,7 +13,7 @@ class Conditions:
     """None, or nothing, where the files do not say."""
 
     context: int | None = None
-    """Tokens a row."""
+    """How many tokens a row has."""
     packing: str | None = None
     """As :func:`interp.tokens.write_token_rows` takes it."""
     bos: str | None = None
@@ -25,7 +25,7 @@ class Conditions:
     drop_tokens: tuple[int, ...] = ()
     """Ids of tokens that were not trained on."""
     dtype: str | None = None
-    """Of the model."""
+    """Number format of the model's weights."""
     notes: tuple[str, ...] = ()
     """What cannot be had here, in words."""
 

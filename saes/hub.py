@@ -6,6 +6,8 @@ it holds only the few files of that one SAE are fetched.
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
@@ -26,10 +28,27 @@ LAYOUTS = (
 """Files that together are an SAE, in one of the formats that ``saes.convert`` reads or in ours."""
 FILES = (".pt", ".pth", ".safetensors", ".npz")
 """Endings of files that are an SAE alone."""
+SEVERAL = (
+    ("W_enc_*.safetensors", "W_dec_*.safetensors"),
+    ("params_layer_*.safetensors",),
+    ("layer_*.safetensors",),
+    ("part_*.safetensors", "cfg.json"),
+)
+"""Files that together are a dictionary over several places, as ``saes.places.load_any`` takes it."""
+_LIST = "config.yaml"
+"""Where circuit-tracer names files, which may be in other repositories."""
+_CONFIGS = (_LIST, "config.json", "cfg.json")
 _BESIDE = ("activation_scaler.json", "activation_whitening.safetensors")
 """What some SAEs need, where it is there."""
 _ABOVE = "config.json"
 """What sparsify says once for all SAEs of a run, one folder up."""
+NO_SAE = {
+    "temporal": "a temporal SAE, whose latents depend on the tokens before, not on one token: it has no counterpart",
+    "mntss_clt_layer_transcoder": "one layer of a cross-layer transcoder, whose latents write at several layers: load"
+    " all of it with saes.places.load_any('{repo}')",
+}
+"""SAELens's name of a layout -> what its dictionaries are that cannot be loaded by their names in the directory."""
+_LOOKED_AT = 20_000
 _QUESTION_SECONDS = 5.0
 _LISTED = 20
 # No part can be "..", a pattern or hidden. A revision may have slashes.
@@ -39,14 +58,18 @@ _ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(/(?P<folder>{_INSIDE}(/{_INSIDE})*
 _REVISION = re.compile(rf"{_PART}(/{_PART})*")
 
 
-def located(path: str | Path, revision: str | None = None) -> Path:
+def located(path: str | Path, revision: str | None = None, *, several: bool = False) -> Path:
     """``path`` where it exists or cannot be a hub id; else the folder of the SAE of that id in the hub's cache.
+
+    ``several``: a dictionary over several places too.
 
     Raises:
         ValueError: a hub id that neither the cache nor the hub has, the hub cannot be reached, or a revision of a path.
     """
     name = str(path)
     if not Path(path).exists() and (published := of_name(name)) is not None:
+        if published.loader in NO_SAE:
+            raise ValueError(f"{path} is {NO_SAE[published.loader].format(repo=published.repo)}")
         name = f"{published.repo}/{published.path}".strip("/")
     hub_id = None if Path(path).exists() else _ID.fullmatch(name)
     if hub_id is None:
@@ -57,9 +80,12 @@ def located(path: str | Path, revision: str | None = None) -> Path:
         raise ValueError(f"{revision!r} is no revision: give a branch, a tag or a commit")
     repo, folder = hub_id["repo"], hub_id["folder"] or ""
     validate_repo_id(repo)
-    if folder.endswith(FILES):
+    found = _cached(repo, folder, revision)
+    if found is None and folder.endswith(FILES):
         return _file(repo, folder, revision)
-    return _cached(repo, folder, revision) or _fetched(repo, folder, revision)
+    if found is None and several:
+        found = _cached_several(repo, folder, revision)
+    return found or _fetched(repo, folder, revision, several=several)
 
 
 def cached_saes() -> dict[str, list[str]]:
@@ -85,6 +111,22 @@ def folders_of(names: Iterable[str]) -> list[str]:
     return sorted(folder for folder in folders if any(files >= set(_inside(folder, layout)) for layout in LAYOUTS))
 
 
+def names_below(folder: Path) -> list[str]:
+    """Of its files, in folders up to three deep; the first of them where there are very many."""
+    patterns = ("*/*", "*/*/*", "*/*/*/*")
+    paths = (path for pattern in patterns for path in folder.glob(pattern))
+    return [path.relative_to(folder).as_posix() for path in islice(paths, _LOOKED_AT)]
+
+
+def only_one_below(place: Path) -> Path:
+    """The folder of the one SAE below a folder without such files itself, as ``interp sae publish`` writes it; else the
+    place itself."""
+    if not place.is_dir() or any(path.suffix in (*FILES, ".json", ".yaml") for path in place.iterdir()):
+        return place
+    below = folders_of(names_below(place))
+    return place / below[0] if len(below) == 1 else place
+
+
 def _inside(folder: str, names: Iterable[str]) -> list[str]:
     return [_joined(folder, name) for name in names]
 
@@ -101,18 +143,29 @@ def _cached(repo: str, folder: str, revision: str | None) -> Path | None:
     return None
 
 
+def _cached_several(repo: str, folder: str, revision: str | None) -> Path | None:
+    """A folder that holds the first file of a dictionary over several places; who reads it counts the others."""
+    for patterns in (*SEVERAL, (_LIST,)):
+        found = try_to_load_from_cache(
+            repo, _joined(folder, patterns[0].replace("*", "000" if "part" in patterns[0] else "0")), revision=revision
+        )
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
 def _file(repo: str, name: str, revision: str | None) -> Path:
-    """One file, with what its kind may keep beside it."""
+    """One file, with what its kind may keep beside it; or a folder that is called as files are."""
     found = try_to_load_from_cache(repo, name, revision=revision)
     if isinstance(found, str):
         return Path(found)
     folder, _, last = name.rpartition("/")
-    beside = _inside(folder, ["config.yaml", f"{last.removesuffix('.pt')}_cfg.json"])
+    beside = _inside(folder, ["config.yaml", "config.json", f"{last.removesuffix('.pt')}_cfg.json"])
     try:
-        snapshot = snapshot_download(repo, revision=revision, allow_patterns=[name, *beside])
+        snapshot = snapshot_download(repo, revision=revision, allow_patterns=[name, f"{name}/*", *beside])
     except Exception as error:
         raise _cannot_be_had(_joined(repo, name), error) from error
-    if not Path(snapshot, name).is_file():
+    if not Path(snapshot, name).exists():
         raise ValueError(f"{repo} holds no file {name}")
     return Path(snapshot, name)
 
@@ -126,7 +179,7 @@ def _cannot_be_had(what: str, error: Exception) -> ValueError:
     )
 
 
-def _fetched(repo: str, folder: str, revision: str | None) -> Path:
+def _fetched(repo: str, folder: str, revision: str | None, *, several: bool) -> Path:
     what = _joined(repo, folder) + (f" at {revision}" if revision else "")
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=_QUESTION_SECONDS)
@@ -136,10 +189,24 @@ def _fetched(repo: str, folder: str, revision: str | None) -> Path:
             wanted += _inside(folder.rpartition("/")[0], [_ABOVE]) if folder else []
             snapshot = snapshot_download(repo, revision=revision, allow_patterns=wanted)
             return Path(snapshot, folder)
+        whole = [name for name in there if _of_several(name, folder)]
+        if not whole and not folders_of(there):
+            whole = [name for name in there if name == _joined(folder, _LIST)]
+        if whole and several:
+            beside = _inside(folder, _CONFIGS)
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=[*whole, *beside]), folder)
     except Exception as error:  # of the client's own kinds and of whatever HTTP library it uses this year
         raise _cannot_be_had(what, error) from error
     others = (_joined(repo, other) for other in folders_of(there))
+    if whole:
+        raise ValueError(f"{what} is a dictionary over several places; load it with saes.places.load_any")
     raise ValueError(f"{what} holds no SAE of a known format; in that repository there are: {_list(others)}")
+
+
+def _of_several(name: str, folder: str) -> bool:
+    """Whether a file of a repository is one of a dictionary over several places in that folder."""
+    parent, _, last = name.rpartition("/")
+    return parent == folder and any(fnmatchcase(last, pattern) for patterns in SEVERAL for pattern in patterns)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -54,7 +54,9 @@ class Slots:
     """Entries of a dense [batch, d_sae] matrix that are kept, in as many slots a row as the fullest row needs."""
 
     indices: Int[Tensor, "*batch k_max"]
+    """Numbers of the latents that fill a row's slots."""
     taken: Bool[Tensor, "*batch k_max"]
+    """Which slots hold a latent, and are not left over."""
 
     def of(self, pre: PreActivations, *, empty: float = 0.0) -> Float[Tensor, "*batch k_max"]:
         """The kept entries, and ``empty`` in empty slots; the gradient flows back to the kept entries alone."""

@@ -18,7 +18,9 @@ class RowScale:
     """Mean and standard deviation (with divisor d - 1) of each activation."""
 
     mean: Float[Tensor, "*batch 1"]
+    """Mean of each activation's entries."""
     std: Float[Tensor, "*batch 1"]
+    """Standard deviation of each activation's entries, with divisor d - 1."""
 
     @classmethod
     def of(cls, x: Float[Tensor, "*batch d"]) -> "RowScale":

@@ -24,12 +24,17 @@ class Pass:
     """One forward pass of an SAE, which every term reads."""
 
     sae: SAE
+    """The SAE that ran."""
     x: Float[Tensor, "n d_in"]
+    """Activations that it was given."""
     target: Float[Tensor, "n d_out"]
     """What is to be reconstructed: ``x`` itself, except in a transcoder."""
     latents: Latents
+    """Its latents on these activations."""
     x_hat: Float[Tensor, "n d_out"]
+    """What it reconstructs of the target."""
     dead: Bool[Tensor, " d_sae"]
+    """Which latents count as dead at this step."""
     n_dead: int
     """On all processes that share the latents."""
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
+from interp.arguments.kinds import require
 from interp.files.outside import read_json, reading
 from interp.files.seals import SEAL, is_broken, write_sealed_json
 from interp.files.tensor_files import write_tensors
@@ -23,8 +24,9 @@ from interp.sites.site import Site
 from saes.activations import Activation, Extra, activation_from_config, activation_to_config
 from saes.convert import read
 from saes.convert.record import Record
+from saes.convert.weights import all_finite
 from saes.distributed.group import ALONE, Group
-from saes.hub import located
+from saes.hub import located, only_one_below
 from saes.kernels.decode import decode
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
@@ -73,8 +75,10 @@ class SAE(nn.Module):
         super().__init__()
         d_out = d_in if d_out is None else d_out
         for name, size in (("d_in", d_in), ("d_sae", d_sae), ("d_out", d_out)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be 1 or more")
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of 1 or more")
+        if isinstance(activation, type) or not hasattr(activation, "select"):
+            raise ValueError(f"activation is {activation!r}; pass an object, such as saes.TopK(32) or saes.ReLU()")
         k = getattr(activation, "k", 1)
         if k > d_sae:
             raise ValueError(f"k is {k} but there are only d_sae = {d_sae} latents; lower k or raise d_sae")
@@ -152,6 +156,7 @@ class SAE(nn.Module):
         Raises ValueError for rows of another width, and for rows that are not finite; in training the loss tells,
         without a second look at the data.
         """
+        require(x, Tensor, what="a tensor of rows", fix="what interp.capture(model, tokens, site)[site] returns")
         if x.shape[-1] != self.d_in:
             raise ValueError(f"the rows have {x.shape[-1]} dimensions; this SAE reads {self.d_in}: {self._place()}")
         if not self.training and not (finite := x.isfinite().all(-1)).all():
@@ -272,7 +277,7 @@ class SAE(nn.Module):
         Raises:
             ValueError: there is no SAE, it is damaged, or of a kind that cannot be held here; a site that is none.
         """
-        folder = located(path, revision)
+        folder = only_one_below(located(path, revision))
         sae = cls._load(folder) if _is_ours(folder) else cls.from_record(read(folder))
         if site is not None or target_site is not None:
             sae.place(site, target_site)
@@ -295,7 +300,7 @@ class SAE(nn.Module):
         with reading(f"cannot load an SAE from {folder}", ""):
             config = read_json(folder / CONFIG)
             if config["format"] == "deepfield-places-1":
-                raise ValueError("it holds a dictionary over several places; read it with saes.places.load_dictionary")
+                raise ValueError("it holds a dictionary over several places; load it with saes.places.load_any")
             if config["format"] != FORMAT:
                 raise ValueError(f"its format is {config['format']!r}, this version reads {FORMAT!r}")
             config.setdefault("layer_norm", False)  # which the first files do not have
@@ -361,7 +366,7 @@ class SAE(nn.Module):
                 raise ValueError(
                     f"{where}: {name} has shape {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
                 )
-            if not _all_finite(weights[name]):
+            if not all_finite(weights[name]):
                 raise ValueError(f"{where}: {name} is not finite")
         sae.to_empty(device="cpu")
         for name, parameter in sae.named_parameters():
@@ -396,13 +401,6 @@ class SAE(nn.Module):
             self.to_empty(device="cpu")
             for name in shapes:
                 self.get_parameter(name).copy_(file.get_tensor(name))
-
-
-def _all_finite(value: Tensor) -> bool:
-    """Looked through in parts, so that it takes little memory."""
-    rows = torch.atleast_1d(value)
-    at_a_time = max(1, 2**18 // max(1, rows[:1].numel()))
-    return all(bool(part.isfinite().all()) for part in rows.split(at_a_time))
 
 
 def _is_ours(folder: Path) -> bool:

@@ -13,9 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def jump(pre: Float[Tensor, "*n"], threshold: Float[Tensor, "*n"], bandwidth: float) -> Float[Tensor, "*n"]:
-    """``pre`` where it is above ``threshold``, else 0; d/dthreshold = -(threshold / bandwidth) K."""
-    return _Jump.apply(pre, threshold, bandwidth)
+def jump(
+    pre: Float[Tensor, "*n"], threshold: Float[Tensor, "*n"], bandwidth: float, *, input_gradient: bool = False
+) -> Float[Tensor, "*n"]:
+    """``pre`` where it is above ``threshold``, else 0; d/dthreshold = -(threshold / bandwidth) K.
+
+    With ``input_gradient`` d/dpre = 1 above the threshold, plus (threshold / bandwidth) K: what moves a pre-activation
+    across the threshold changes the output by as much as moving the threshold does (Anthropic, Circuits Updates,
+    January 2025). The equations leave this part out.
+    """
+    return _Jump.apply(pre, threshold, bandwidth, input_gradient)
 
 
 def step(pre: Float[Tensor, "*n"], threshold: Float[Tensor, "*n"], bandwidth: float) -> Float[Tensor, "*n"]:
@@ -29,16 +36,19 @@ def _kernel(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, input_gradient: bool) -> Tensor:
         ctx.save_for_backward(pre, threshold)
-        ctx.bandwidth = bandwidth
+        ctx.bandwidth, ctx.input_gradient = bandwidth, input_gradient
         return pre.where(pre > threshold, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         pre, threshold = ctx.saved_tensors
-        to_threshold = -threshold * _kernel(pre, threshold, ctx.bandwidth) * gradient
-        return gradient.where(pre > threshold, 0.0), to_threshold.to(threshold.dtype), None
+        across = threshold * _kernel(pre, threshold, ctx.bandwidth) * gradient
+        to_pre = gradient.where(pre > threshold, 0.0)
+        if ctx.input_gradient:
+            to_pre = to_pre + across.to(gradient.dtype)
+        return to_pre, -across.to(threshold.dtype), None, None
 
 
 class _Step(torch.autograd.Function):

@@ -17,8 +17,9 @@ import torch
 import zstandard
 from safetensors.torch import save_file
 
-from circuits import Task
+from circuits import Task, attribution_graph
 from circuits.circuit import Circuit
+from circuits.graphs.exchange import read_neuronpedia, write_neuronpedia
 from interp import ActivationStore, load_model
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results
@@ -30,10 +31,13 @@ from interp.tokens.token_rows import verify_token_rows
 from interp.trajectory.released import read_release
 from interp.value_vectors.clusters import Cluster, Member, Token, load_cluster
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy, load_policy
-from saes import SAE
+from saes import SAE, JumpReLU
 from saes.convert import write
+from saes.places import Dictionary, Layout, load_any, write_circuit_tracer
+from tests.circuits.graphs.sets import random_set
 from tests.interp.models.test_loading import write_gguf
 from tests.interp.store.stores import random_rows, tiny_bridge
+from tests.saes.places.by_hand import SEVERAL
 from tests.saes.variants import VARIANTS, random_sae
 from tests.tiny_models import tiny_model
 
@@ -92,6 +96,23 @@ def _openai(folder: Path) -> None:
     torch.save(state, folder / "sae.pt")
 
 
+def _several(name: str) -> Callable[[Path], object]:
+    """A dictionary over several places, small."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"W_enc": (4, 6), "W_dec": (6, 4), "b_enc": (6,), "b_dec": (4,), "threshold": (6,), "skip": (4, 4)}
+    weights = [
+        {key: torch.rand(shape, generator=generator) for key, shape in shapes.items()}
+        | {"W_dec_to": torch.rand(3, 6, 4, generator=generator)}
+        for _ in range(3)
+    ]
+    return lambda folder: SEVERAL[name].write(folder, weights)
+
+
+def _only_folder(folder: Path) -> object:
+    """The innermost folder that holds files."""
+    return load_any(next(path for path in sorted(folder.rglob("*")) if path.is_file()).parent)
+
+
 def _task_lines() -> bytes:
     pair = {"clean": "So Mary", "corrupt": "So John", "correct": " a", "wrong": [" b", " c"]}
     return (json.dumps(pair) + "\n\n" + json.dumps(pair | {"wrong": " d"}) + "\n").encode()
@@ -104,6 +125,11 @@ def _circuit(folder: Path) -> None:
         groups={"a0.h0.q": ("a0.h0",), "logits": ("logits",)},
         about={"method": "eap", "rules": None},
     ).save(folder / "circuit.json")
+
+
+def _graph(folder: Path) -> None:
+    graph = attribution_graph(tiny_model("gpt2"), [3, 5, 7], random_set(dtype=torch.float32), targets=[3])
+    write_neuronpedia(graph.prune(), folder / "graph.json", slug="tiny")
 
 
 def _release(folder: Path) -> None:
@@ -156,6 +182,11 @@ def kinds(folder: Path) -> dict[str, Kind]:
             list(found.batches(site, 50))
         found.tokens()
 
+    def circuit_tracer_set(place: Path) -> None:
+        places = [tuple(f"blocks.{i}.{hook}" for i in range(2)) for hook in ("mlp.hook_in", "hook_mlp_out")]
+        layout = Layout("transcoders", *places)
+        write_circuit_tracer(Dictionary(layout, ((4, 4), (4, 4)), d_sae=6, activation=JumpReLU()), place)
+
     def parquet(place: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS * 20}), place / "a.parquet", compression="zstd")
 
@@ -192,6 +223,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "dictionary_learning": _converted("dictionary_learning", "matryoshka"),
         "gemma scope": Kind(make=_gemma_scope, load=SAE.load),
         "gemma scope 2": Kind(make=gemma_2, load=SAE.load),
+        "gemma scope 2 clt": Kind(make=_several("gemma_scope 2, clt"), load=_only_folder),
+        "llamascopium clt": Kind(make=_several("llamascopium, clt, jumprelu"), load=_only_folder),
+        "circuit_tracer set": _saved(circuit_tracer_set, load_any),
         "openai": Kind(make=_openai, load=SAE.load),
         "task": Kind(
             make=lambda place: (place / "task.jsonl").write_bytes(_task_lines()),
@@ -199,6 +233,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         ),
         "cluster": Kind(make=cluster, load=lambda place: load_cluster(place / "cluster.json", model)),
         "circuit": Kind(make=_circuit, load=lambda place: Circuit.load(place / "circuit.json")),
+        "graph": Kind(make=_graph, load=lambda place: read_neuronpedia(place / "graph.json")),
         "sweep": Kind(make=sweep, load=sweep_table),
         "release": Kind(make=_release, load=lambda place: read_release(place / "pythia_14m")),
         "policy": Kind(make=policy, load=load_policy),

@@ -273,11 +273,26 @@ def field_docs(kind: type) -> dict[str, str | None]:
     return docs
 
 
+def public_dataclasses() -> Iterator[type]:
+    """Of every module, not only those on the faces; the source says where, so that few modules are loaded."""
+    for file in (file for package in ORDER for file in sorted((ROOT / package).rglob("*.py"))):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
+                yield getattr(importlib.import_module(module_name(file, ROOT)), node.name)
+
+
+ROOMS_TO_COME = ("interp.checkpoints.", "saes.convert", "saes.features.", "saes.places.")
+"""Whose fields do not all have their sentence yet."""
+
+
 def test_every_field_of_a_public_dataclass_is_a_sentence() -> None:
     """Of at least four words, since some become ``--help``: what it is, its unit and its shape."""
-    faces = [importlib.import_module(package) for package in ORDER]
-    kinds = [kind for face in faces for name in face.__all__ if dataclasses.is_dataclass(kind := getattr(face, name))]
-    assert len(kinds) > 15
+    kinds = [
+        kind for kind in public_dataclasses() if not any(c.__module__.startswith(ROOMS_TO_COME) for c in kind.__mro__)
+    ]
+    assert len(kinds) > 200
     bare = []
     for kind in kinds:
         docs = field_docs(kind)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import (
     CohereConfig,
+    DeepseekV2Config,
     DeepseekV3Config,
     Exaone4Config,
     FalconConfig,
@@ -22,6 +23,8 @@ from transformers import (
     GPTNeoXConfig,
     GptOssConfig,
     GraniteConfig,
+    GraniteMoeConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -41,6 +44,7 @@ from transformers import (
     SmolLM3Config,
     StableLmConfig,
     Starcoder2Config,
+    XGLMConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -129,6 +133,10 @@ CONFIGS |= {
     "opt_post_norm": OPTConfig(
         ffn_dim=80, word_embed_proj_dim=16, do_layer_norm_before=False, **_SHARED | {"pad_token_id": 1}
     ),
+    "xglm": XGLMConfig(
+        vocab_size=VOCAB, d_model=WIDTH, num_layers=LAYERS, attention_heads=HEADS, ffn_dim=80,
+        max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    ),
     "falcon_7b": FalconConfig(multi_query=True, parallel_attn=True, bias=False, **_SHARED),
     "falcon_40b": FalconConfig(num_kv_heads=2, new_decoder_architecture=True, bias=False, **_SHARED),
     "falcon_11b": FalconConfig(
@@ -145,6 +153,21 @@ CONFIGS |= {
     "gpt_oss": GptOssConfig(
         num_local_experts=4, num_experts_per_tok=2, sliding_window=8, rope_parameters={"rope_type": "default",
         "rope_theta": 10000.0}, **_SHARED, **_GROUPED,
+    ),
+    "granitemoe": GraniteMoeConfig(
+        intermediate_size=48, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.3, logits_scaling=2.0, **_SHARED,
+    ),
+    "llama4_text": Llama4TextConfig(
+        intermediate_size_mlp=80, num_local_experts=4, num_experts_per_tok=2, interleave_moe_layer_step=2,
+        no_rope_layers=[1, 0, 1], attention_chunk_size=8, floor_scale=4,
+        layer_types=["chunked_attention", "full_attention", "chunked_attention"], **_SHARED,
+        **_GROUPED | {"intermediate_size": 24},
+    ),
+    "deepseek_v2": DeepseekV2Config(
+        intermediate_size=80, moe_intermediate_size=24, num_key_value_heads=4, n_routed_experts=4, n_shared_experts=1,
+        num_experts_per_tok=2, n_group=2, topk_group=1, topk_method="greedy", first_k_dense_replace=1, q_lora_rank=None,
+        kv_lora_rank=12, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6, **_SHARED,
     ),
     "deepseek_v3": DeepseekV3Config(
         intermediate_size=80, moe_intermediate_size=24, num_key_value_heads=4, n_routed_experts=4, n_shared_experts=1,

@@ -7,6 +7,7 @@ from circuits.anatomy.wiring import Wiring
 from circuits.attribution.edge_patching import EdgePatcher
 from circuits.runs.pair import Session
 from circuits.tasks.metrics import Measure
+from interp.terminal.progress import progress
 
 
 @torch.no_grad()
@@ -19,7 +20,7 @@ def acdc(session: Session, wiring: Wiring, *, threshold: float, memory: int) -> 
     what comes behind the first that has to stay is tried again. The result is that of one edge after the other.
     """
     patcher = EdgePatcher(session, wiring, memory=memory)
-    whole = patcher.found.base.logits.log_softmax(-1)
+    whole = patcher.pair.base.logits.log_softmax(-1)
     costs = torch.zeros(len(session.task), *wiring.mask.shape, dtype=torch.float64)
     edges = [
         (row, column)
@@ -29,20 +30,22 @@ def acdc(session: Session, wiring: Wiring, *, threshold: float, memory: int) -> 
     cut = torch.zeros_like(wiring.mask)
     current = torch.zeros(len(session.task), dtype=torch.float64)
     at, width = 0, 1
-    while at < len(edges):
-        stretch = edges[at : at + width]
-        tried = cut.repeat(len(stretch), 1, 1)
-        for number, (row, column) in enumerate(stretch):
-            tried[number:, row, column] = True
-        now = patcher.logits(tried).log_softmax(-1)
-        divergences = torch.cat([current[None], (whole.exp() * (whole - now)).sum(-1).double().cpu()])
-        rises = divergences.diff(dim=0)
-        missed = (rises.mean(1) >= threshold).nonzero()
-        removed = int(missed[0]) if len(missed) else len(stretch)
-        cut, current = (tried[removed - 1] if removed else cut), divergences[removed]
-        if removed < len(stretch):
-            costs[:, *stretch[removed]] = rises[removed]
-            at, width = at + removed + 1, max(1, removed)
-        else:
-            at, width = at + removed, min(2 * width, patcher.rows_at_once)
-    return patcher.found.measure, costs
+    with progress("prune edges", len(edges), unit="edges") as advance:
+        while at < len(edges):
+            advance(at - advance.done)
+            stretch = edges[at : at + width]
+            tried = cut.repeat(len(stretch), 1, 1)
+            for number, (row, column) in enumerate(stretch):
+                tried[number:, row, column] = True
+            now = patcher.logits(tried).log_softmax(-1)
+            divergences = torch.cat([current[None], (whole.exp() * (whole - now)).sum(-1).double().cpu()])
+            rises = divergences.diff(dim=0)
+            missed = (rises.mean(1) >= threshold).nonzero()
+            removed = int(missed[0]) if len(missed) else len(stretch)
+            cut, current = (tried[removed - 1] if removed else cut), divergences[removed]
+            if removed < len(stretch):
+                costs[:, *stretch[removed]] = rises[removed]
+                at, width = at + removed + 1, max(1, removed)
+            else:
+                at, width = at + removed, min(2 * width, patcher.rows_at_once)
+    return patcher.pair.measure, costs

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.anatomy import require_heads_apart
-from circuits.anatomy.nodes import Places, Spot, places
+from circuits.anatomy.nodes import Hook, NodeHooks, node_hooks
 from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 
 
-def atp_star(session: Session, families: Sequence[tuple[str, Sequence[Places]]]) -> tuple[Contrast, list[list[Tensor]]]:
+def atp_star(
+    session: Session, families: Sequence[tuple[str, Sequence[NodeHooks]]]
+) -> tuple[Contrast, list[list[Tensor]]]:
     """Both runs, and for each family and layer the products ``[drop, n, position, (unit,) d]``, one for each layer cut.
 
     Summed over ``d`` they are effects; of queries and keys ``d`` has one entry, the sum already.
@@ -30,53 +32,51 @@ def atp_star(session: Session, families: Sequence[tuple[str, Sequence[Places]]])
     blocks = session.anatomy.blocks
     if any(family in ("q", "k") for family, _ in families):
         require_heads_apart(session.anatomy, purpose="recompute attention for each query and key ('atp-star') of")
-    added = [Spot(module, entering=False) for b in blocks for module in (b.attention_added, b.mlp_added)]
-    z = places(session.anatomy, "z")
-    spots = [place for _, layers in families for place in layers]
+    added = [Hook(module, entering=False) for b in blocks for module in (b.attention_added, b.mlp_added)]
+    z = node_hooks(session.anatomy, "z")
+    nodes = [hooks for _, layers in families for hooks in layers]
     calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-    with ExitStack() as hooks:
+    with ExitStack() as stack:
         if any(family in ("q", "k") for family, _ in families):
             for layer, block in enumerate(blocks):
-                hooks.callback(
+                stack.callback(
                     block.attention.register_forward_pre_hook(_remember(calls, layer), with_kwargs=True).remove
                 )
-        found = contrast(session, [*spots, *z], gradients=True, also_base=added)
+        pair = contrast(session, [*nodes, *z], gradients=True, also_base=added)
     changed = {
-        (family, layer): _changed_attention(session, found, family, place, z[layer], layer, calls[layer])
+        (family, layer): _changed_attention(session, pair, family, hooks, z[layer], layer, calls[layer])
         for family, layers in families
         if family in ("q", "k")
-        for layer, place in enumerate(layers)
+        for layer, hooks in enumerate(layers)
     }
     gradients = [
         _with_layer_cut(
-            session, found, added[2 * layer : 2 * layer + 2], [*(p.change for p in spots), *(p.change for p in z)]
+            session, pair, added[2 * layer : 2 * layer + 2], [*(p.change for p in nodes), *(p.change for p in z)]
         )
         for layer in range(len(blocks))
     ]
 
-    def products(family: str, layer: int, place: Places) -> Tensor:
+    def products(family: str, layer: int, hooks: NodeHooks) -> Tensor:
         if (family, layer) in changed:
             return torch.stack([changed[family, layer](g[z[layer].change]) for g in gradients])
-        difference = found.difference(place)
-        found_products = torch.stack([difference * g[place.change] for g in gradients])
+        difference = pair.difference(hooks)
+        product = torch.stack([difference * g[hooks.change] for g in gradients])
         if family in ("attn_out", "mlp_out"):  # the cut is made right behind them, where autograd does not see it
-            found_products[layer] = 0
-        return found_products
+            product[layer] = 0
+        return product
 
-    return found, [
-        [products(family, layer, place) for layer, place in enumerate(layers)] for family, layers in families
-    ]
+    return pair, [[products(family, layer, hooks) for layer, hooks in enumerate(layers)] for family, layers in families]
 
 
 def _with_layer_cut(
-    session: Session, found: Contrast, outputs: Sequence[Spot], wanted: Sequence[Spot]
-) -> dict[Spot, Tensor]:
+    session: Session, pair: Contrast, outputs: Sequence[Hook], wanted: Sequence[Hook]
+) -> dict[Hook, Tensor]:
     """Gradients with nothing passing back through one layer's attention and MLP; the graph stays for the next."""
-    handles = [found.base.wholes[spot].register_hook(torch.zeros_like) for spot in outputs]
-    gradients = session.runner.gradients(found.base_metric.sum(), found.base, wanted, keep_graph=True)
+    handles = [pair.base.wholes[hook].register_hook(torch.zeros_like) for hook in outputs]
+    gradients = session.runner.gradients(pair.base_metric.sum(), pair.base, wanted, keep_graph=True)
     for handle in handles:
         handle.remove()
-    return {spot: gradient.detach() for spot, gradient in gradients.items()}
+    return {hook: gradient.detach() for hook, gradient in gradients.items()}
 
 
 def _remember(calls: dict[int, Any], layer: int) -> Callable[..., None]:
@@ -88,24 +88,24 @@ def _remember(calls: dict[int, Any], layer: int) -> Callable[..., None]:
 
 def _changed_attention(
     session: Session,
-    found: Contrast,
+    pair: Contrast,
     family: str,
-    place: Places,
-    z: Places,
+    hooks: NodeHooks,
+    z: NodeHooks,
     layer: int,
     call: tuple[tuple[Any, ...], dict[str, Any]],
 ) -> Callable[[Tensor], Tensor]:
     """From the gradient at ``z`` to the effects ``[n, position, head, 1]`` of the other run's queries or keys."""
-    difference = found.difference(place)
+    difference = pair.difference(hooks)
     if family == "q":
-        moved = _rerun(session, layer, call, place.change, difference, z.value) - found.base.value(z.value).detach()
+        moved = _rerun(session, layer, call, hooks.change, difference, z.value) - pair.base.value(z.value).detach()
         return lambda gradient: (moved * gradient).sum(-1, keepdim=True)
     heads, groups = session.anatomy.heads, session.anatomy.key_value_heads
     moves = {}
     for position in difference.ne(0).any(-1).any(-1).any(0).nonzero().flatten().tolist():
         only = torch.zeros_like(difference)
         only[:, position] = difference[:, position]
-        moves[position] = _rerun(session, layer, call, place.change, only, z.value) - found.base.value(z.value).detach()
+        moves[position] = _rerun(session, layer, call, hooks.change, only, z.value) - pair.base.value(z.value).detach()
 
     def effects(gradient: Tensor) -> Tensor:
         total = difference.new_zeros(*difference.shape[:-1], 1)
@@ -119,7 +119,7 @@ def _changed_attention(
 
 @torch.no_grad()
 def _rerun(
-    session: Session, layer: int, call: tuple[tuple[Any, ...], dict[str, Any]], spot: Spot, difference: Tensor, z: Spot
+    session: Session, layer: int, call: tuple[tuple[Any, ...], dict[str, Any]], hook: Hook, difference: Tensor, z: Hook
 ) -> Tensor:
     """The heads' outputs of one layer with a change of its queries or keys, everything else as in the base run."""
     seen: list[Tensor] = []
@@ -128,12 +128,12 @@ def _rerun(
         if module is z.module and entering:
             seen.append(z.read(value))
             return value
-        return value + spot.embed(difference).to(value.dtype)
+        return value + hook.embed(difference).to(value.dtype)
 
     block = session.anatomy.blocks[layer]
-    with ExitStack() as hooks:
-        for module, entering in ((spot.module, spot.entering), (z.module, True)):
-            hooks.callback(hook_at(module, entering, change).remove)
+    with ExitStack() as stack:
+        for module, entering in ((hook.module, hook.entering), (z.module, True)):
+            stack.callback(hook_at(module, entering, change).remove)
         block.attention(*call[0], **call[1])
     session.runner.cost.attention_layers += 1
     return seen[0]

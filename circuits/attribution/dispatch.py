@@ -18,7 +18,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from circuits.anatomy.nodes import ALIASES, FamilyInfo, Places, family_info, places
+from circuits.anatomy.nodes import ALIASES, FamilyInfo, NodeHooks, family_info, node_hooks
 from circuits.attribution.atp_star import atp_star
 from circuits.attribution.edges import attribute_edges
 from circuits.attribution.exact import patch_family
@@ -43,13 +43,17 @@ Family = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Request:
     """One family of nodes of one call."""
 
     family: str
+    """Name of the family, aliases resolved."""
     info: FamilyInfo
-    spots: Sequence[Places]
+    """What a family of that name is."""
+    layers: Sequence[NodeHooks]
+    """Where its nodes are, layer by layer."""
     by_position: bool
+    """Whether every position is a node of its own."""
     groups: Tensor
     """``[n, position]``: numbers of the positions that make one node together; of the entries of the position axis."""
 
@@ -182,17 +186,17 @@ def attribute(
     in_force = rules_of_method(method, rules, methods=METHODS, default="paper", steps=steps)
     names = [nodes] if isinstance(nodes, str) else list(nodes)
     session = open_session(model, task)
-    asked = [_asked(session, name, by_position) for name in names]
-    for family in asked:
+    requests = [_request(session, name, by_position) for name in names]
+    for family in requests:
         if in_force and "ah" in in_force and not family.info.under_ah:
             raise ValueError(
                 f"{family.family} has no relevance under the AH rule, which makes patterns constants: score it with"
                 " rules='no_ah', with method='atp*' (which recomputes attention), or exactly with method='patching'"
             )
-    found, effects = METHODS[method](session, asked, in_force, steps)
+    pair, effects = METHODS[method](session, requests, in_force, steps)
     scores = {
-        name: _scores(session, found, family, effect, method, in_force)
-        for name, family, effect in zip(names, asked, effects, strict=True)
+        name: _scores(session, pair, family, effect, method, in_force)
+        for name, family, effect in zip(names, requests, effects, strict=True)
     }
     if agreement and method != "patching":
         exact = attribute(model, task, nodes=names, method="patching", by_position=by_position)
@@ -200,31 +204,31 @@ def attribute(
     return scores[nodes] if isinstance(nodes, str) else scores
 
 
-def _asked(session: Session, name: str, by_position: bool) -> Asked:
-    spots = places(session.anatomy, name)
+def _request(session: Session, name: str, by_position: bool) -> Request:
+    layers = node_hooks(session.anatomy, name)
     task = session.task
     groups = task.role_numbers if by_position else torch.zeros_like(task.base)
     groups = torch.arange(task.length).expand_as(task.base) if groups is None else groups
-    return Asked(
-        family=ALIASES.get(name, name), info=family_info(name), spots=spots, by_position=by_position, groups=groups
+    return Request(
+        family=ALIASES.get(name, name), info=family_info(name), layers=layers, by_position=by_position, groups=groups
     )
 
 
 def _scores(
-    session: Session, found: Contrast, asked: Asked, effects: Tensor, method: str, rules: frozenset[str] | None
+    session: Session, pair: Contrast, request: Request, effects: Tensor, method: str, rules: frozenset[str] | None
 ) -> Scores:
-    unit, effects = (asked.info.unit,) if asked.info.unit else (), effects.cpu()
+    unit, effects = (request.info.unit,) if request.info.unit else (), effects.cpu()
     return Scores(
         values=effects.mean(0),
         per_prompt=effects,
-        axes=("layer", *(("position",) if asked.by_position else ()), *unit),
-        family=asked.family,
+        axes=("layer", *(("position",) if request.by_position else ()), *unit),
+        family=request.family,
         method=method,
         rules=None if rules is None else tuple(sorted(rules)),
         direction=session.task.direction,
         metric=session.task.metric_name,
-        clean_metric=found.measure.clean,
-        corrupt_metric=found.measure.corrupt,
+        clean_metric=pair.measure.clean,
+        corrupt_metric=pair.measure.corrupt,
         cost=session.runner.cost,
         labels=session.task.columns,
     )
@@ -232,73 +236,73 @@ def _scores(
 
 Effects = tuple[Contrast, list[Tensor]]
 """Both runs, and for each family ``[n, layer, position, (unit)]``."""
-Method = Callable[[Session, list[Asked], frozenset[str] | None, int], Effects]
+Method = Callable[[Session, list[Request], frozenset[str] | None, int], Effects]
 
 
-def _patching(session: Session, asked: list[Asked], _rules: frozenset[str] | None, _steps: int) -> Effects:
-    found = contrast(session, [*session.residual, *(place for family in asked for place in family.spots)])
+def _patching(session: Session, requests: list[Request], _rules: frozenset[str] | None, _steps: int) -> Effects:
+    pair = contrast(session, [*session.residual, *(hooks for request in requests for hooks in request.layers)])
     exact = [
         patch_family(
             session,
-            found,
-            family.spots,
-            groups=family.groups,
-            entries=family.info.entries,
-            once=family.info.once,
+            pair,
+            request.layers,
+            groups=request.groups,
+            entries=request.info.entries,
+            once=request.info.once,
         )
-        for family in asked
+        for request in requests
     ]
-    return found, [
-        effects if family.by_position else effects.squeeze(2) for family, effects in zip(asked, exact, strict=True)
+    return pair, [
+        effects if request.by_position else effects.squeeze(2) for request, effects in zip(requests, exact, strict=True)
     ]
 
 
-def _gradient(session: Session, asked: list[Asked], rules: frozenset[str] | None, _steps: int) -> Effects:
+def _gradient(session: Session, requests: list[Request], rules: frozenset[str] | None, _steps: int) -> Effects:
     """AtP, and RelP where there are rules: two forwards and one backward for all nodes."""
-    spots = [place for family in asked for place in family.spots]
-    found = contrast(session, spots, gradients=True, rules=rules)
-    gradients = session.runner.gradients(found.base_metric.sum(), found.base, [place.change for place in spots])
-    return found, [
+    nodes = [hooks for request in requests for hooks in request.layers]
+    pair = contrast(session, nodes, gradients=True, rules=rules)
+    gradients = session.runner.gradients(pair.base_metric.sum(), pair.base, [hooks.change for hooks in nodes])
+    return pair, [
         torch.stack(
-            [_effect(family, found.difference(place) * gradients[place.change].detach()) for place in family.spots], 1
+            [_effect(request, pair.difference(hooks) * gradients[hooks.change].detach()) for hooks in request.layers], 1
         )
-        for family in asked
+        for request in requests
     ]
 
 
-def _integrated(session: Session, asked: list[Asked], _rules: frozenset[str] | None, steps: int) -> Effects:
-    found = contrast(session, [*session.residual, *(place for family in asked for place in family.spots)])
+def _integrated(session: Session, requests: list[Request], _rules: frozenset[str] | None, steps: int) -> Effects:
+    pair = contrast(session, [*session.residual, *(hooks for request in requests for hooks in request.layers)])
     effects = []
-    for family in asked:
+    for request in requests:
         layers = []
-        for layer, place in enumerate(family.spots):
-            difference = found.difference(place)
-            start = None if family.info.once else Start(layer, found.base.value(session.residual[layer].value))
-            slope = mean_gradient(session, found, place, difference, steps=steps, start=start)
-            layers.append(_effect(family, difference * slope))
+        for layer, hooks in enumerate(request.layers):
+            difference = pair.difference(hooks)
+            start = None if request.info.once else Start(layer, pair.base.value(session.residual[layer].value))
+            slope = mean_gradient(session, pair, hooks, difference, steps=steps, start=start)
+            layers.append(_effect(request, difference * slope))
         effects.append(torch.stack(layers, 1))
-    return found, effects
+    return pair, effects
 
 
-def _star(session: Session, asked: list[Asked], _rules: frozenset[str] | None, _steps: int) -> Effects:
-    found, terms = atp_star(session, [(family.family, family.spots) for family in asked])
-    return found, [
-        torch.stack([_absolute(family, drops) for drops in layers], 1)
-        for family, layers in zip(asked, terms, strict=True)
+def _star(session: Session, requests: list[Request], _rules: frozenset[str] | None, _steps: int) -> Effects:
+    pair, terms = atp_star(session, [(request.family, request.layers) for request in requests])
+    return pair, [
+        torch.stack([_absolute(request, drops) for drops in layers], 1)
+        for request, layers in zip(requests, terms, strict=True)
     ]
 
 
-def _absolute(family: Asked, drops: Tensor) -> Tensor:
+def _absolute(request: Request, drops: Tensor) -> Tensor:
     """From ``[drop, n, position, (unit,) d]``: absolute effects, mean over the layers dropped but the node's own."""
-    effects = torch.stack([_effect(family, drop) for drop in drops])
+    effects = torch.stack([_effect(request, drop) for drop in drops])
     return effects.abs().sum(0) / max(1, len(drops) - 1)
 
 
-def _effect(family: Asked, product: Tensor) -> Tensor:
+def _effect(request: Request, product: Tensor) -> Tensor:
     """From ``[n, position, (unit,) d]`` to the effects of nodes."""
-    effects = product.double() if family.info.entries else summed(product)
-    grouped = sum_by_role(effects, family.groups, int(family.groups.max()) + 1)
-    return grouped if family.by_position else grouped.squeeze(1)
+    effects = product.double() if request.info.entries else summed(product)
+    grouped = sum_by_role(effects, request.groups, int(request.groups.max()) + 1)
+    return grouped if request.by_position else grouped.squeeze(1)
 
 
 METHODS: dict[str, Method] = {

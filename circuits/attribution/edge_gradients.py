@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.nodes import Spot
+from circuits.anatomy.nodes import Hook
 from circuits.anatomy.wiring import PARTS, Wiring, output_weights, width_of
 from circuits.runs.budget import at_once, slices
 from circuits.runs.pair import Contrast, Session, contrast, refuse_flat
@@ -19,6 +19,7 @@ from circuits.runs.runner import Passed
 from circuits.tasks.metrics import Measure, measure_between
 from interp.models.bridge import unwrapped
 from interp.sites.norms import linear_norm
+from interp.terminal.progress import counted
 
 # Vectors of the model's width that a token leaves in a layer's graph (an MLP of four times the width, its activation in
 # eight steps), with the copies of what is read and its gradients.
@@ -27,22 +28,22 @@ GRAPH = 80
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Spots whose values and gradients the edge scores are made of."""
+    """Hooks whose values and gradients the edge scores are made of."""
 
-    read: dict[str, list[Spot]]
+    read: dict[str, list[Hook]]
 
     @property
-    def all(self) -> list[Spot]:
-        return [spot for spots in self.read.values() for spot in spots]
+    def all(self) -> list[Hook]:
+        return [hook for hooks in self.read.values() for hook in hooks]
 
 
 def _inputs(wiring: Wiring) -> _Inputs:
-    anatomy, spots = wiring.anatomy, wiring.spots
-    read = {part: [place.change for place in spots.parts[part]] for part in PARTS}
-    read["norm1"] = [Spot(norm, entering=True) for norm in wiring.entries.attention]
-    read["norm2"] = [Spot(norm, entering=True) for norm in wiring.entries.mlp]
-    read["final"] = [Spot(wiring.entries.logits, entering=True)]
-    read["projected"] = [Spot(block.o, entering=False) for block in anatomy.blocks]
+    anatomy, hooks = wiring.anatomy, wiring.hooks
+    read = {part: [node.change for node in hooks.parts[part]] for part in PARTS}
+    read["stream"] = [wiring.stream(layer) for layer in range(len(anatomy.blocks))]
+    read["mlp"] = list(wiring.entries.mlp)
+    read["final"] = [Hook(wiring.entries.logits, entering=True)]
+    read["projected"] = [Hook(block.o, entering=False) for block in anatomy.blocks]
     return _Inputs(read)
 
 
@@ -55,7 +56,7 @@ def by_gradient(
     effects = torch.zeros(len(task), *wiring.mask.shape, dtype=torch.float64)
     ends: list[tuple[Tensor, Tensor]] = []
     size = at_once(len(task), bytes_each=_bytes_of_a_prompt(session, wiring), memory=memory)
-    for prompts in slices(len(task), size):
+    for prompts in counted(list(slices(len(task), size)), "score edges", unit="groups of prompts"):
         part = replace(session, task=task.rows(prompts))
         ends.append(_add_batch(effects[prompts], part, wiring, inputs, rules, steps))
     source, base = (torch.cat(logits) for logits in zip(*ends, strict=True))
@@ -72,23 +73,23 @@ def _add_batch(
 ) -> tuple[Tensor, Tensor]:
     """Add up the scores ``[n, writer, reader]`` of one batch, raw and not yet divided by ``steps``; the logits of its
     source and base run."""
-    spots = wiring.spots
-    first = spots.resid_pre[0]
-    found = contrast(
-        session, [first, *spots.z, *spots.mlp_out], gradients=True, rules=rules, also_base=inputs.all, scaled=False
+    hooks = wiring.hooks
+    first = hooks.resid_pre[0]
+    pair = contrast(
+        session, [first, *hooks.z, *hooks.mlp_out], gradients=True, rules=rules, also_base=inputs.all, scaled=False
     )
-    written = _written(wiring, found)
-    _add_scores(scores, session, wiring, written, inputs, found.base, found.base_metric.sum(), rules)
+    written = _written(wiring, pair)
+    _add_scores(scores, session, wiring, written, inputs, pair.base, pair.base_metric.sum(), rules)
     for step in range(1, steps):
         with session.under(rules):
             passed = session.runner.forward(
                 session.task.base,
                 read=inputs.all,
-                add={first.change: found.difference(first) * (step / steps)},
+                add={first.change: pair.difference(first) * (step / steps)},
                 gradients=True,
             )
-        _add_scores(scores, session, wiring, written, inputs, passed, found.measure(passed.logits).sum(), rules)
-    return found.source.logits, found.base.logits.detach()
+        _add_scores(scores, session, wiring, written, inputs, passed, pair.measure(passed.logits).sum(), rules)
+    return pair.source.logits, pair.base.logits.detach()
 
 
 def _bytes_of_a_prompt(session: Session, wiring: Wiring) -> int:
@@ -97,7 +98,7 @@ def _bytes_of_a_prompt(session: Session, wiring: Wiring) -> int:
     weight, length, layers = next(block.o.parameters()), session.task.length, len(anatomy.blocks)
     slopes = 6 * len(wiring.readers) // layers  # of a layer's readers, as they are, through a norm, and in float64
     vectors = GRAPH * layers + len(wiring.writers) + slopes
-    return length * (vectors * width_of(block) + 4 * layers * anatomy.heads * length) * weight.element_size()
+    return length * (vectors * width_of(anatomy) + 4 * layers * anatomy.heads * length) * weight.element_size()
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,14 @@ class _Written:
     mlps: list[Tensor]
 
 
-def _written(wiring: Wiring, found: Contrast) -> _Written:
-    anatomy, spots = wiring.anatomy, wiring.spots
+def _written(wiring: Wiring, pair: Contrast) -> _Written:
+    anatomy, hooks = wiring.anatomy, wiring.hooks
     heads = [
-        torch.einsum("npha,had->nhpd", found.difference(place), output_weights(anatomy, block))
-        for place, block in zip(spots.z, anatomy.blocks, strict=True)
+        torch.einsum("npha,had->nhpd", pair.difference(node), output_weights(anatomy, block))
+        for node, block in zip(hooks.z, anatomy.blocks, strict=True)
     ]
-    mlps = [found.difference(place)[:, None] for place in spots.mlp_out]
-    return _Written(found.difference(spots.resid_pre[0])[:, None], heads, mlps)
+    mlps = [pair.difference(node)[:, None] for node in hooks.mlp_out]
+    return _Written(pair.difference(hooks.resid_pre[0])[:, None], heads, mlps)
 
 
 def _add_scores(
@@ -132,7 +133,7 @@ def _add_scores(
 ) -> None:
     """Add to ``[n, writer, reader]`` what the gradients of one pass make of it."""
     anatomy = wiring.anatomy
-    wanted = [s for name in ("q", "k", "v", "norm2", "final") for s in inputs.read[name]]
+    wanted = [s for name in ("q", "k", "v", "mlp", "final") for s in inputs.read[name]]
     gradients = session.runner.gradients(metric, passed, wanted)
     frozen = rules is not None and "ln" in rules
     done = 0
@@ -156,22 +157,24 @@ def _slopes(
     wiring: Wiring,
     inputs: _Inputs,
     passed: Passed,
-    gradients: dict[Spot, Tensor],
+    gradients: dict[Hook, Tensor],
     rules: frozenset[str] | None,
 ) -> Iterator[tuple[int, Tensor]]:
     """By layer ``[reader, n, position, d]``: gradients at what its readers read, in their order; the logits' last."""
     anatomy = wiring.anatomy
     frozen = rules is not None and "ln" in rules
     for layer, norm in enumerate(wiring.entries.attention):
-        found = []
+        stream, slopes = passed.value(inputs.read["stream"][layer]), []
         for part in PARTS:
             gradient = gradients[inputs.read[part][layer]]
             if rules is not None and "ah" in rules and part != "v":
-                gradient = torch.zeros_like(gradient)  # the rule cuts behind the place that was read
+                gradient = torch.zeros_like(gradient)  # the rule cuts behind the hook that was read
             weights, _ = wiring.projections[part][layer]
             back = torch.einsum("npha,had->hnpd", gradient, weights)
-            found.append(through_norm(norm, passed.value(inputs.read["norm1"][layer]), back, frozen))
-        yield layer, torch.cat([*found, gradients[inputs.read["norm2"][layer]][None]]).detach()
+            slopes.append(through_norm(norm, stream, back, frozen))
+        mlp = gradients[inputs.read["mlp"][layer]][None]
+        slopes.append(through_norm(norm, stream, mlp, frozen) if wiring.entries.shared else mlp)
+        yield layer, torch.cat(slopes).detach()
     yield len(anatomy.blocks), gradients[inputs.read["final"][0]][None].detach()
 
 
@@ -185,8 +188,11 @@ def _products(written: Tensor, slopes: Tensor) -> Tensor:
     return torch.bmm(_flat(written), slopes.transpose(1, 2)).cpu()
 
 
-def through_norm(module: nn.Module, x: Tensor, gradients: Tensor, frozen: bool) -> Tensor:
-    """Pull ``[v, n, position, d]`` back through a norm at ``x``, whose scale may be a constant (the LN rule)."""
+def through_norm(module: nn.Module | None, x: Tensor, gradients: Tensor, frozen: bool) -> Tensor:
+    """Pull ``[v, n, position, d]`` back through a norm at ``x``, if there is one; its scale may be a constant (the LN
+    rule)."""
+    if module is None:
+        return gradients
     function: Callable[[Tensor], Tensor] = linear_norm(module) if frozen else unwrapped(module).forward
     with torch.enable_grad():
         many = x.detach().expand_as(gradients).clone().requires_grad_()

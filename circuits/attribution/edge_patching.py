@@ -21,6 +21,7 @@ from circuits.runs.pair import Contrast, Session, contrast
 from circuits.runs.runner import hook_at
 from interp.models.bridge import unwrapped
 from interp.sites.norms import linear_norm
+from interp.terminal.progress import counted
 
 # Rows of one pass are filled up to about this many tokens at most: enough to keep a processor busy.
 TOKENS_AT_ONCE = 1024
@@ -33,7 +34,7 @@ class EdgePatcher:
     """Runs a task's base prompts with edges cut, as many prompts and sets of edges in one pass as ``memory`` takes.
 
     Attributes:
-        found: Both runs.
+        pair: Both runs.
         reference: What cut writers are replaced by, ``[writer, n, position, d]``; of the source run unless set (then it
             is never held for more prompts than one pass takes), and None for nothing: a reader whose writers are all
             cut then sees the biases of attention outputs, which no head writes, or exactly 0 where there are none.
@@ -43,18 +44,18 @@ class EdgePatcher:
         self.session, self.wiring = session, wiring
         anatomy = session.anatomy
         self.outputs = [output_weights(anatomy, block) for block in anatomy.blocks]
-        self.output_biases = [output_bias(block) for block in anatomy.blocks]
+        self.output_biases = [output_bias(anatomy, block) for block in anatomy.blocks]
         self.post_norms = [
             None if block.attention_post_norm is None else linear_norm(block.attention_post_norm)
             for block in anatomy.blocks
         ]
-        self.found: Contrast = contrast(session, [])
-        self._base_metric = self.found.measure.raw(self.found.base.logits.detach()).double().cpu()
+        self.pair: Contrast = contrast(session, [])
+        self._base_metric = self.pair.measure.raw(self.pair.base.logits.detach()).double().cpu()
         self._reference: Tensor | None = None
         self._resample = True
         self._last: tuple[slice, Tensor] | None = None
         n, length = session.task.base.shape
-        token = COPIES * len(wiring.writers) * width_of(anatomy.blocks[0]) * self.outputs[0].element_size()
+        token = COPIES * len(wiring.writers) * width_of(anatomy) * self.outputs[0].element_size()
         self.prompts_at_once = at_once(n, bytes_each=length * token, memory=memory)
         self._prompts = slices(n, self.prompts_at_once)
         tokens = min(TOKENS_AT_ONCE, memory // token)
@@ -92,7 +93,8 @@ class EdgePatcher:
         found = []
         for prompts in self._prompts:
             tokens, reference = self.session.task.base[prompts], self._reference_of(prompts)
-            found.append(torch.cat([self._run(tokens, rows, reference)[0] for rows in cut.split(self.rows_at_once)]))
+            passes = counted(cut.split(self.rows_at_once), "run circuits", unit="passes")
+            found.append(torch.cat([self._run(tokens, rows, reference)[0] for rows in passes]))
         return torch.cat(found, 1)
 
     @torch.no_grad()
@@ -100,9 +102,9 @@ class EdgePatcher:
         """The raw metric ``[row, n]`` of ``rows`` sets of cut edges, of which ``cut`` makes some at a time."""
         found = torch.zeros(rows, len(self.session.task), dtype=torch.float64)
         for prompts in self._prompts:
-            measure = self.found.measure.of(prompts)
+            measure = self.pair.measure.of(prompts)
             tokens, reference = self.session.task.base[prompts], self._reference_of(prompts)
-            for some in slices(rows, self.rows_at_once):
+            for some in counted(list(slices(rows, self.rows_at_once)), "run circuits", unit="passes"):
                 logits = self._run(tokens, cut(some), reference)[0]
                 found[some, prompts] = measure.raw(logits).double().cpu()
         return found
@@ -116,7 +118,7 @@ class EdgePatcher:
             found[torch.arange(len(chosen)), chosen[:, 0], chosen[:, 1]] = True
             return found
 
-        measure = self.found.measure
+        measure = self.pair.measure
         return (self.metric(len(edges), cut) - self._base_metric) / (measure.clean - measure.corrupt)
 
     def single_edges(self) -> Tensor:
@@ -150,18 +152,19 @@ class _CutRun:
         for layer, block in enumerate(anatomy.blocks):
             self.actions[block.whole, True] = [partial(self._keep_residual, layer)]
             for part in PARTS:
-                module = wiring.spots.parts[part][layer].change.module
+                module = wiring.hooks.parts[part][layer].change.module
                 self.actions.setdefault((module, False), []).append(partial(self._project, layer, part))
             self.actions[block.o, True] = [partial(self._keep_heads, layer)]
-            self.actions[wiring.entries.mlp[layer], True] = [partial(self._enter, wiring.readers_in(layer, None))]
-            self.actions[block.mlp_added, False] = [self._keep_mlp]
+            mlp = wiring.entries.mlp[layer]
+            self.actions[mlp.module, mlp.entering] = [partial(self._enter_mlp, layer)]
+            self.actions[block.mlp_added, False] = [partial(self._keep_mlp, layer)]
         last = len(wiring.readers)
         self.actions[wiring.entries.logits, True] = [partial(self._enter, slice(last - 1, last))]
 
     def act(self, module: nn.Module, entering: bool, value: Tensor) -> Tensor:
         for action in self.actions[module, entering]:
             value = action(value)
-        return value
+        return value.clone() if self.patcher.session.anatomy.family.in_place else value
 
     def _seen(self, columns: slice, value: Tensor) -> Tensor | None:
         """What the readers ``columns`` of the stream ``value`` see, ``[reader, row * n, position, d]``; None where
@@ -202,14 +205,17 @@ class _CutRun:
         seen = self._seen(wiring.readers_in(layer, part), self.entering[layer])
         if seen is None:
             return value
-        normed = unwrapped(wiring.entries.attention[layer]).forward(seen)
         weights, bias = wiring.projections[part][layer]
-        new = torch.einsum("hnpd,had->npha", normed, weights) + bias
-        spot = wiring.spots.parts[part][layer].change
-        return value - spot.embed(spot.read(value)) + spot.embed(new)  # in this order exact: norms may follow
+        new = torch.einsum("hnpd,had->npha", self._normed(layer, seen), weights) + bias
+        hook = wiring.hooks.parts[part][layer].change
+        return value - hook.embed(hook.read(value)) + hook.embed(new)  # in this order exact: norms may follow
+
+    def _normed(self, layer: int, seen: Tensor) -> Tensor:
+        norm = self.patcher.wiring.entries.attention[layer]
+        return seen if norm is None else unwrapped(norm).forward(seen)
 
     def _keep_heads(self, layer: int, value: Tensor) -> Tensor:
-        z = self.patcher.wiring.spots.z[layer].value.read(value)
+        z = self.patcher.wiring.hooks.z[layer].value.read(value)
         heads = torch.einsum("npha,had->hnpd", z, self.patcher.outputs[layer])
         bias = self.patcher.output_biases[layer]
         norm = self.patcher.post_norms[layer]
@@ -225,8 +231,16 @@ class _CutRun:
         seen = self._seen(columns, value)
         return value if seen is None else seen[0]
 
-    def _keep_mlp(self, value: Tensor) -> Tensor:
-        self.written.append(value)
+    def _enter_mlp(self, layer: int, value: Tensor) -> Tensor:
+        wiring = self.patcher.wiring
+        columns = wiring.readers_in(layer, None)
+        if not wiring.entries.shared:
+            return self._enter(columns, value)
+        seen = self._seen(columns, self.entering[layer])
+        return value if seen is None else self._normed(layer, seen[0])
+
+    def _keep_mlp(self, layer: int, value: Tensor) -> Tensor:
+        self.written.append(self.patcher.wiring.hooks.mlp_out[layer].value.read(value))
         return value
 
 

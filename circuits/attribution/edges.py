@@ -93,7 +93,7 @@ def attribute_edges(
     wiring = Wiring(session.anatomy)
     if method == "path-patching":
         patcher = EdgePatcher(session, wiring, memory=memory)
-        measure, effects = patcher.found.measure, patcher.single_edges()
+        measure, effects = patcher.pair.measure, patcher.single_edges()
     elif method == "acdc":
         measure, effects = acdc(session, wiring, threshold=threshold, memory=memory)
     elif method == "eap-ig":

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from circuits.anatomy.nodes import Places, Spot, places
+from circuits.anatomy.nodes import Hook, NodeHooks, node_hooks
 from circuits.anatomy.wiring import width_of
 from circuits.attribution.exact import live, patch_cells
 from circuits.attribution.integrated import mean_gradient
@@ -39,8 +39,11 @@ class FeatureNode:
     """A feature at a position of a site, or the site's error there (``feature`` None)."""
 
     site: str
+    """Name of the site that the SAE reconstructs."""
     position: int
+    """Position of the prompts, counted from 0."""
     feature: int | None
+    """Number of the latent; None for the SAE's error."""
 
     def __str__(self) -> str:
         return f"{self.site}/{'error' if self.feature is None else self.feature}@{self.position}"
@@ -57,7 +60,7 @@ class FeatureScores(Attributed):
     features: Mapping[str, Tensor]
     """By site, ``[position, d_sae]``: mean over prompts."""
     errors: Mapping[str, Tensor]
-    """By site, ``[position]``."""
+    """By site, ``[position]``: the effect of the SAE's error, mean over prompts."""
     sites: Mapping[str, Tensor]
     """By site, ``[position]``: the effect of the whole activation, which features and error sum to (not for
     ``patching``)."""
@@ -70,13 +73,13 @@ class FeatureScores(Attributed):
 
     def top(self, k: int) -> list[tuple[str, int, int | None, float]]:
         """The ``k`` strongest as (site, position, feature or None for the error, score)."""
-        found: list[tuple[str, int, int | None, float]] = []
+        nodes: list[tuple[str, int, int | None, float]] = []
         for site, values in self.features.items():
             flat = values.flatten()
             for i in flat.abs().topk(min(k, flat.numel())).indices.tolist():
-                found.append((site, i // values.shape[1], i % values.shape[1], float(flat[i])))
-            found += [(site, p, None, float(e)) for p, e in enumerate(self.errors[site])]
-        return sorted(found, key=lambda node: -abs(node[3]))[:k]
+                nodes.append((site, i // values.shape[1], i % values.shape[1], float(flat[i])))
+            nodes += [(site, p, None, float(e)) for p, e in enumerate(self.errors[site])]
+        return sorted(nodes, key=lambda node: -abs(node[3]))[:k]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,16 +106,16 @@ class FeatureCircuit:
         """The ``size`` nodes of largest absolute score."""
         if not size >= 0:
             raise ValueError(f"size is {size}; it must be 0 or more nodes")
-        found = cls(
+        circuit = cls(
             features={site: torch.zeros_like(values, dtype=torch.bool) for site, values in scores.features.items()},
             errors={site: torch.zeros_like(values, dtype=torch.bool) for site, values in scores.errors.items()},
         )
         for site, position, feature, _ in scores.top(size):
             if feature is None:
-                found.errors[site][position] = True
+                circuit.errors[site][position] = True
             else:
-                found.features[site][position, feature] = True
-        return found
+                circuit.features[site][position, feature] = True
+        return circuit
 
     @property
     def size(self) -> int:
@@ -157,26 +160,26 @@ def attribute_features(
     task.require_aligned("scores of features")
     session = open_session(model, task)
     spliced = splices(model, session, saes)
-    spots = [splice.place for splice in spliced]
+    hooks = [splice.hooks for splice in spliced]
     gradient = method in ("atp", "relp")
-    found = contrast(session, [*spots, *session.residual], gradients=gradient, rules=in_force)
-    slopes: Mapping[Spot, Tensor] = {}
+    pair = contrast(session, [*hooks, *session.residual], gradients=gradient, rules=in_force)
+    slopes: Mapping[Hook, Tensor] = {}
     if gradient:
-        slopes = session.runner.gradients(found.base_metric.sum(), found.base, [place.change for place in spots])
+        slopes = session.runner.gradients(pair.base_metric.sum(), pair.base, [of_site.change for of_site in hooks])
     features, errors, sites, nodes, effects = {}, {}, {}, [], []
     for splice in spliced:
-        change, error = splice.changes(found)
-        whole = found.difference(splice.place)
+        change, error = splice.changes(pair)
+        whole = pair.difference(splice.hooks)
         cells = (change.abs().amax(0) > at_least).nonzero()
         positions = whole.any(-1).any(0).nonzero()
         if method == "patching":
-            own = _exact(session, found, splice, (change, error, whole), cells, positions)
+            own = _exact(session, pair, splice, (change, error, whole), cells, positions)
         else:
             if gradient:
-                slope = slopes[splice.place.change].detach()
+                slope = slopes[splice.hooks.change].detach()
             else:
-                start = Start(splice.layer, found.base.value(session.residual[splice.layer].value))
-                slope = mean_gradient(session, found, splice.place, whole, steps=steps, start=start)
+                start = Start(splice.layer, pair.base.value(session.residual[splice.layer].value))
+                slope = mean_gradient(session, pair, splice.hooks, whole, steps=steps, start=start)
             of_features = (change * (slope @ splice.sae.W_dec.detach().T))[:, cells[:, 0], cells[:, 1]]
             at_positions = [(part * slope).double().sum(-1)[:, positions[:, 0]] for part in (error, whole)]
             own = (of_features, at_positions[0], at_positions[1])
@@ -199,8 +202,8 @@ def attribute_features(
         rules=None if in_force is None else tuple(sorted(in_force)),
         direction=task.direction,
         metric=task.metric_name,
-        clean_metric=found.measure.clean,
-        corrupt_metric=found.measure.corrupt,
+        clean_metric=pair.measure.clean,
+        corrupt_metric=pair.measure.corrupt,
         cost=session.runner.cost,
     )
     if not agreement or method == "patching":
@@ -211,19 +214,23 @@ def attribute_features(
 
 def _everywhere(effects: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
     """Means over prompts of ``effects [n, cell]``, put where they are of; 0 elsewhere."""
-    found = torch.zeros(*shape, dtype=torch.float64)
-    found[tuple(cells.T.cpu())] = effects.mean(0)
-    return found
+    values = torch.zeros(*shape, dtype=torch.float64)
+    values[tuple(cells.T.cpu())] = effects.mean(0)
+    return values
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Splice:
-    """An SAE at its place."""
+    """An SAE at its site."""
 
     name: str
+    """Name of the site that it reconstructs."""
     layer: int
+    """Layer of that site, counted from 0."""
     sae: SAE
-    place: Places
+    """The SAE whose latents are scored."""
+    hooks: NodeHooks
+    """Where the site is read and changed in the model."""
 
     @torch.no_grad()
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,9 +238,9 @@ class Splice:
         latents = self.sae.encode(x)
         return latents.to_dense(), x - self.sae.decode(latents, x)
 
-    def changes(self, found: Contrast) -> tuple[Tensor, Tensor]:
+    def changes(self, pair: Contrast) -> tuple[Tensor, Tensor]:
         """How features and error of the source run differ from the base run's."""
-        source, base = (self.parts(run.value(self.place.value).detach()) for run in (found.source, found.base))
+        source, base = (self.parts(run.value(self.hooks.value).detach()) for run in (pair.source, pair.base))
         return source[0] - base[0], source[1] - base[1]
 
 
@@ -241,7 +248,7 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
     """Check SAEs against the model and find their places; raises as :func:`attribute_features`."""
     if not saes:
         raise ValueError("saes is empty; pass at least one SAE with its site")
-    found: dict[str, Splice] = {}
+    by_site: dict[str, Splice] = {}
     for number, sae in enumerate(saes):
         if sae.site is None:
             raise ValueError(f"SAE {number} does not say its site; set sae.site, such as 'blocks.3.hook_resid_post'")
@@ -250,7 +257,7 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
             raise ValueError(f"SAE {number} is of {site}; features are traced at {', '.join(_FAMILIES)}")
         if site.layer >= len(session.anatomy.blocks):
             raise ValueError(f"SAE {number} is of {site}, but this model has {len(session.anatomy.blocks)} layers")
-        width, own = width_of(session.anatomy.blocks[0]), name_of(model)
+        width, own = width_of(session.anatomy), name_of(model)
         if sae.d_in != width:
             raise ValueError(
                 f"SAE {number} is of another model: it was trained on {said_model(sae) or 'an unnamed one'} with"
@@ -264,16 +271,16 @@ def splices(model: Any, session: Session, saes: Sequence[SAE]) -> list[Splice]:
                 f"SAE {number} is of layer-normalised activations: its features have no fixed direction in the model's."
                 " Pass one that was trained with --normalise mean_norm"
             )
-        if str(site) in found:
+        if str(site) in by_site:
             raise ValueError(f"two SAEs are of {site}; pass one for each site")
-        place = places(session.anatomy, site.kind)[site.layer]
-        found[str(site)] = Splice(name=str(site), layer=site.layer, sae=sae, place=place)
-    return sorted(found.values(), key=lambda splice: (splice.layer, _FAMILIES.index(Site.parse(splice.name).kind)))
+        hooks = node_hooks(session.anatomy, site.kind)[site.layer]
+        by_site[str(site)] = Splice(name=str(site), layer=site.layer, sae=sae, hooks=hooks)
+    return sorted(by_site.values(), key=lambda splice: (splice.layer, _FAMILIES.index(Site.parse(splice.name).kind)))
 
 
 def _exact(
     session: Session,
-    found: Contrast,
+    pair: Contrast,
     splice: Splice,
     parts: tuple[Tensor, Tensor, Tensor],
     cells: Tensor,
@@ -292,7 +299,7 @@ def _exact(
             return live(session, delta)
 
         chosen = [tuple(cell) for cell in of.tolist()]
-        return patch_cells(session, found, at=splice.place.change, layer=splice.layer, cells=chosen, change=added).T
+        return patch_cells(session, pair, at=splice.hooks.change, layer=splice.layer, cells=chosen, change=added).T
 
     return (
         effects(cells, lambda position, feature: change[:, position, feature, None] * decoder[feature]),

@@ -6,8 +6,17 @@ from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
 from interp.commands.options import OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="circuit", help="Find the circuit of a task and measure its faithfulness.")
+app = App(
+    name="circuit",
+    help="Find the circuit of a task and measure its faithfulness.",
+    help_epilogue=examples(
+        "interp circuit gpt2 --size 50 --html circuit.html --save circuit.json",
+    ),
+)
 
 
 @app.default
@@ -23,7 +32,7 @@ def circuit(
     threshold: float = 1e-2,
     size: int = 50,
     ablation: Literal["resample", "mean", "zero"] = "resample",
-    out: OutFile | None = None,
+    save: OutFile | None = None,
     graphml: OutFile | None = None,
     dot: OutFile | None = None,
     neuronpedia: OutFile | None = None,
@@ -50,14 +59,14 @@ def circuit(
         Edges of largest absolute score to keep.
     ablation
         What stands in for the outputs outside the circuit.
-    out
+    save
         Write the circuit there, as JSON.
     graphml
         Write it there for Gephi, Cytoscape or yEd.
     dot
         Write it there for Graphviz.
     neuronpedia
-        Write it there in the graph JSON of circuit-tracer and Neuronpedia.
+        Write it there, unfolded by position, in the graph JSON of circuit-tracer and Neuronpedia.
     mib
         Write it there, with all scores, in the JSON of the MIB benchmark's circuit track.
     html
@@ -73,13 +82,17 @@ def circuit(
     from circuits.commands.inputs import open_task
     from circuits.draw import circuit_page
     from circuits.explorer.explorer import Explorer
+    from circuits.explorer.positions import unfold
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
     from circuits.mib.areas import mib_areas, unlike_mib
     from circuits.mib.circuit_files import write_mib
-    from circuits.scores.uncertainty import plus_minus
 
     language_model, opened = open_task(model, about, direction=direction)
+    say_plan(
+        f"{opened.name} in {model}: {len(opened)} pairs of prompts of {opened.length} tokens; edges are scored by"
+        f" {method}, the {size} strongest kept, and circuits of several sizes run"
+    )
     scores = attribute_edges(language_model, opened, method=method, rules=rules, steps=steps, threshold=threshold)
     whole = Circuit.from_edges(scores, model=model, task=opened.name, prompts=len(opened))
     found = whole.prune(size=min(size, len(whole.edges)))
@@ -88,18 +101,20 @@ def circuit(
     console = Console(highlight=False)
     console.print(
         f"{opened.name} in {model}: {measured.edges} of {len(whole.edges)} edges, faithfulness"
-        f" {measured.faithfulness:.3f}{plus_minus(measured.standard_error)}, completeness {measured.completeness:.3f},"
+        f" {measured.faithfulness:.3f} {measured.faithfulness.error('.1g')}, completeness {measured.completeness:.3f},"
         f" area {curve.area:.3f}, distance {curve.distance:.3f} ({ablation} ablation, n = {measured.n}; {method}:"
         f" {scores.cost.forwards:g} forwards, {scores.cost.backwards:g} backwards)"
     )
     strongest = sorted(found.edges.items(), key=lambda edge: -abs(edge[1]))[:5]
     named = ", ".join(f"{writer} -> {reader} {score:+.3f}" for (writer, reader), score in strongest)
     console.print(f"Strongest edges: {named}", markup=False)
+    edges = [{"writer": w, "reader": r, "score": score} for (w, r), score in found.edges.items()]
     areas = None if unlike_mib(evaluator) else mib_areas(evaluator, whole)
+    answer({"faithfulness": measured, "curve": curve, "mib": areas, "edges": edges, "of": len(whole.edges)})
     if areas is not None:
         console.print(f"By MIB's recipe: CPR {areas.cpr:.3f}, CMD {areas.cmd:.3f}")
-    if out is not None:
-        found.save(out)
+    if save is not None:
+        found.save(save)
     if mib is not None:
         write_mib(found, mib, model=language_model, whole=whole)
     if graphml is not None:
@@ -107,8 +122,9 @@ def circuit(
     if dot is not None:
         write_dot(found, dot)
     if neuronpedia is not None:
-        tokens = [*(opened.labels or map(str, range(opened.length)))]
-        write_neuronpedia(found, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
+        tokens = [language_model.tokenizer.decode([token]) for token in opened.clean[0].tolist()]
+        unfolded = unfold(language_model, opened, found)
+        write_neuronpedia(unfolded, neuronpedia, slug=opened.name, model=model, prompt="".join(tokens), tokens=tokens)
     if html is not None:
         explorer = Explorer(found, model=language_model, task=opened)
         page = circuit_page(

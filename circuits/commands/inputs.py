@@ -15,12 +15,30 @@ def open_task(model: str, about: TaskOptions, *, direction: str) -> tuple[Any, T
     Raises:
         ValueError: an unknown task, or one that does not fit the model's tokenizer.
     """
-    task = about.task
+    require_task(about.task)
+    loaded = load_model(model, revision=about.revision)
+    return loaded, open_drawn_task(loaded, about.task, prompts=about.prompts, seed=about.seed, direction=direction)
+
+
+def open_drawn_task(loaded: Any, task: str, *, prompts: int, seed: int, direction: str = "denoise") -> Task:
+    """Draw or read the prompts of a task for a model that is loaded.
+
+    Raises:
+        ValueError: an unknown task, or one that does not fit the model's tokenizer.
+    """
+    require_task(task)
+    if loaded.tokenizer is None:
+        raise ValueError("the model has no tokenizer, which prompts need")
+    if task in BUILT_IN:
+        return BUILT_IN[task](loaded.tokenizer, prompts, seed, direction=direction)
+    return Task.from_jsonl(task, loaded.tokenizer, direction=direction)
+
+
+def require_task(task: str) -> None:
+    """Before minutes go into loading a model.
+
+    Raises:
+        ValueError: it is neither built in nor a file.
+    """
     if task not in BUILT_IN and not Path(task).is_file():
         raise ValueError(f"task {task!r} is neither one of {', '.join(BUILT_IN)} nor a JSONL file")
-    loaded = load_model(model, revision=about.revision)
-    if loaded.tokenizer is None:
-        raise ValueError(f"{model} has no tokenizer, which prompts need")
-    if task in BUILT_IN:
-        return loaded, BUILT_IN[task](loaded.tokenizer, about.prompts, about.seed, direction=direction)
-    return loaded, Task.from_jsonl(task, loaded.tokenizer, direction=direction)

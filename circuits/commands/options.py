@@ -12,6 +12,6 @@ class TaskOptions:
     prompts: int = 16
     """How many pairs of prompts to draw for a built-in task."""
     seed: int = 0
-    """Of the draw."""
+    """Seed of the draw of prompts."""
     revision: str | None = None
     """Training checkpoint of the model."""

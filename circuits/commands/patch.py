@@ -6,8 +6,17 @@ from cyclopts import App, Parameter
 
 from circuits.commands.options import TaskOptions
 from interp.commands.options import OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="patch", help="Patch activations of a task: exact effects beside AtP and Relevance Patching.")
+app = App(
+    name="patch",
+    help="Patch activations of a task: exact effects beside AtP and Relevance Patching.",
+    help_epilogue=examples(
+        "interp patch gpt2 --task ioi --nodes z --html heads.html",
+    ),
+)
 
 
 @app.default
@@ -18,7 +27,7 @@ def patch(
     about: Annotated[TaskOptions, Parameter(name="*")] = TaskOptions(),
     nodes: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out"),
     direction: Literal["denoise", "noise"] = "denoise",
-    out: OutFile | None = None,
+    save: OutFile | None = None,
     html: OutFile | None = None,
 ) -> None:
     """Compare attribution with exact patching.
@@ -31,10 +40,10 @@ def patch(
         Families of nodes; repeat the option for several.
     direction
         denoise patches clean activations into the corrupt run, noise the other way round.
-    out
-        Also write all scores there, as JSON.
+    save
+        JSON file for all scores.
     html
-        Also write a page of heat maps there; it is one file and opens offline.
+        Page of heat maps; it is one file and opens offline.
     """
     from rich.console import Console
     from rich.table import Table
@@ -45,6 +54,10 @@ def patch(
     from interp.files.writing import write_json
 
     language_model, opened = open_task(model, about, direction=direction)
+    say_plan(
+        f"{opened.name} in {model}: {len(opened)} pairs of prompts of {opened.length} tokens; each node of"
+        f" {', '.join(nodes)} is patched, and estimated"
+    )
     found = compare(language_model, opened, nodes=nodes)
     console = Console(highlight=False)
     way = "restoring the clean value" if direction == "denoise" else "putting the corrupt value in"
@@ -58,7 +71,8 @@ def patch(
     console.print(table)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in found.seconds.items())
     console.print(f"Wall time: {seconds}.")
-    if out is not None:
-        write_json(out, found.to_json())
+    answer({"task": opened.name, "model": model, "prompts": len(opened), **found.to_json()})
+    if save is not None:
+        write_json(save, found.to_json())
     if html is not None:
         console.print(f"The page is {patch_page(found, opened, model_name=model).write(html)}: open it in a browser.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from circuits.anatomy.anatomy import Anatomy, model_type, require_final_norm
-from circuits.anatomy.nodes import Spot, places
+from circuits.anatomy.nodes import Hook, node_hooks
 from circuits.anatomy.wiring import output_weights
 from circuits.explorer.graph import Part
 from circuits.explorer.interventions import Interventions
@@ -117,15 +117,15 @@ class Details:
         anatomy = self.lab.session.anatomy
         block = anatomy.blocks[part.layer]
         family = "attn_out" if part.kind == "attention" else "z" if part.kind == "head" else "mlp_out"
-        place, final = places(anatomy, family)[part.layer].value, Spot(self.final_norm, entering=True)
-        inner = places(anatomy, "mlp_post")[part.layer].value if part.kind == "neuron" else None
+        output, final = node_hooks(anatomy, family)[part.layer].value, Hook(self.final_norm, entering=True)
+        inner = node_hooks(anatomy, "mlp_post")[part.layer].value if part.kind == "neuron" else None
         projection, post_norm = block.o, block.attention_post_norm
         if inner is not None:
             projection, post_norm = inner.module, block.mlp_post_norm
-        projected = Spot(projection, entering=False)
-        read = [spot for spot in (place, final, inner, projected) if spot is not None]
+        projected = Hook(projection, entering=False)
+        read = [hook for hook in (output, final, inner, projected) if hook is not None]
         passed = self.lab.session.runner.forward(self._pair(prompt), read=read)
-        written = passed.value(place)[:, position]
+        written = passed.value(output)[:, position]
         if part.kind == "head":
             written = written[:, part.index] @ output_weights(anatomy, block)[part.index or 0]
         elif inner is not None:
@@ -136,7 +136,8 @@ class Details:
             if post_norm is not None:
                 norm = linear_norm(post_norm)
                 written = norm.linear(written, norm.scale(passed.value(projected)[:, position]))
-            written = written * anatomy.family.residual_multiplier
+            if part.kind == "neuron":
+                written = written * anatomy.family.residual_multiplier
         norm = linear_norm(self.final_norm)
         logits = self._added_logits(norm.linear(written, norm.scale(passed.value(final)[:, position])))
         at = self._tokens(self._pair(prompt)[0])[position]
@@ -176,13 +177,13 @@ class Details:
         """The logit lens at every position; of the logits themselves, what the model says."""
         anatomy = self.lab.session.anatomy
         if part.kind == "logits":
-            spot = Spot(self.final_norm, entering=True)
+            hook = Hook(self.final_norm, entering=True)
         else:
             family, layer = ("resid_pre", 0) if part.kind == "embed" else (part.family, part.layer)
-            spot = places(anatomy, family)[layer].value
+            hook = node_hooks(anatomy, family)[layer].value
         tokens = self._pair(prompt)
-        passed = self.lab.session.runner.forward(tokens, read=[spot])
-        stream = passed.value(spot)
+        passed = self.lab.session.runner.forward(tokens, read=[hook])
+        stream = passed.value(hook)
         logits = behind_unembedding(anatomy.root.config, self._unembed(self.final_norm.forward(stream)))
         title = "What the model says next" if part.kind == "logits" else "Logit lens: what it would say from here"
         return [
@@ -200,7 +201,7 @@ class Details:
         splice = self.lab.splices[part.site]
         task, runner = self.lab.task, self.lab.session.runner
         clean, corrupt = (
-            runner.forward(tokens, read=[splice.place.value]).value(splice.place.value)
+            runner.forward(tokens, read=[splice.hooks.value]).value(splice.hooks.value)
             for tokens in (task.clean, task.corrupt)
         )
         error = part.index is None

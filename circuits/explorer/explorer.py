@@ -25,7 +25,6 @@ from circuits.explorer.scope import scope_of
 from circuits.faithfulness import Evaluator
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
-from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
 from interp.models.bridge import Model
 from interp.pages.templates import write_html
@@ -309,7 +308,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _in_words(self, nodes: Sequence[str], to: str, within: str) -> dict[str, Any]:
         try:
-            found = self.measure(nodes, to=to, within=within)
+            measured = self.measure(nodes, to=to, within=within)
         except ValueError as error:
             return {"words": str(error), "failed": True}
         named = ", ".join(nodes[:4]) + (f" and {len(nodes) - 4} more" if len(nodes) > 4 else "")
@@ -317,12 +316,13 @@ class Explorer(anywidget.AnyWidget):
             name, nothing = "faithfulness", "everything ablated"
             subject = f"the circuit without {named}" if nodes else "the circuit shown"
         else:
-            name, nothing = found.metric, "the corrupt run"
+            name, nothing = measured.metric, "the corrupt run"
             subject = f"{named} {VALUES[to]}" if nodes else f"the {'corrupt' if to == 'clean' else 'clean'} run"
         return {
-            "value": found.value,
-            "standard_error": None if found.n == 1 else found.standard_error,
-            "words": f"{name} {found.value:.3f}{plus_minus(found.standard_error)} (raw {found.raw:.4g}, n = {found.n})"
+            "value": measured.value.value,
+            "standard_error": None if measured.n == 1 else measured.standard_error,
+            "words": f"{name} {measured.value:.3f} {measured.value.error('.1g')} (raw {measured.raw:.4g},"
+            f" n = {measured.n})"
             f" for {subject}; 1 is the clean run, 0 {nothing}.",
         }
 
@@ -331,10 +331,10 @@ class Explorer(anywidget.AnyWidget):
             return
         node, prompt = str(content.get("node")), int(content.get("prompt", 0))
         try:
-            found: dict[str, Any] = {"sections": self.detail(node, prompt=prompt)}
+            answer: dict[str, Any] = {"sections": self.detail(node, prompt=prompt)}
         except ValueError as error:
-            found = {"error": str(error)}
-        self.send({"kind": "detail", "node": node, "prompt": prompt, **found})
+            answer = {"error": str(error)}
+        self.send({"kind": "detail", "node": node, "prompt": prompt, **answer})
 
 
 def _graph(

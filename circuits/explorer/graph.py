@@ -29,14 +29,18 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One node: its place as ``circuits.anatomy.nodes`` has it, and what it is drawn as."""
+    """One node: where it is, as ``circuits.anatomy.nodes`` has it, and what it is drawn as."""
 
     id: str
+    """What selections and links call it, such as ``a1.h3@5``."""
     kind: str
     """``embed``, ``head``, ``mlp``, ``attention``, ``neuron``, ``residual``, ``latent``, ``error`` or ``logits``."""
     family: str
+    """Family of its node, such as ``z``, or ``embed`` and ``logits``."""
     layer: int
+    """Layer of its node, which decides its row."""
     score: float
+    """Score of the node, with its sign."""
     position: int | None = None
     """None where positions are taken together."""
     index: int | None = None
@@ -81,9 +85,13 @@ class Link:
     """One edge, into ``reader`` (``q``, ``k``, ``v``, or nothing where a part reads in one way only)."""
 
     source: str
+    """Id of the part that writes."""
     target: str
+    """Id of the part that reads."""
     score: float
+    """Score of the edge, with its sign."""
     reader: str = ""
+    """How the target reads: ``q``, ``k``, ``v``, or nothing where there is one way only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +99,15 @@ class Graph:
     """Parts by id, the links between them, and the names of columns."""
 
     parts: Mapping[str, Part]
+    """What is drawn, by its id."""
     links: Sequence[Link]
+    """Edges between these parts, by their ids."""
     columns: Sequence[str]
+    """Names of the columns, from left to right."""
     by_position: bool
+    """Whether columns are positions, and not components."""
     note: str = ""
+    """What a reader has to know of it, such as what was left out."""
 
     def strongest(self, *, nodes: int = MOST_NODES, edges: int = MOST_EDGES) -> "Graph":
         """The parts and links of largest absolute score; input and logits stay."""
@@ -189,11 +202,11 @@ def graph_of_features(
     for name, mask in circuit.features.items():
         site = Site.parse(name)
         assert site.layer is not None
-        found: list[tuple[int, int | None, float]] = [
+        nodes: list[tuple[int, int | None, float]] = [
             (p, f, float(scores.features[name][p, f])) for p, f in mask.nonzero().tolist()
         ]
-        found += [(p, None, float(scores.errors[name][p])) for p in circuit.errors[name].nonzero().flatten().tolist()]
-        for position, feature, score in found:
+        nodes += [(p, None, float(scores.errors[name][p])) for p in circuit.errors[name].nonzero().flatten().tolist()]
+        for position, feature, score in nodes:
             part = Part(
                 id=str(FeatureNode(name, position, feature)),
                 kind="error" if feature is None else "latent",
@@ -210,15 +223,15 @@ def graph_of_features(
 
 def graph_of_scores(scores: Iterable[Scores]) -> Graph:
     """Nodes of one or more families with the scores of one method, by position or with a column for each head."""
-    found = list(scores)
-    if not found:
+    families = list(scores)
+    if not families:
         raise ValueError("there are no scores to show; pass what circuits.attribute returned")
-    if len({tuple(own.axes[1:2]) == ("position",) for own in found}) > 1:
+    if len({tuple(family.axes[1:2]) == ("position",) for family in families}) > 1:
         raise ValueError("some of these scores are by position and others are not; show them in two explorers")
-    by_position = "position" in found[0].axes
+    by_position = "position" in families[0].axes
     parts = {}
-    for own in found:
-        for node, score in zip(own.nodes, own.values.flatten().tolist(), strict=True):
+    for family in families:
+        for node, score in zip(family.nodes, family.values.flatten().tolist(), strict=True):
             kind = _KINDS.get(node.family, "residual")
             parts[str(node)] = Part(
                 id=str(node),
@@ -230,8 +243,8 @@ def graph_of_scores(scores: Iterable[Scores]) -> Graph:
                 index=node.index,
             )
     if by_position:
-        length = found[0].values.shape[1]
-        columns: Sequence[str] = found[0].labels or [str(position) for position in range(length)]
+        length = families[0].values.shape[1]
+        columns: Sequence[str] = families[0].labels or [str(position) for position in range(length)]
     else:
         columns = [f"head {head}" for head in range(1 + max((p.index or 0 for p in parts.values()), default=0))] + [
             "MLP"

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from circuits.anatomy.nodes import Places, places
+from circuits.anatomy.nodes import NodeHooks, node_hooks
 from circuits.attribution.features import Splice, splices
 from circuits.explorer.graph import Part
 from circuits.runs.pair import contrast, open_session
 from circuits.runs.runner import hook_at
-from circuits.scores.uncertainty import standard_error
+from circuits.scores.uncertainty import mean_estimate
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.models.bridge import Model
 from saes.sae import SAE
 
@@ -35,13 +36,22 @@ VALUES: Mapping[str, str] = {
 class Measured:
     """The task's metric with parts set; 1 is the clean run and 0 the corrupt one."""
 
-    value: float
-    standard_error: float
-    """Over prompts, with the two ends taken as given; NaN for a single one."""
+    value: Estimate
+    """The scaled metric; its standard error is over prompts, with the two ends taken as given."""
     raw: float
-    """The metric before it is scaled."""
+    """The mean of the metric before it is scaled."""
     metric: str
-    n: int
+    """Name of the task's metric, or ``faithfulness`` within a circuit."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.value.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``value``."""
+        return self.value.standard_error
 
 
 class Interventions:
@@ -58,7 +68,7 @@ class Interventions:
         self.splices: Mapping[str, Splice] = (
             {splice.name: splice for splice in splices(model, self.session, saes)} if saes else {}
         )
-        self._found = contrast(self.session, [])
+        self._pair = contrast(self.session, [])
 
     @torch.no_grad()
     def measure(self, parts: Iterable[Part], *, to: str = "resample") -> Measured:
@@ -72,51 +82,44 @@ class Interventions:
         base, source = self.task.clean, self.task.corrupt
         if to == "clean":
             base, source = source, base
-        by_place: dict[tuple[str, int], list[Part]] = {}
+        by_site: dict[tuple[str, int], list[Part]] = {}
         for part in parts:
-            by_place.setdefault((part.family, part.layer), []).append(part)
-        setters = [self._setter(found) for found in by_place.values()]
-        spots = [place.value for place, _ in setters]
-        other = self.session.runner.forward(source, read=spots)
-        with ExitStack() as hooks:
-            for place, setter in setters:
-                value = other.value(place.value).detach()
+            by_site.setdefault((part.family, part.layer), []).append(part)
+        setters = [self._setter(together) for together in by_site.values()]
+        read = [hooks.value for hooks, _ in setters]
+        other = self.session.runner.forward(source, read=read)
+        with ExitStack() as stack:
+            for hooks, setter in setters:
+                value = other.value(hooks.value).detach()
                 if to == "mean":
                     value = value.mean(0, keepdim=True).expand_as(value)
-                act = self._hook(place, setter, value, zero=to == "zero")
-                hooks.callback(hook_at(place.change.module, place.change.entering, act).remove)
+                act = self._hook(hooks, setter, value, zero=to == "zero")
+                stack.callback(hook_at(hooks.change.module, hooks.change.entering, act).remove)
             logits = self.session.runner.forward(base).logits
-        measure = self._found.measure
+        measure = self._pair.measure
         scaled, raw = measure(logits).double(), measure.raw(logits).double()
-        return Measured(
-            value=float(scaled.mean()),
-            standard_error=float(standard_error(scaled)),
-            raw=float(raw.mean()),
-            metric=self.task.metric_name,
-            n=len(scaled),
-        )
+        return Measured(value=mean_estimate(scaled), raw=float(raw.mean()), metric=self.task.metric_name)
 
-    def _setter(self, parts: Sequence[Part]) -> "tuple[Places, Callable[[Tensor, Tensor, bool], Tensor]]":
-        """Where the parts of one place are, and how a value there follows from its own, another run's, and ``zero``."""
+    def _setter(self, parts: Sequence[Part]) -> "tuple[NodeHooks, Callable[[Tensor, Tensor, bool], Tensor]]":
+        """Where the parts of one site are, and how a value there follows from its own, another run's, and ``zero``."""
         first = parts[0]
         if first.family in ("logits", "resid_mid"):
             raise ValueError(f"{first.id} cannot be set; choose parts before it")
         if any(part.kind in ("latent", "error") for part in parts):
-            splice = self.splices.get(first.site)
-            if splice is None:
+            if first.site not in self.splices:
                 raise ValueError(f"{first.id} needs its SAE: pass saes=[...] with the one of {first.site}")
-            found = splice
-            return splice.place, lambda own, other, zero: _set_latents(found, parts, own, other, zero)
+            splice = self.splices[first.site]
+            return splice.hooks, lambda own, other, zero: _set_latents(splice, parts, own, other, zero)
         # What the circuits call embed is what enters the first block.
         family, layer = ("resid_pre", 0) if first.kind == "embed" else (first.family, first.layer)
-        return places(self.session.anatomy, family)[layer], lambda own, other, zero: _set(parts, own, other, zero)
+        return node_hooks(self.session.anatomy, family)[layer], lambda own, other, zero: _set(parts, own, other, zero)
 
     def _hook(
-        self, place: Places, setter: Callable[[Tensor, Tensor, bool], Tensor], other: Tensor, *, zero: bool
+        self, hooks: NodeHooks, setter: Callable[[Tensor, Tensor, bool], Tensor], other: Tensor, *, zero: bool
     ) -> Callable[[nn.Module, bool, Tensor], Tensor]:
         def act(_module: nn.Module, _entering: bool, whole: Tensor) -> Tensor:
-            own = place.value.read(whole)
-            return whole + place.change.embed(setter(own, other, zero) - own).to(whole.dtype)
+            own = hooks.value.read(whole)
+            return whole + hooks.change.embed(setter(own, other, zero) - own).to(whole.dtype)
 
         return act
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.anatomy import require_heads_apart
-from circuits.anatomy.nodes import Spot
+from circuits.anatomy.nodes import Hook
 from circuits.anatomy.wiring import PARTS, End, Wiring, output_weights
 from circuits.attribution.edge_gradients import through_norm
 from circuits.circuit import EMBED, LOGITS, Circuit
@@ -63,34 +63,34 @@ def unfold(model: Any, task: Task, circuit: Circuit, *, least: float = 1e-3) -> 
 
 
 class _Unfolding:
-    """Both runs, gradients at every place that matters, and the graph of the base run kept."""
+    """Both runs, gradients at every hook that matters, and the graph of the base run kept."""
 
     def __init__(self, session: Session, wiring: Wiring, rules: frozenset[str] | None) -> None:
         self.session, self.wiring, self.rules = session, wiring, rules
-        anatomy, spots = session.anatomy, wiring.spots
-        self.first = spots.resid_pre[0]
-        self.norm1 = [Spot(norm, entering=True) for norm in wiring.entries.attention]
-        self.norm2 = [Spot(norm, entering=True) for norm in wiring.entries.mlp]
-        self.projected = [Spot(block.o, entering=False) for block in anatomy.blocks]
-        self.final = Spot(wiring.entries.logits, entering=True)
-        parts = [place.change for part in PARTS for place in spots.parts[part]]
-        self.found: Contrast = contrast(
+        anatomy, hooks = session.anatomy, wiring.hooks
+        self.first = hooks.resid_pre[0]
+        self.stream = [wiring.stream(layer) for layer in range(len(anatomy.blocks))]
+        self.mlp = wiring.entries.mlp
+        self.projected = [Hook(block.o, entering=False) for block in anatomy.blocks]
+        self.final = Hook(wiring.entries.logits, entering=True)
+        parts = [node.change for part in PARTS for node in hooks.parts[part]]
+        self.pair: Contrast = contrast(
             session,
-            [self.first, *spots.z, *spots.mlp_out],
+            [self.first, *hooks.z, *hooks.mlp_out],
             gradients=True,
             rules=rules,
-            also_base=[*parts, *self.norm1, *self.norm2, *self.projected, self.final],
+            also_base=[*parts, *self.stream, *self.mlp, *self.projected, self.final],
         )
-        wanted = [self.first.change, *(p.change for p in (*spots.z, *spots.mlp_out)), *self.norm2, self.final]
-        self.slopes = session.runner.gradients(self.found.base_metric.sum(), self.found.base, wanted, keep_graph=True)
+        wanted = [self.first.change, *(p.change for p in (*hooks.z, *hooks.mlp_out)), *self.mlp, self.final]
+        self.slopes = session.runner.gradients(self.pair.base_metric.sum(), self.pair.base, wanted, keep_graph=True)
         self.writers: Mapping[str, End] = {end.name: end for end in wiring.writers}
         self.readers: Mapping[str, End] = {end.name: end for end in wiring.readers}
 
     def node(self, name: str) -> Tensor:
         """Effect by position, ``[position]``."""
         end = self._end(self.writers, name)
-        place = self._place(end)
-        effect = self.found.difference(place).double() * self.slopes[place.change].double()
+        node = self._hooks(end)
+        effect = self.pair.difference(node).double() * self.slopes[node.change].double()
         return (effect if end.head is None else effect[..., end.head, :]).sum(-1).mean(0)
 
     def links(
@@ -99,7 +99,7 @@ class _Unfolding:
         """Writer, node, and their positions, with the score, of the edges into one reader."""
         end, kept = self._end(self.readers, reader), set(nodes)
         if end.part is None:
-            slope = self.slopes[self.final if reader == LOGITS else self.norm2[end.layer]]
+            slope = self.slopes[self.final] if reader == LOGITS else self._into_mlp(end.layer)
             for u in writers:
                 for p, score in enumerate(self._weights(u, slope).tolist()):
                     yield u, reader, p, p, score
@@ -111,45 +111,54 @@ class _Unfolding:
                         for k, score in enumerate(self._weights(u, slope).tolist()):
                             yield u, v, k, q, score
 
+    def _into_mlp(self, layer: int) -> Tensor:
+        """The gradient ``[n, position, d]`` of what the layer's MLP reads of the stream."""
+        slope = self.slopes[self.mlp[layer]]
+        return self._before_norm(layer, slope) if self.wiring.entries.shared else slope
+
+    def _before_norm(self, layer: int, slope: Tensor) -> Tensor:
+        frozen = self.rules is not None and "ln" in self.rules
+        norm, stream = self.wiring.entries.attention[layer], self.pair.base.value(self.stream[layer])
+        return through_norm(norm, stream, slope[None], frozen)[0]
+
     def _into_head(self, end: End, head: int | None) -> Iterator[tuple[int, Tensor]]:
         """By the position where one head writes: gradients ``[n, position, d]`` of what its reader ``end`` reads."""
         assert end.part is not None
         if self.rules is not None and "ah" in self.rules and end.part != "v":
             return
-        layer, norm = end.layer, self.wiring.entries.attention[end.layer]
-        z, place = self.wiring.spots.z[layer].change, self.wiring.spots.parts[end.part][layer]
+        layer = end.layer
+        z, node = self.wiring.hooks.z[layer].change, self.wiring.hooks.parts[end.part][layer]
         weights, _ = self.wiring.projections[end.part][layer]
-        written, read = self.found.base.wholes[z], self.found.base.wholes[place.change]
-        frozen = self.rules is not None and "ln" in self.rules
+        written, read = self.pair.base.wholes[z], self.pair.base.wholes[node.change]
         for q in range(self.session.task.length):
             only = torch.zeros_like(self.slopes[z])
             only[:, q, head] = self.slopes[z][:, q, head]
             if not only.any():
                 continue
             (gradient,) = torch.autograd.grad(written, read, z.embed(only), retain_graph=True)
-            part = place.change.read(gradient)[:, :, end.head]
+            part = node.change.read(gradient)[:, :, end.head]
             back = torch.einsum("npa,ad->npd", part, weights[end.head])
-            yield q, through_norm(norm, self.found.base.value(self.norm1[layer]), back[None], frozen)[0]
+            yield q, self._before_norm(layer, back)
 
     def _weights(self, writer: str, slope: Tensor) -> Tensor:
         """What a writer's difference makes of a slope ``[n, position, d]``: ``[position]``."""
         end = self._end(self.writers, writer)
-        difference = self.found.difference(self._place(end))
+        difference = self.pair.difference(self._hooks(end))
         if end.head is not None:
             block = self.wiring.anatomy.blocks[end.layer]
             weights = output_weights(self.wiring.anatomy, block)[end.head]
             difference = torch.einsum("npa,ad->npd", difference[..., end.head, :], weights)
             if block.attention_post_norm is not None:
-                before = self.found.base.value(self.projected[end.layer])
+                before = self.pair.base.value(self.projected[end.layer])
                 frozen = self.rules is not None and "ln" in self.rules
                 slope = through_norm(block.attention_post_norm, before, slope[None], frozen)[0]
         return (difference.double() * slope.detach().double()).sum(-1).mean(0)
 
-    def _place(self, end: End) -> Any:
-        spots = self.wiring.spots
+    def _hooks(self, end: End) -> Any:
+        hooks = self.wiring.hooks
         if end.name == EMBED:
             return self.first
-        return (spots.mlp_out if end.head is None else spots.z)[end.layer]
+        return (hooks.mlp_out if end.head is None else hooks.z)[end.layer]
 
     def _end(self, known: Mapping[str, End], name: str) -> End:
         if name not in known:

@@ -11,6 +11,7 @@ from circuits.explorer.interventions import Measured
 from circuits.faithfulness import Evaluator
 from circuits.features.faithfulness import FeatureEvaluator
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.models.bridge import Model
 from saes.sae import SAE
 
@@ -20,7 +21,9 @@ class Scope:
     """How faithfulness without some parts is measured, and by which ablations."""
 
     values: Sequence[str]
+    """What parts can be set to: keys of ``VALUES``."""
     faithfulness: Callable[[Sequence[Part], str, float, float], Measured]
+    """Measures it, given parts, what they are set to, and the thresholds of edges and of nodes."""
 
     def measure(self, parts: Sequence[Part], *, to: str, threshold: float, node_threshold: float) -> Measured:
         """Faithfulness of what is above the thresholds, without ``parts``.
@@ -56,13 +59,8 @@ def _of_edges(circuit: Circuit, model: Model, task: Task | None, evaluator: Eval
         if to not in known:
             assert task is not None
             known[to] = Evaluator(model, task, ablation=to)
-        own = known[to]
         shown = circuit.prune(threshold=threshold, dangling=True).without_nodes(part.id for part in parts)
-        found = own.evaluate(shown)
-        raw = own.nothing_metric + found.faithfulness * (own.model_metric - own.nothing_metric)
-        return Measured(
-            value=found.faithfulness, standard_error=found.standard_error, raw=raw, metric="faithfulness", n=found.n
-        )
+        return _measured(known[to], known[to].evaluate(shown).faithfulness)
 
     return Scope(values=list(known) if task is None else ("resample", "mean", "zero"), faithfulness=faithfulness)
 
@@ -73,7 +71,6 @@ def _of_features(circuit: FeatureCircuit, model: Model, task: Task, saes: Sequen
     def faithfulness(parts: Sequence[Part], to: str, _threshold: float, _node_threshold: float) -> Measured:
         if to not in known:
             known[to] = FeatureEvaluator(model, task, saes, mean=to == "mean")
-        own = known[to]
         less = FeatureCircuit(
             features={site: mask.clone() for site, mask in circuit.features.items()},
             errors={site: mask.clone() for site, mask in circuit.errors.items()},
@@ -83,10 +80,11 @@ def _of_features(circuit: FeatureCircuit, model: Model, task: Task, saes: Sequen
                 less.errors[part.site][part.position] = False
             else:
                 less.features[part.site][part.position, part.index] = False
-        found = own.evaluate(less)
-        raw = own.nothing_metric + found.faithfulness * (own.model_metric - own.nothing_metric)
-        return Measured(
-            value=found.faithfulness, standard_error=found.standard_error, raw=raw, metric="faithfulness", n=found.n
-        )
+        return _measured(known[to], known[to].evaluate(less).faithfulness)
 
     return Scope(values=("mean", "resample"), faithfulness=faithfulness)
+
+
+def _measured(evaluator: Evaluator | FeatureEvaluator, faithfulness: Estimate) -> Measured:
+    raw = evaluator.nothing_metric + faithfulness * (evaluator.model_metric - evaluator.nothing_metric)
+    return Measured(value=faithfulness, raw=raw, metric="faithfulness")

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 
 from circuits.attribution.features import FeatureScores, attribute_features
 from circuits.features.faithfulness import FeatureEvaluator, FeatureFaithfulness
-from circuits.scores.uncertainty import plus_minus
 from circuits.tasks.task import Task
 from interp.models.bridge import Model
 from saes.sae import SAE
@@ -28,9 +27,13 @@ class FeatureComparison:
     """By variant: scores, the circuits of their strongest nodes in order of size, and seconds of wall time."""
 
     scores: Mapping[str, FeatureScores]
+    """Scores of features and errors, by name of the variant."""
     curves: Mapping[str, Sequence[FeatureFaithfulness]]
+    """Faithfulness of the strongest nodes, by variant and in order of size."""
     seconds: Mapping[str, float]
+    """Wall time that the scores took, by variant."""
     n: int
+    """How many prompts all of it is measured on."""
 
     def markdown(self) -> str:
         """A row for each variant: cost, and faithfulness with its standard error / completeness by size."""
@@ -40,9 +43,7 @@ class FeatureComparison:
         for name, curve in self.curves.items():
             cost = self.scores[name].cost
             cells = [name, f"{cost.forwards:g}, {cost.backwards:g}", f"{self.seconds[name]:.2f}"]
-            cells += [
-                f"{p.faithfulness:.2f}{plus_minus(p.standard_error, '.2f')} / {p.completeness:.2f}" for p in curve
-            ]
+            cells += [f"{p.faithfulness:.2f} {p.faithfulness.error('.2f')} / {p.completeness:.2f}" for p in curve]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
@@ -53,7 +54,7 @@ class FeatureComparison:
             cost = self.scores[name].cost
             figure.add_scatter(
                 x=[point.size for point in curve],
-                y=[point.faithfulness for point in curve],
+                y=[point.faithfulness.value for point in curve],
                 error_y={"array": [point.standard_error for point in curve]},
                 name=f"{name}: {cost.forwards:g} forwards, {cost.backwards:g} backwards",
             )

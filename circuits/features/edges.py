@@ -58,23 +58,23 @@ def feature_edges(
         raise ValueError(
             f"the circuit is of {', '.join(circuit.features)}, the SAEs of {', '.join(s.name for s in spliced)}"
         )
-    found = contrast(session, [splice.place for splice in spliced], gradients=True, rules=in_force)
-    slopes = session.runner.gradients(found.base_metric.sum(), found.base, [s.place.change for s in spliced])
+    pair = contrast(session, [splice.hooks for splice in spliced], gradients=True, rules=in_force)
+    slopes = session.runner.gradients(pair.base_metric.sum(), pair.base, [s.hooks.change for s in spliced])
     edges: dict[tuple[FeatureNode, FeatureNode], float] = {}
     for number, below in enumerate(spliced):
-        slope = slopes[below.place.change].detach()
+        slope = slopes[below.hooks.change].detach()
         nodes = _nodes(circuit, below)
         for first in range(number if nodes else 0):
             above, between = spliced[first], spliced[first + 1 : number]
             with ExitStack() as stack:
                 for splice in between:
-                    spot = splice.place.change
-                    stack.callback(hook_at(spot.module, spot.entering, _stop).remove)
+                    hook = splice.hooks.change
+                    stack.callback(hook_at(hook.module, hook.entering, _stop).remove)
                 stack.enter_context(session.under(in_force))
-                passed = session.runner.forward(task.base, read=[above.place.change, below.place.value], gradients=True)
-            at_above = passed.wholes[above.place.change]
-            contributions = _contributions(below, passed.value(below.place.value), slope, nodes)
-            change, error = above.changes(found)
+                passed = session.runner.forward(task.base, read=[above.hooks.change, below.hooks.value], gradients=True)
+            at_above = passed.wholes[above.hooks.change]
+            contributions = _contributions(below, passed.value(below.hooks.value), slope, nodes)
+            change, error = above.changes(pair)
             kept = _nodes(circuit, above)
             for node, contribution in zip(nodes, contributions, strict=True):
                 gradient = None
@@ -83,7 +83,7 @@ def feature_edges(
                     session.runner.cost.backwards += 1
                 if gradient is None:
                     continue
-                gradient = above.place.change.read(gradient)
+                gradient = above.hooks.change.read(gradient)
                 features = (change * (gradient @ above.sae.W_dec.detach().T)).double().mean(0)
                 errors = (error * gradient).double().sum(-1).mean(0)
                 for upstream in kept:

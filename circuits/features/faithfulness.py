@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuits.anatomy.nodes import Spot
+from circuits.anatomy.nodes import Hook
 from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
-from circuits.scores.uncertainty import standard_error
+from circuits.scores.uncertainty import mean_estimate
 from circuits.tasks.task import Task
+from interp.metrics import Estimate
 from interp.models.bridge import Model
 from saes.sae import SAE
 
@@ -23,12 +24,27 @@ from saes.sae import SAE
 class FeatureFaithfulness:
     """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`."""
 
-    faithfulness: float
-    standard_error: float
-    completeness: float
-    completeness_standard_error: float
+    faithfulness: Estimate
+    """What the circuit does by itself: 1 is the model, 0 all features and errors ablated."""
+    completeness: Estimate
+    """What is done without the circuit, on the same scale: 0 is best."""
     size: int
-    n: int
+    """How many features and errors the circuit has, each position counted."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.faithfulness.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``faithfulness``."""
+        return self.faithfulness.standard_error
+
+    @property
+    def completeness_standard_error(self) -> float:
+        """Of ``completeness``."""
+        return self.completeness.standard_error
 
 
 class FeatureEvaluator:
@@ -43,10 +59,10 @@ class FeatureEvaluator:
         task = task.replace(direction="noise")
         self._session = open_session(model, task)
         self._splices = splices(model, self._session, saes)
-        self._found = contrast(self._session, [splice.place for splice in self._splices])
+        self._pair = contrast(self._session, [splice.hooks for splice in self._splices])
         self._reference = {}
         for splice in self._splices:
-            features, error = splice.parts(self._found.source.value(splice.place.value))
+            features, error = splice.parts(self._pair.source.value(splice.hooks.value))
             if mean:
                 features, error = (part.mean(0, keepdim=True).expand_as(part) for part in (features, error))
             self._reference[splice.name] = (features, error)
@@ -67,29 +83,24 @@ class FeatureEvaluator:
 
         Site after site is set in its own pass, since what a site sees depends on the ablations before it.
         """
-        add: dict[Spot, Tensor] = {}
+        add: dict[Hook, Tensor] = {}
         for splice in self._splices:
-            passed = self._session.runner.forward(self._session.task.base, read=[splice.place.value], add=add)
-            features, error = splice.parts(passed.value(splice.place.value))
+            passed = self._session.runner.forward(self._session.task.base, read=[splice.hooks.value], add=add)
+            features, error = splice.parts(passed.value(splice.hooks.value))
             mean_features, mean_error = self._reference[splice.name]
             out = ~circuit.features[splice.name].to(error.device)
             delta = ((mean_features - features) * out) @ splice.sae.W_dec
             delta = delta + (mean_error - error) * ~circuit.errors[splice.name][:, None].to(error.device)
-            add[splice.place.change] = add.get(splice.place.change, 0) + delta
+            add[splice.hooks.change] = add.get(splice.hooks.change, 0) + delta
         logits = self._session.runner.forward(self._session.task.base, add=add).logits
-        return self._found.measure.raw(logits).double().cpu()
+        return self._pair.measure.raw(logits).double().cpu()
 
     def evaluate(self, circuit: FeatureCircuit) -> FeatureFaithfulness:
         """Faithfulness of a circuit and of what it leaves out."""
         scale = self.model_metric - self.nothing_metric
-        own, rest = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
+        inside, outside = ((self.metric(c) - self.nothing_metric) / scale for c in (circuit, circuit.complement()))
         return FeatureFaithfulness(
-            faithfulness=float(own.mean()),
-            standard_error=float(standard_error(own)),
-            completeness=float(rest.mean()),
-            completeness_standard_error=float(standard_error(rest)),
-            size=circuit.size,
-            n=len(own),
+            faithfulness=mean_estimate(inside), completeness=mean_estimate(outside), size=circuit.size
         )
 
     def curve(self, scores: FeatureScores, *, sizes: Sequence[int]) -> list[FeatureFaithfulness]:

@@ -8,7 +8,6 @@ the shares asked for, from 0.001 on. (``Evaluator.curve`` rounds, ranks by absol
 keys once.)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,26 +15,41 @@ from torch import Tensor
 
 from circuits.circuit import Circuit
 from circuits.faithfulness import FRACTIONS, Evaluator
+from circuits.scores.uncertainty import jackknife, mean_estimate
+from interp.metrics import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
 class MIBAreas:
     """Both figures, each with the standard error of a jackknife over prompts (NaN for one)."""
 
-    cpr: float
+    cpr: Estimate
     """Integrated circuit performance ratio: higher is better, and above 1 is possible."""
-    cpr_standard_error: float
-    cmd: float
+    cmd: Estimate
     """Integrated circuit-model distance: lower is better."""
-    cmd_standard_error: float
     fractions: tuple[float, ...]
-    by_signed_score: tuple[float, ...]
+    """Share of the model's edges that is kept, at each point of the curves."""
+    by_signed_score: tuple[Estimate, ...]
     """Faithfulness at each fraction of the circuits of CPR."""
-    by_absolute_score: tuple[float, ...]
-    """And of those of CMD."""
+    by_absolute_score: tuple[Estimate, ...]
+    """Faithfulness at each fraction of the circuits of CMD."""
     edges: int
-    """Of the whole model."""
-    n: int
+    """How many edges the whole model has."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.cpr.n
+
+    @property
+    def cpr_standard_error(self) -> float:
+        """Of ``cpr``."""
+        return self.cpr.standard_error
+
+    @property
+    def cmd_standard_error(self) -> float:
+        """Of ``cmd``."""
+        return self.cmd.standard_error
 
 
 def mib_areas(evaluator: Evaluator, circuit: Circuit) -> MIBAreas:
@@ -69,15 +83,12 @@ def mib_areas(evaluator: Evaluator, circuit: Circuit) -> MIBAreas:
         return under((1 - values).abs())
 
     return MIBAreas(
-        cpr=under(signed.mean(1)),
-        cpr_standard_error=_jackknife(signed, under),
-        cmd=from_one(absolute.mean(1)),
-        cmd_standard_error=_jackknife(absolute, from_one),
+        cpr=jackknife(signed, under),
+        cmd=jackknife(absolute, from_one),
         fractions=FRACTIONS,
-        by_signed_score=tuple(signed.mean(1).tolist()),
-        by_absolute_score=tuple(absolute.mean(1).tolist()),
+        by_signed_score=tuple(mean_estimate(row) for row in signed),
+        by_absolute_score=tuple(mean_estimate(row) for row in absolute),
         edges=len(edges),
-        n=signed.shape[1],
     )
 
 
@@ -94,13 +105,3 @@ def unlike_mib(evaluator: Evaluator) -> str | None:
     if any(block.attention_post_norm is not None for block in anatomy.blocks):
         return "MIB takes sums of heads through the norm behind attention, which no test here compares; use .curve()"
     return None
-
-
-def _jackknife(values: Tensor, statistic: Callable[[Tensor], float]) -> float:
-    """Standard error of a statistic of the mean of ``values [share, n]`` over prompts."""
-    n = values.shape[1]
-    if n == 1:
-        return float("nan")
-    left_out = (values.sum(1, keepdim=True) - values) / (n - 1)
-    found = torch.tensor([statistic(column) for column in left_out.T], dtype=torch.float64)
-    return float((found.var(correction=0) * (n - 1)).sqrt())

@@ -51,7 +51,7 @@ def write_mib(circuit: Circuit, path: str | Path, *, model: Any, whole: Circuit 
                 "n_layers": len(anatomy.blocks),
                 "n_heads": anatomy.heads,
                 "parallel_attn_mlp": anatomy.family.parallel,
-                "d_model": width_of(anatomy.blocks[0]),
+                "d_model": width_of(anatomy),
             },
             "nodes": {_their_node(name): {"in_graph": name in circuit.nodes} for name in names},
             "edges": {
@@ -77,13 +77,13 @@ def read_mib(path: str | Path, *, whole: bool = False) -> Circuit:
             or a circuit of single neurons.
     """
     with reading(path, "is not a circuit of the MIB benchmark"):
-        found = parse_json(Path(path).read_bytes(), path)
-        cfg = {name: int(found["cfg"][name]) for name in ("n_layers", "n_heads", "parallel_attn_mlp")}
-        if any("neurons" in node for node in found["nodes"].values()):
+        graph = parse_json(Path(path).read_bytes(), path)
+        cfg = {name: int(graph["cfg"][name]) for name in ("n_layers", "n_heads", "parallel_attn_mlp")}
+        if any("neurons" in node for node in graph["nodes"].values()):
             raise ValueError("it is a circuit of single neurons, which edges between heads and MLPs cannot hold")
         scores: dict[Edge, float] = {}
         groups: dict[str, tuple[str, ...]] = {}
-        for name, about in found["edges"].items():
+        for name, about in graph["edges"].items():
             edge, node = _edge(name, cfg)
             score = float(about["score"])
             if not math.isfinite(score):

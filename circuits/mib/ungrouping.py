@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from circuits.anatomy.anatomy import anatomy_of
+from circuits.anatomy.anatomy import anatomy_of, model_type
 from interp.models.bridge import Model
 from interp.models.plain import plain_module
 
@@ -23,7 +23,8 @@ def ungroup(model: Model) -> nn.Module:
     query head (MIB) ask for this. All other weights are the given model's own, not copies.
 
     Raises:
-        ValueError: as :func:`circuits.anatomy.anatomy_of`.
+        ValueError: as :func:`circuits.anatomy.anatomy_of`; keys and values without a projection
+            each, or whose norms have weights of every head.
     """
     root: Any = plain_module(model, purpose="give every head keys and values of its own")
     anatomy = anatomy_of(root)
@@ -40,7 +41,15 @@ def ungroup(model: Model) -> nn.Module:
         groups = tensor.unflatten(0, (anatomy.key_value_heads, -1))
         return groups.repeat_interleave(anatomy.heads // anatomy.key_value_heads, 0).flatten(0, 1)
 
-    apart.load_state_dict({name: by_head(name, tensor) for name, tensor in root.state_dict().items()}, assign=True)
+    state = {name: by_head(name, tensor) for name, tensor in root.state_dict().items()}
+    sizes, wanted = ({name: each.shape for name, each in s.items()} for s in (state, apart.state_dict()))
+    if anatomy.family.fusion != "separate" or sizes != wanted:
+        differ = sorted(name for name in sizes | wanted if sizes.get(name) != wanted.get(name))
+        raise ValueError(
+            f"heads of a {model_type(anatomy)!r} model cannot have keys and values of their own: beside a projection of"
+            f" keys and one of values there is {differ[0] if differ else anatomy.family.k}, which they share"
+        )
+    apart.load_state_dict(state, assign=True)
     # Not in the state: tables of the rotary embeddings, and scales of embeddings.
     for name, buffer in root.named_buffers():
         owner, _, leaf = name.rpartition(".")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from circuits.anatomy.anatomy import Anatomy, anatomy_of
-from circuits.anatomy.nodes import Places, Spot, places
+from circuits.anatomy.nodes import Hook, NodeHooks, node_hooks
 from circuits.rules import active_rules, relevance
 from circuits.runs.prefix import Prefix, shared_prefix
 from circuits.runs.runner import Passed, Runner
@@ -25,9 +25,12 @@ class Session:
     """A model opened for a task."""
 
     task: Task
+    """The prompts, their answers and the metric."""
     anatomy: Anatomy
+    """The parts of the model that runs."""
     runner: Runner
-    residual: Sequence[Places]
+    """What runs the model, and counts its passes."""
+    residual: Sequence[NodeHooks]
     """What enters each block."""
 
     @cached_property
@@ -45,14 +48,17 @@ class Contrast:
     """Both runs: what is patched in, and the run it is patched into."""
 
     source: Passed
+    """The run whose values are patched in."""
     base: Passed
+    """The run that they are patched into."""
     measure: Measure
+    """The task's metric, with both runs as its ends."""
     base_metric: Tensor
     """Scaled metric of the base run, ``[n]``."""
 
-    def difference(self, place: Places) -> Tensor:
-        """Source minus base at a place, ``[n, position, (unit,) d]``: what patching adds."""
-        return (self.source.value(place.value) - self.base.value(place.value)).detach()
+    def difference(self, hooks: NodeHooks) -> Tensor:
+        """Source minus base, ``[n, position, (unit,) d]``: what patching adds."""
+        return (self.source.value(hooks.value) - self.base.value(hooks.value)).detach()
 
 
 def open_session(model: Any, task: Task) -> Session:
@@ -75,17 +81,17 @@ def open_session(model: Any, task: Task) -> Session:
         if (largest := int(getattr(task, name).max())) >= vocabulary:
             raise ValueError(f"{name} has token {largest}, but the model's vocabulary ends at {vocabulary - 1}")
     return Session(
-        task=task, anatomy=anatomy, runner=Runner(anatomy, prompts=len(task)), residual=places(anatomy, "resid_pre")
+        task=task, anatomy=anatomy, runner=Runner(anatomy, prompts=len(task)), residual=node_hooks(anatomy, "resid_pre")
     )
 
 
 def contrast(
     session: Session,
-    spots: Iterable[Places],
+    nodes: Iterable[NodeHooks],
     *,
     gradients: bool = False,
     rules: Iterable[str] | None = None,
-    also_base: Sequence[Spot] = (),
+    also_base: Sequence[Hook] = (),
     scaled: bool = True,
     interpolated: bool = False,
 ) -> Contrast:
@@ -96,9 +102,9 @@ def contrast(
         ValueError: gradients are wanted at the base run alone (not at points between the runs, ``interpolated``), and
             the metric is flat there.
     """
-    task, runner, found = session.task, session.runner, list(spots)
-    source = runner.forward(task.source, read=[place.value for place in found])
-    read = [spot for place in found for spot in (place.value, place.change)]
+    task, runner, nodes = session.task, session.runner, list(nodes)
+    source = runner.forward(task.source, read=[hooks.value for hooks in nodes])
+    read = [hook for hooks in nodes for hook in (hooks.value, hooks.change)]
     with session.under(rules):
         base = runner.forward(task.base, read=[*read, *also_base], gradients=gradients)
     clean, corrupt = (source, base) if task.direction == "denoise" else (base, source)

@@ -18,7 +18,9 @@ class Prefix:
     """Keys and values ``[n, head, length, d_head]`` of every layer for the first ``length`` tokens of each prompt."""
 
     length: int
+    """How many tokens both runs begin with."""
     layers: tuple[tuple[Tensor, Tensor], ...]
+    """Keys and values of these tokens, layer by layer."""
 
     def cache(self, copies: int) -> DynamicCache | None:
         """A cache that a pass of ``copies`` times the prompts may write to; None where nothing is shared."""

@@ -1,6 +1,6 @@
 """One forward pass with values read, changes added and gradients taken, and a count of what it cost.
 
-Every intervention is an addition: to set a place to another value, the difference is added. So one pass can hold many
+Every intervention is an addition: to set a value to another one, the difference is added. So one pass can hold many
 interventions, one a row of the batch, and the same code patches, interpolates and ablates.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from circuits.anatomy.anatomy import Anatomy
-from circuits.anatomy.nodes import Spot
+from circuits.anatomy.nodes import Hook
 from interp.inference_mode import refuse_inference_mode
 
 
@@ -25,7 +25,9 @@ class Cost:
     """Passes through the model, each counted in passes of the task's prompts: a batch of 10 patched copies is 10."""
 
     forwards: float = 0.0
+    """Forward passes of the task's prompts."""
     backwards: float = 0.0
+    """Backward passes of the task's prompts."""
     attention_layers: int = 0
     """Attention layers recomputed on their own (the QK fix of AtP*)."""
 
@@ -39,19 +41,23 @@ class Start:
     """Where a pass begins: at a layer, with the residual stream ``[batch, position, d]`` that enters it."""
 
     layer: int
+    """First layer that runs, counted from 0."""
     residual: Tensor
+    """The residual stream that enters it, ``[batch, position, d]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passed:
-    """What one forward pass gave: last-position logits ``[batch, vocab]`` and the tensors at the spots."""
+    """What one forward pass gave: last-position logits ``[batch, vocab]`` and the tensors at the hooks."""
 
     logits: Tensor
-    wholes: Mapping[Spot, Tensor]
+    """Logits of the last position, ``[batch, vocab]``."""
+    wholes: Mapping[Hook, Tensor]
+    """The whole tensor at each hook that was read."""
 
-    def value(self, spot: Spot) -> Tensor:
-        """The spot's value, ``[batch, position, (unit,) d]``."""
-        return spot.read(self.wholes[spot])
+    def value(self, hook: Hook) -> Tensor:
+        """The hook's value, ``[batch, position, (unit,) d]``."""
+        return hook.read(self.wholes[hook])
 
 
 @dataclass
@@ -62,20 +68,23 @@ class Runner:
     """
 
     anatomy: Anatomy
+    """The parts of the model that runs."""
     prompts: int
+    """Rows of one pass of the task."""
     cost: Cost = field(default_factory=Cost)
+    """Passes that this runner has made."""
 
     def forward(
         self,
         tokens: Tensor,
         *,
-        read: Iterable[Spot] = (),
-        add: Mapping[Spot, Tensor] | None = None,
+        read: Iterable[Hook] = (),
+        add: Mapping[Hook, Tensor] | None = None,
         gradients: bool = False,
         start: Start | None = None,
         cache: DynamicCache | None = None,
     ) -> Passed:
-        """Run ``tokens [batch, position]``; ``add`` holds changes in the shape that the spot's ``read`` gives.
+        """Run ``tokens [batch, position]``; ``add`` holds changes in the shape that the hook's ``read`` gives.
 
         With a ``cache`` of what comes before them (see ``circuits.runs.prefix``), all positions count from there.
 
@@ -89,29 +98,29 @@ class Runner:
         first = self.anatomy.embedding if start is None else self.anatomy.blocks[start.layer].whole
         add = add or {}
         read = list(dict.fromkeys(read))
-        wholes: dict[Spot, Tensor] = {}
-        at: dict[tuple[nn.Module, bool], list[Spot]] = {}
-        for spot in dict.fromkeys([*add, *read]):
-            at.setdefault((spot.module, spot.entering), []).append(spot)
+        wholes: dict[Hook, Tensor] = {}
+        at: dict[tuple[nn.Module, bool], list[Hook]] = {}
+        for hook in dict.fromkeys([*add, *read]):
+            at.setdefault((hook.module, hook.entering), []).append(hook)
         at.setdefault((first, start is not None), [])
 
         def change(module: nn.Module, entering: bool, value: Tensor) -> Tensor:
             if module is first and entering is (start is not None):
                 value = (value if start is None else start.residual).detach().requires_grad_(gradients)
-            for spot in at[module, entering]:
-                if spot in add:
-                    value = value + spot.embed(add[spot]).to(value.dtype)
-            # An alias of its own, so that the gradient is that of the uses after this place alone.
+            for hook in at[module, entering]:
+                if hook in add:
+                    value = value + hook.embed(add[hook]).to(value.dtype)
+            # An alias of its own, so that the gradient is that of the uses after this hook alone.
             value = value.view_as(value) if gradients else value
-            wholes.update({spot: value for spot in at[module, entering] if spot in reading})
+            wholes.update({hook: value for hook in at[module, entering] if hook in reading})
             return value.clone() if self.anatomy.family.in_place else value
 
         reading = set(read)
-        with ExitStack() as hooks, torch.set_grad_enabled(gradients):
+        with ExitStack() as stack, torch.set_grad_enabled(gradients):
             for module, entering in at:
-                hooks.callback(hook_at(module, entering, change).remove)
+                stack.callback(hook_at(module, entering, change).remove)
             for block in islice(self.anatomy.blocks, 0 if start is None else start.layer):
-                hooks.enter_context(_skipped(block.whole, in_tuple=self.anatomy.family.block_returns_tuple))
+                stack.enter_context(_skipped(block.whole, in_tuple=self.anatomy.family.block_returns_tuple))
             device = next(self.anatomy.root.parameters()).device
             output = self.anatomy.root(
                 input_ids=tokens.to(device), past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
@@ -122,9 +131,9 @@ class Runner:
         return Passed(logits=logits if logits.dtype == torch.float64 else logits.float(), wholes=wholes)
 
     def gradients(
-        self, of: Tensor, passed: Passed, spots: Sequence[Spot], *, keep_graph: bool = False
-    ) -> dict[Spot, Tensor]:
-        """d ``of`` / d value at the spots of one pass, zero where ``of`` does not depend on them.
+        self, of: Tensor, passed: Passed, hooks: Sequence[Hook], *, keep_graph: bool = False
+    ) -> dict[Hook, Tensor]:
+        """d ``of`` / d value at the hooks of one pass, zero where ``of`` does not depend on them.
 
         Raises:
             ValueError: the metric ``of`` has no gradient at all.
@@ -135,15 +144,15 @@ class Runner:
                 " (no argmax, .detach(), .item() or no_grad), or patch exactly: method='patching', or 'path-patching'"
                 " for edges"
             )
-        wholes = {spot: passed.wholes[spot] for spot in spots}
+        wholes = {hook: passed.wholes[hook] for hook in hooks}
         # Behind a rule that detaches there is no graph.
-        live = {spot: whole for spot, whole in wholes.items() if whole.requires_grad}
-        found = torch.autograd.grad(of, list(live.values()), allow_unused=True, retain_graph=keep_graph)
-        slopes = dict(zip(live, found, strict=True))
+        live = {hook: whole for hook, whole in wholes.items() if whole.requires_grad}
+        gradients = torch.autograd.grad(of, list(live.values()), allow_unused=True, retain_graph=keep_graph)
+        slopes = dict(zip(live, gradients, strict=True))
         self.cost.backwards += len(passed.logits) / self.prompts
         return {
-            spot: spot.read(torch.zeros_like(whole) if slopes.get(spot) is None else slopes[spot])
-            for spot, whole in wholes.items()
+            hook: hook.read(torch.zeros_like(whole) if slopes.get(hook) is None else slopes[hook])
+            for hook, whole in wholes.items()
         }
 
 

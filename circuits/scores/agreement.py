@@ -22,6 +22,7 @@ class Agreement:
     """Estimate (x) against exact patching (y), over the cells of a family. NaN where one of them is constant."""
 
     pearson: float
+    """Pearson's correlation over all cells."""
     pearson_nonzero: float
     """Over the cells that patching changes at all."""
     slope: float
@@ -32,9 +33,13 @@ class Agreement:
     pearson_interval: tuple[float, float]
     """95 % of ``pearson`` in bootstrap samples of prompts; NaN for a single one, of which all samples are the same."""
     pearson_nonzero_interval: tuple[float, float]
+    """The same interval of ``pearson_nonzero``."""
     cells: int
+    """How many cells were compared."""
     nonzero_cells: int
+    """Those of them that patching changes at all."""
     prompts: int
+    """How many prompts the scores are means over."""
 
     @property
     def interval_text(self) -> str:

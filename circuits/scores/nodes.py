@@ -9,7 +9,7 @@ import torch
 
 from circuits.anatomy.nodes import Node
 from circuits.scores.base import Attributed
-from circuits.scores.uncertainty import plus_minus
+from interp.metrics import Estimate
 
 if TYPE_CHECKING:
     from circuits.scores.agreement import Agreement
@@ -64,7 +64,8 @@ class Scores(Attributed):
             inner = "" if node.index is None else f" {unit} {node.index}"
             at = "" if node.position is None else f" at {self.labels[node.position]!r}" if self.labels else ""
             at += "" if node.position is None or self.labels else f" at position {node.position}"
-            parts.append(f"layer {node.layer}{inner}{at} {values[i]:+.2f}{plus_minus(float(errors[i]))}")
+            score = Estimate(float(values[i]), float(errors[i]), self.n)
+            parts.append(f"layer {node.layer}{inner}{at} {score:+.2f} {score.error('.1g')}")
         return ", ".join(parts)
 
     def _largest(self, k: int) -> list[int]:

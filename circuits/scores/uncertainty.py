@@ -1,9 +1,13 @@
 """How far a mean over prompts can be trusted. One prompt says nothing about it: its error is NaN, shown as n = 1."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from interp.metrics import Estimate
 
 
 def standard_error(values: Tensor) -> Tensor:
@@ -13,6 +17,16 @@ def standard_error(values: Tensor) -> Tensor:
     return values.std(0) / len(values) ** 0.5
 
 
-def plus_minus(error: float, digits: str = ".1g") -> str:
-    """What stands behind a mean: `` ± 0.08``, or `` (n = 1)``."""
-    return " (n = 1)" if math.isnan(error) else f" ± {error:{digits}}"
+def mean_estimate(values: Float[Tensor, " n"]) -> Estimate:
+    """The mean over prompts, with its standard error."""
+    return Estimate(float(values.mean()), float(standard_error(values)), len(values))
+
+
+def jackknife(values: Float[Tensor, "k n"], statistic: Callable[[Float[Tensor, " k"]], float]) -> Estimate:
+    """A statistic of the means of ``k`` quantities over prompts, with the standard error of leaving out a prompt."""
+    n, value = values.shape[1], statistic(values.mean(1))
+    if n == 1:
+        return Estimate(value, math.nan, 1)
+    left_out = (values.sum(1, keepdim=True) - values) / (n - 1)
+    found = torch.tensor([statistic(column) for column in left_out.T], dtype=torch.float64)
+    return Estimate(value, float((found.var(correction=0) * (n - 1)).sqrt()), n)

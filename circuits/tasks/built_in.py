@@ -1,4 +1,4 @@
-"""Built-in tasks, each from a tokenizer, a number of prompts and a seed.
+"""Built-in tasks, each from a tokenizer (or a model that has one), a number of prompts and a seed.
 
 A position must be the same part of the sentence in all prompts of a task, and in both prompts of a pair, or heat maps
 and means over prompts would mix roles; and answers are one token each. Both depend on the tokenizer. So prompts are
@@ -40,7 +40,7 @@ ORDERS = ("ABBA", "BABA")
 
 def ioi(
     tokenizer: Any,
-    n: int,
+    n: int = 16,
     seed: int = 0,
     *,
     corruption: str = "swap",
@@ -94,7 +94,7 @@ def ioi(
 _EVENTS = tuple("war siege journey voyage reign peace strike trial festival march".split())
 
 
-def greater_than(tokenizer: Any, n: int, seed: int = 0, **options: Any) -> Task:
+def greater_than(tokenizer: Any, n: int = 16, seed: int = 0, **options: Any) -> Task:
     """Greater-than (Hanna et al. 2023): "The war lasted from the year 1732 to the year 17" is followed by more than 32.
 
     The corrupt prompt has the year 01, after which (nearly) every end is right. Correct are all two-digit tokens above
@@ -127,7 +127,7 @@ _PHRASES = ("near the", "behind the", "beside the", "before the")
 _CLAUSE_VERBS = ("saw", "knew", "followed", "loved")
 
 
-def agreement(tokenizer: Any, n: int, seed: int = 0, *, form: str = "simple", **options: Any) -> Task:
+def agreement(tokenizer: Any, n: int = 16, seed: int = 0, *, form: str = "simple", **options: Any) -> Task:
     """Subject-verb agreement (as in Marks et al. 2024): "The girl near the boys" is followed by " has", not " have".
 
     The corrupt prompt has the subject in the other number.
@@ -160,7 +160,7 @@ def agreement(tokenizer: Any, n: int, seed: int = 0, *, form: str = "simple", **
     return _collect(tokenizer, draw, n=n, seed=seed, name=f"agreement_{form}", options=options)
 
 
-def induction(tokenizer: Any, n: int, seed: int = 0, *, words: int = 10, **options: Any) -> Task:
+def induction(tokenizer: Any, n: int = 16, seed: int = 0, *, words: int = 10, **options: Any) -> Task:
     """Induction (Olsson et al. 2022): random tokens, then the same again up to the one whose follower is asked for.
 
     In the corrupt prompt the token before the follower is another one in the first half, so that nothing says what
@@ -172,27 +172,28 @@ def induction(tokenizer: Any, n: int, seed: int = 0, *, words: int = 10, **optio
     if words < 4:
         raise ValueError(f"words is {words}; the first half needs at least 4 tokens")
     _check_count(n)
+    tokenizer = _tokenizer_of(tokenizer)
     rng = np.random.default_rng(seed)
     special = set(getattr(tokenizer, "all_special_ids", None) or [])
     ordinary = [i for i in range(len(tokenizer)) if i not in special]
     rows: dict[str, list[Any]] = {"clean": [], "corrupt": [], "correct": [], "wrong": []}
-    bos, asked = encode(tokenizer, "", bos=options.pop("bos", None)), words // 2
+    bos, last = encode(tokenizer, "", bos=options.pop("bos", None)), words // 2
     for _ in range(n):
         *first, other = (ordinary[i] for i in rng.choice(len(ordinary), words + 1, replace=False))
-        changed = [other if i == asked else token for i, token in enumerate(first)]
-        rows["clean"].append([*bos, *first, *first[: asked + 1]])
-        rows["corrupt"].append([*bos, *changed, *first[: asked + 1]])
-        rows["correct"].append(first[asked + 1])
-        rows["wrong"].append(first[asked - 1])
+        changed = [other if i == last else token for i, token in enumerate(first)]
+        rows["clean"].append([*bos, *first, *first[: last + 1]])
+        rows["corrupt"].append([*bos, *changed, *first[: last + 1]])
+        rows["correct"].append(first[last + 1])
+        rows["wrong"].append(first[last - 1])
     once = [str(i) for i in range(1, words + 1)]
-    labels = ["[BOS]"] * len(bos) + [f"[{i}]" for i in once] + [f"[{i} again]" for i in once[: asked + 1]]
+    labels = ["[BOS]"] * len(bos) + [f"[{i}]" for i in once] + [f"[{i} again]" for i in once[: last + 1]]
     return Task(**{"name": "induction", "labels": labels} | options | rows)
 
 
 _ARGUMENTS = tuple("name size path value label key node list text index file state date time order group".split())
 
 
-def docstring(tokenizer: Any, n: int, seed: int = 0, **options: Any) -> Task:
+def docstring(tokenizer: Any, n: int = 16, seed: int = 0, **options: Any) -> Task:
     """Docstring-like (Heimersheim and Janiak 2023): after ``:param a: ...`` and ``:param b: ...`` comes the argument
     that the function lists third.
 
@@ -231,8 +232,8 @@ def _one(rng: np.random.Generator, of: Sequence[Any]) -> Any:
 
 
 def _check_count(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"n is {n}; a task has 1 prompt or more")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n is {n!r}; a task has 1 prompt or more")
 
 
 def _filled(template: str, roles: Mapping[str, str], words: Mapping[str, str]) -> Pieces:
@@ -245,6 +246,17 @@ def _filled(template: str, roles: Mapping[str, str], words: Mapping[str, str]) -
         if slot is not None:
             pieces.append((roles[slot], text[len(fixed) :] + words[slot]))
     return tuple(pieces)
+
+
+def _tokenizer_of(given: Any) -> Any:
+    """Itself, or that of a model."""
+    found = getattr(given, "tokenizer", given)
+    if not callable(getattr(found, "decode", None)):
+        raise ValueError(
+            f"prompts are drawn for a tokenizer, or for a model that has one, not for {type(given).__name__}: pass"
+            " model.tokenizer, or interp.load_model('gpt2')"
+        )
+    return found
 
 
 def _text(pieces: Pieces) -> str:
@@ -277,6 +289,7 @@ def _collect(
     """Draw pairs until ``n`` different ones of one layout (or, where there are several, one length), with answers of
     one token, are found."""
     _check_count(n)
+    tokenizer = _tokenizer_of(tokenizer)
     rng, bos = np.random.default_rng(seed), options.get("bos")
     by_layout: dict[Any, dict[Pair, tuple[str, ...]]] = {}
     dropped: Counter[str] = Counter()

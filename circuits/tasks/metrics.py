@@ -99,10 +99,13 @@ class Measure:
     """A task's metric with its two ends fixed: ``(m - corrupt) / (clean - corrupt)``, whose means are 1 and 0."""
 
     task: Question
+    """Answers and metric of the prompts."""
     clean_logits: Tensor
+    """Logits of the clean run, which divergences are taken from."""
     clean: float
     """The raw metric of the clean run, mean over prompts."""
     corrupt: float
+    """The raw metric of the corrupt run, mean over prompts."""
 
     def of(self, prompts: slice) -> "Measure":
         """The same for some of the prompts; what is 1 and what is 0 stays."""

@@ -203,9 +203,9 @@ _A_LINE = f"A line is {_FORM}"
 
 
 def _pair(line: bytes, where: str) -> dict[str, Any]:
-    found = parse_json(line, where, fix=_A_LINE)
+    entry = parse_json(line, where, fix=_A_LINE)
     with reading(where, "is not a pair of prompts", fix=_A_LINE):
-        pair = {name: found[name] for name in ("clean", "corrupt", "correct", "wrong")}
+        pair = {name: entry[name] for name in ("clean", "corrupt", "correct", "wrong")}
     for name, value in pair.items():
         words = value if isinstance(value, list) and name in ("correct", "wrong") else [value]
         if not words or not all(isinstance(word, str) and word for word in words):
@@ -248,10 +248,10 @@ def _prompts(value: Any, name: str) -> Tensor:
             raise ValueError(
                 f"{name} prompts have {lengths[0]} to {lengths[-1]} tokens; all of a task must have the same number"
             )
-    found = torch.as_tensor(value)
-    if found.ndim != 2 or not found.numel() or found.is_floating_point() or found.dtype == torch.bool:
-        raise ValueError(f"{name} must be token ids [prompt, position], not {found.dtype} {list(found.shape)}")
-    return found.long().cpu()
+    ids = torch.as_tensor(value)
+    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"{name} must be token ids [prompt, position], not {ids.dtype} {list(ids.shape)}")
+    return ids.long().cpu()
 
 
 def _answers(value: Any, name: str, n: int) -> Tensor:
@@ -259,31 +259,31 @@ def _answers(value: Any, name: str, n: int) -> Tensor:
         rows = [list(row) if isinstance(row, Iterable) else [row] for row in value]
         width = max((len(row) for row in rows), default=1) or 1
         value = [[*row, *[PADDING] * (width - len(row))] for row in rows]
-    found = torch.as_tensor(value)
-    found = found[:, None] if found.ndim == 1 else found
-    if found.is_floating_point() or found.ndim != 2 or len(found) != n:
+    ids = torch.as_tensor(value)
+    ids = ids[:, None] if ids.ndim == 1 else ids
+    if ids.is_floating_point() or ids.ndim != 2 or len(ids) != n:
         raise ValueError(
-            f"{name} must be ids [n] or [n, k] for {n} prompts, not {found.dtype} {list(found.shape)}; an answer of"
+            f"{name} must be ids [n] or [n, k] for {n} prompts, not {ids.dtype} {list(ids.shape)}; an answer of"
             " several tokens cannot be read off one position"
         )
-    if not (found >= 0).any(-1).all():
-        raise ValueError(f"{name} has no answer for prompt {int((found < 0).all(-1).nonzero()[0])}")
-    return found.long().cpu()
+    if not (ids >= 0).any(-1).all():
+        raise ValueError(f"{name} has no answer for prompt {int((ids < 0).all(-1).nonzero()[0])}")
+    return ids.long().cpu()
 
 
 def _roles(value: Sequence[Sequence[str]], n: int, length: int) -> tuple[tuple[str, ...], ...]:
-    found = tuple(tuple(row) for row in value)
-    if len(found) != n or any(len(row) != length for row in found):
+    named = tuple(tuple(row) for row in value)
+    if len(named) != n or any(len(row) != length for row in named):
         raise ValueError(
-            f"roles must name {length} positions of {n} prompts, not {sorted({len(row) for row in found})} of"
-            f" {len(found)}"
+            f"roles must name {length} positions of {n} prompts, not {sorted({len(row) for row in named})} of"
+            f" {len(named)}"
         )
-    for number, row in enumerate(found):
-        if differ := set(row) ^ set(found[0]):
+    for number, row in enumerate(named):
+        if differ := set(row) ^ set(named[0]):
             raise ValueError(
                 f"prompts 0 and {number} do not both have a role {min(differ)!r}; all prompts have the same"
             )
-    return found
+    return named
 
 
 def _size(prompts: Tensor) -> str:

@@ -1,6 +1,7 @@
 """Where the checkpoints of a training run are, what exactly they are, and one of them at a time on this disk."""
 
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -17,6 +18,8 @@ from interp.files.writing import sha256_of_file
 from interp.models import hub
 from interp.models.names import EMBEDDED, SHORT_NAMES, SMOLLM2
 from interp.models.revisions import step_folders
+
+logger = logging.getLogger(__name__)
 
 _SMALL = ["*.json", "*.txt", "*.model"]
 _SECONDS = 10.0
@@ -80,6 +83,8 @@ def open_source(model: str) -> Source:
     Raises ValueError where it has no checkpoints, or where neither the hub nor its cache can be asked.
     """
     if model == EMBEDDED:
+        if len(embedded.steps()) == 1:
+            logger.warning("there is one checkpoint of the embedded model here: %s", embedded.ELSEWHERE)
         return FolderSource(embedded.MODEL_FOLDER, name=EMBEDDED)
     path = Path(model).expanduser()
     if path.is_dir():

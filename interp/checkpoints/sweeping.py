@@ -22,6 +22,7 @@ from interp.checkpoints.visiting import in_turn
 from interp.files.folder_lock import alone_in
 from interp.models.fingerprint import weights_fingerprint
 from interp.models.loading import load_model
+from interp.terminal.progress import counted
 
 RESULTS = "results.jsonl"
 
@@ -101,7 +102,8 @@ def visit(
                 todo.append(source.checkpoints[step])
             else:
                 done["there already"] += 1
-        for checkpoint, folder in in_turn(source, todo, out / "checkpoints", budget, missing):
+        visits = in_turn(source, todo, out / "checkpoints", budget, missing)
+        for checkpoint, folder in counted(visits, "visit checkpoints", len(todo), unit="checkpoints"):
             try:
                 loaded = load_model(folder, dtype=dtype, device=device)
             except ValueError as error:

@@ -20,6 +20,7 @@ class Forward:
     """The forward pass that is running."""
 
     ids: Int[Tensor, "batch position"]
+    """Token ids that the model was given."""
     clean: dict[Site, Tensor]
     """What a pass without clamps has at the sites that rules ask for."""
 
@@ -29,7 +30,9 @@ class Ablate:
     """A head writes nothing: its values, mixed by its pattern, are 0. Heads that share its values keep them."""
 
     layer: int
+    """Layer of the head, from 0."""
     head: int
+    """Number of the head in its layer, from 0."""
 
     def site(self) -> Site:
         """Where."""
@@ -45,8 +48,11 @@ class Previous:
     """A head looks at the token before: ``strength`` there, the rest at itself; the first position at itself."""
 
     layer: int
+    """Layer of the head, from 0."""
     head: int
+    """Number of the head in its layer, from 0."""
     strength: float = 1.0
+    """Share of attention that goes to the token before, 0 to 1."""
     rows: Literal["all", "odd"] = "all"
     """``odd``: only positions 1, 3, …, where the labels of (item, label) pairs are."""
 
@@ -72,8 +78,11 @@ class Induction:
     evenly over all other visible positions. Rows without an earlier occurrence are left alone."""
 
     layer: int
+    """Layer of the head, from 0."""
     head: int
+    """Number of the head in its layer, from 0."""
     strength: float = 1.0
+    """Share of attention that goes to what followed, 0 to 1."""
     rows: Literal["all", "last"] = "all"
     """``last``: only the last position, as in the paper's task."""
     labels: bool = False
@@ -105,7 +114,9 @@ class NoPrevious:
     """A head cannot look at the token before: its score there is -10⁹."""
 
     layer: int
+    """Layer of the head, from 0."""
     head: int
+    """Number of the head in its layer, from 0."""
 
     def site(self) -> Site:
         """Where."""
@@ -123,8 +134,11 @@ class Temperature:
     """A head's scores are those of a pass without clamps, divided by ``temperature``."""
 
     layer: int
+    """Layer of the head, from 0."""
     head: int
+    """Number of the head in its layer, from 0."""
     temperature: float
+    """What its scores are divided by: above 1 flattens its pattern."""
 
     def site(self) -> Site:
         """Where."""
@@ -148,8 +162,11 @@ class Preserve:
     """
 
     layer: int
+    """Layer that is held, from 0."""
     what: Literal["pattern", "v", "q", "k"]
+    """Which of its tensors is held."""
     head: int | None = None
+    """Number of the one head that is held; None for all of them."""
 
     def site(self) -> Site:
         """Where."""
@@ -169,7 +186,9 @@ class Graft:
     """The residual stream after a block is another model's, such as another checkpoint's; no gradient goes there."""
 
     layer: int
+    """Block after which the stream is replaced, from 0."""
     model: Any
+    """The other model, run on the same tokens."""
 
     def site(self) -> Site:
         """Where."""

@@ -27,6 +27,7 @@ class Probes:
     linear: Estimate
     """Logistic regression, one against one."""
     chance: float
+    """Share of the largest class among the test inputs."""
 
 
 def probe_codes(

@@ -29,11 +29,11 @@ class TokenCodes:
     neurons: dict[int, int]
     """Layer -> how many of the bits are neurons."""
     sequence: Int[Tensor, " n"]
-    """Of each token."""
+    """Row of the text that each token stands in."""
     position: Int[Tensor, " n"]
-    """In its row."""
+    """Position of each token in its row."""
     tokens: Int[Tensor, " n"]
-    """Ids."""
+    """Id of each token, in the tokenizer's vocabulary."""
     repeated: int
     """Tokens that were left out."""
     activation: str

@@ -8,8 +8,18 @@ from cyclopts import App, Parameter
 
 from interp.commands.options import OutFolder
 from interp.counts import Count
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="cache", help="Cache a model's activations in a folder. The same command again continues.")
+app = App(
+    name="cache",
+    help="Cache a model's activations in a folder. The same command again continues.",
+    help_epilogue=examples(
+        "interp cache gpt2 --sites 'blocks.*.hook_resid_post' --data my_text/ --tokens 2M --out acts",
+        "interp cache verify acts",
+    ),
+)
 
 
 @app.default
@@ -29,7 +39,7 @@ def cache(
     split: str | None = None,
     packing: Literal["packed", "document"] = "packed",
     bos: Literal["model", "row", "document", "never"] = "model",
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
+    store_dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32",
     drop_special: bool = False,
     drop_first: int = 0,
     drop_norm_above: float | None = None,
@@ -67,7 +77,7 @@ def cache(
         packed puts documents end to end; document gives each a row of its own.
     bos
         Where a beginning-of-sequence token is put: as the model's tokenizer does, row, document or never.
-    dtype
+    store_dtype
         On disk; int8 has one scale a token.
     drop_special
         Leave out BOS, separators and other special tokens.
@@ -109,19 +119,21 @@ def cache(
             open_token_rows(folder),
             sites,
             out,
-            dtype=dtype,
+            dtype=store_dtype,
             masks=masks,
             batch_rows=batch_rows,
             shard_bytes=shard_size,
         )
         if group.leads:
             needs = plan(job)
-            print(needs)
+            answer(needs)
+            (print if dry_run else say_plan)(needs)
             needs.check()
         if dry_run:
             return
         store = run(job, progress=True)
     if group.leads:
+        answer({"store": out, "tokens": len(store), "sites": list(map(str, store.sites)), "dtype": store.dtype})
         print(
             f"{len(store):,} tokens in {out}; train on them with: interp train --store {out} --site {store.sites[-1]}"
         )
@@ -146,6 +158,7 @@ def verify(folder: Path, /) -> None:
             verify_token_rows(folder / "tokens")
         except ValueError as error:
             faults.append(str(error))
+    answer({"store": folder, "whole": not faults, "faults": faults})
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:

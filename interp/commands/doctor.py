@@ -1,16 +1,24 @@
 """``interp doctor``: what is installed, what it runs on, what is wrong, and what loads without a network."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
+
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 
 if TYPE_CHECKING:
     from interp.doctor import Diagnosis, ModelFacts
 
-app = App(name="doctor", help="Versions, devices, name clashes, cache folders, and what loads without a network.")
+app = App(
+    name="doctor",
+    help="Versions, devices, name clashes, cache folders, and what loads without a network.",
+    help_epilogue=examples(
+        "interp doctor",
+        "interp doctor gpt2 --json",
+    ),
+)
 
 
 @app.default
@@ -19,7 +27,6 @@ def doctor(
     /,
     *,
     revision: str | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Look at this installation, without asking the network; exit status 1 when a name clash is found.
 
@@ -29,24 +36,21 @@ def doctor(
         Look at this model instead: its sizes, and whether a BOS token begins its texts.
     revision
         Of the model.
-    as_json
-        Print the same as JSON.
     """
     from interp.doctor import diagnose, examine
 
     if model is not None:
         facts = examine(model, revision=revision)
-        print(json.dumps(asdict(facts), indent=2) if as_json else _told(facts))
+        answer(facts)
+        print(_told(facts))
         return 0
     if revision is not None:
         raise ValueError(f"revision {revision!r} of which model? Name it: interp doctor MODEL --revision {revision}")
 
-    found = diagnose()
-    if as_json:
-        print(json.dumps(asdict(found), indent=2))
-    else:
-        _print(found)
-    return 1 if found.clashes else 0
+    diagnosis = diagnose()
+    answer(diagnosis)
+    _print(diagnosis)
+    return 1 if diagnosis.clashes else 0
 
 
 def _told(facts: "ModelFacts") -> str:
@@ -59,7 +63,7 @@ def _told(facts: "ModelFacts") -> str:
     )
 
 
-def _print(found: "Diagnosis") -> None:
+def _print(diagnosis: "Diagnosis") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -74,22 +78,22 @@ def _print(found: "Diagnosis") -> None:
             table.add_row(*map(Text, row))
         console.print(table, "")
 
-    packages = [(name, version or "missing") for name, version in found.packages.items()]
-    show("Versions", "package,version", [("python", f"{found.python} on {found.system}"), *packages])
-    devices = [(d.name, d.description, _size(d.memory_bytes), _size(d.free_bytes)) for d in found.devices]
+    packages = [(name, version or "missing") for name, version in diagnosis.packages.items()]
+    show("Versions", "package,version", [("python", f"{diagnosis.python} on {diagnosis.system}"), *packages])
+    devices = [(d.name, d.description, _size(d.memory_bytes), _size(d.free_bytes)) for d in diagnosis.devices]
     show("Devices", "device,what,memory,free", devices)
-    caches = [(c.holds, c.path, _size(c.used_bytes), _size(c.free_bytes)) for c in found.caches]
+    caches = [(c.holds, c.path, _size(c.used_bytes), _size(c.free_bytes)) for c in diagnosis.caches]
     show("Cache folders", "for,folder,used,free on disk", caches)
-    models = [(name, " ".join(revisions)) for name, revisions in found.loadable_offline.items()]
+    models = [(name, " ".join(revisions)) for name, revisions in diagnosis.loadable_offline.items()]
     show("Loads without a network (besides any local folder or GGUF file)", "model,revisions", models)
     hub = {True: "not asked, because HF_HUB_OFFLINE is set", False: "asked for models that are not here", None: "?"}
-    console.print(f"model hub: {hub[found.hub_offline]}")
+    console.print(f"model hub: {hub[diagnosis.hub_offline]}")
     # Not wrapped to the terminal's width: the fix is there to be copied.
-    for problem in found.problems:
+    for problem in diagnosis.problems:
         console.print(Text(f"could not look at {problem}", style="yellow"), soft_wrap=True)
-    for name, others in found.clashes.items():
+    for name, others in diagnosis.clashes.items():
         console.print(Text(f"name clash: {name!r} is also installed by {', '.join(others)}", style="red"))
-    console.print(Text(f"fix: {found.fix}" if found.fix else "name clashes: none"), soft_wrap=True)
+    console.print(Text(f"fix: {diagnosis.fix}" if diagnosis.fix else "name clashes: none"), soft_wrap=True)
 
 
 def _size(count: int | None) -> str:

@@ -7,8 +7,20 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from interp.commands.options import ModelOptions, OutFile, OutFolder, RowOptions
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="massive", help="Massive activations: find them, follow them through training, intervene on them.")
+app = App(
+    name="massive",
+    help="Massive activations: find them, follow them through training, intervene on them.",
+    help_epilogue=examples(
+        "interp massive gpt2 --data my_text/ --html massive.html",
+        "interp massive intervene gpt2 --data my_text/ --to mean",
+        "interp massive sweep pythia-70m --data my_text/ --steps paper --out runs/sweep",
+        "interp massive predict releases/pythia_70m releases/pythia_160m",
+    ),
+)
 
 
 @app.default
@@ -24,7 +36,7 @@ def measure(
     mad: float | None = None,
     persistence: float | None = None,
     top: int = 3,
-    report: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Measure every layer: largest magnitudes and median, massive activations, attention sinks, super weights.
 
@@ -44,8 +56,8 @@ def measure(
         ... and all that after at least this share of the blocks, such as 0.5.
     top
         Largest magnitudes kept of each layer and sequence.
-    report
-        HTML file to write.
+    html
+        Page to write.
     """
     from rich.console import Console
 
@@ -57,17 +69,21 @@ def measure(
     loaded = load_model(model, **vars(loading))
     tokens, mask = text_rows(loaded, data, **vars(rows))
     console = Console(highlight=False)
+    say_plan(
+        f"{len(tokens)} rows of {tokens.shape[1]} tokens of {model}: every block, its attention, and super weights"
+    )
     stats = layer_stats(loaded, tokens, mask=mask, top=top)
     found = detect(stats, absolute=absolute, relative=relative, mad=mad, persistence=persistence)
     sinks = attention_sinks(loaded, tokens)
     print_stats(console, stats, found, sinks, attention_sinks(loaded, tokens[:2], window=None))
     weights = find_super_weights(loaded, tokens[:1])
     print_super_weights(console, weights)
-    if report:
+    answer({"layers": stats, "massive": list(found), "sinks": sinks.sink_rate(), "super_weights": list(weights)})
+    if html:
         from interp.massive.pages import model_page
 
         page = model_page(loaded, tokens, name=model, stats=stats, found=found, sinks=sinks, super_weights=weights)
-        console.print(f"Report: {page.write(report)}")
+        console.print(f"Report: {page.write(html)}")
 
 
 @app.command
@@ -138,10 +154,12 @@ def intervene(
         skip = rows.sequences if heldout is None else 0
         others, mask = text_rows(loaded, heldout or data, **vars(replace(rows, context=tokens.shape[1])), skip=skip)
         others = others[mask.all(1)]
+    say_plan(f"{len(tokens)} rows of {tokens.shape[1]} tokens of {model}, clean, overwritten and with two controls")
     entries: Any = [massive.Entry(**given)] if given else None
     if all_layers:
         entries = massive.detect(massive.layer_stats(loaded, tokens)) or None  # none at all is refused there
     found = massive.intervene(loaded, tokens, entries=entries, to=target, heldout=others)  # type: ignore[arg-type]
+    answer(found)
     print_intervention(Console(highlight=False), found)
 
 
@@ -182,6 +200,7 @@ def sweep_(
     from interp.checkpoints.sources import open_source
     from interp.counts import parse_count
     from interp.massive.pages import training_page
+    from interp.massive.sweep_table import FEWEST_TO_FIT
     from interp.massive.text_report import print_sweep
     from interp.massive.training_sweep import sweep
     from interp.tokens.sequences import training_rows
@@ -193,12 +212,14 @@ def sweep_(
     source = open_source(model)
     tokens, mask = training_rows(source, data, **vars(rows))
     console = Console(highlight=False)
+    say_plan(f"{len(tokens)} rows of {tokens.shape[1]} tokens at the checkpoints {steps} of {source.name}, into {out}")
     run = sweep(
         source, tokens[mask.all(1)], out, steps=steps, dtype=dtype, device=device, budget=limit, tell=console.print
     )
     print_sweep(console, run)
+    answer({"results": out / "results.jsonl", "steps": [each.step for each in run.table.measured], "done": run.done})
     kept = [row for row in run.table.rows if not row.suspect]
-    fits = run.table.fits() if len(kept) >= 6 else []
+    fits = run.table.fits() if len(kept) >= FEWEST_TO_FIT else []
     if run.table.measured:
         console.print(f"Report: {training_page(run.table, fits).write(out / 'report.html')}")
 
@@ -220,4 +241,6 @@ def predict_(releases: list[Path], /, *, quantity: Literal["ratio", "top1", "med
     from interp.trajectory.prediction import predict_released
     from interp.trajectory.released import read_release
 
-    print_predictions(Console(highlight=False), predict_released(list(map(read_release, releases)), quantity=quantity))
+    found = predict_released(list(map(read_release, releases)), quantity=quantity)
+    answer(found)
+    print_predictions(Console(highlight=False), found)

@@ -6,8 +6,18 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from interp.commands.options import OutFolder, RowOptions
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="sparsity", help="Activation sparsity: the share of neurons that a model can do without.")
+app = App(
+    name="sparsity",
+    help="Activation sparsity: the share of neurons that a model can do without.",
+    help_epilogue=examples(
+        "interp sparsity gpt2 --data my_text/",
+        "interp sparsity embedded --data my_text/ --steps log",
+    ),
+)
 
 
 @app.default
@@ -55,6 +65,7 @@ def sparsity(
     if steps is not None:
         source = open_source(model)
         tokens, mask = training_rows(source, data, **vars(rows))
+        say_plan(f"{len(tokens)} rows of {tokens.shape[1]} tokens at the checkpoints {steps} of {source.name}")
         run = sparsity_over_training(
             source, tokens[mask.all(1)], scratch, steps=steps, p=ppl, dtype=dtype, device=device
         )
@@ -62,17 +73,20 @@ def sparsity(
         for step, found in run.items():
             table.add_row(str(step), str(found.share), f"{found.perplexity_ratio:.4f}")
         console.print(table)
+        answer(run)
         console.print(f"CETT {next(iter(run.values())).cett:.4f}, the last checkpoint's at +{ppl:g} % perplexity.")
         return
     loaded = load_model(model, dtype=dtype, device=device)
     tokens, mask = text_rows(loaded, data, **vars(rows))
     tokens = tokens[mask.all(1)]
+    say_plan(f"{len(tokens)} rows of {tokens.shape[1]} tokens of {model}, read about twenty times")
     active, found = nonzeros(loaded, tokens), ppl_sparsity(loaded, tokens, p=ppl)
     table = Table("block", "inactive neurons", "up to a norm of", "CETT reached", "exact zeros", show_edge=False)
     columns = zip(found.layers, found.thresholds, found.reached, active.layers, strict=True)
     for layer, (share, limit, reached, other) in enumerate(columns):
         table.add_row(str(layer), str(share), f"{limit:.3g}", f"{reached:.4f}", f"{1 - other.value:.3f}")
     console.print(table)
+    answer({"sparsity": found, "nonzero": {"share": active.share, "layers": active.layers}})
     console.print(
         f"{found.share} of the neurons can go at CETT {found.cett:.4f}, for a perplexity {found.perplexity_ratio:.4f}"
         f" times as large; ± over {len(tokens)} sequences. Exact zeros: {1 - active.share.value:.3f}."

@@ -7,8 +7,18 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from interp.commands.options import OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 
-app = App(name="vectors", help="Feed-forward neurons as words: project them, find those of a concept, steer by them.")
+app = App(
+    name="vectors",
+    help="Feed-forward neurons as words: project them, find those of a concept, steer by them.",
+    help_epilogue=examples(
+        "interp vectors project gpt2 --html neurons.html",
+        "interp vectors find gpt2 --words fast,quick --antonyms slow --save fast.json",
+        "interp vectors steer gpt2 --cluster fast.json --prompt 'The train was' --value 6",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +83,7 @@ def project(
     from interp.value_vectors.projection import project as project_neurons
 
     found = project_neurons(reading.load(model), top_k=top_k, **reading.options())
+    answer({"html": html, "chance": found.chance, "action_share": found.action_share})
     if found.chance is not None:
         for layer, share in found.action_share.items():
             print(f"layer {layer}: {share.value:.1%} of top tokens are actions (chance {found.chance:.1%})")
@@ -88,7 +99,7 @@ def find(
     antonyms: str = "",
     method: Literal["neighbours", "logit"] = "neighbours",
     top: int = 20,
-    out: OutFile | None = None,
+    save: OutFile | None = None,
     html: OutFile | None = None,
     reading: Annotated[Reading, Parameter(name="*")] = Reading(),
 ) -> None:
@@ -106,7 +117,7 @@ def find(
         neighbours, the paper's, or logit, the standardised logit of the words.
     top
         How many neurons.
-    out
+    save
         JSON file for the cluster.
     html
         Page with the table, to sort and to filter.
@@ -131,8 +142,9 @@ def find(
         texts = " ".join(repr(token.text) for token in member.tokens)
         table.add_row(str(member.layer), str(member.index), f"{member.score:.3f}", texts)
     console.print(table, markup=False)
-    if out:
-        console.print(f"Cluster: {cluster.save(out)}")
+    answer(cluster)
+    if save:
+        console.print(f"Cluster: {cluster.save(save)}")
     if html:
         console.print(f"Report: {cluster_page(cluster).write(html)}")
 
@@ -196,14 +208,19 @@ def steer(
         out = loaded.original_model.generate(ids, max_new_tokens=tokens, do_sample=False)
         return str(loaded.tokenizer.decode(out[0, ids.shape[1] :]))
 
-    print(f"without: {text()!r}")
+    plain = text()
+    print(f"without: {plain!r}")
     with change():
-        print(f"steered: {text()!r}")
+        steered_text = text()
+    print(f"steered: {steered_text!r}")
+    figures: dict[str, Any] = {"without": plain, "steered": steered_text}
     if neutral:
         rows, mask = text_rows(loaded, neutral, sequences=10, context=128, bos="never")
         found = side_effects(loaded, rows[mask.all(1)], change)
+        figures["neutral"] = found
         print(f"neutral text, {found.kl.n} rows: KL {found.kl} nats a position; loss {found.loss}, changed by")
         print(f"  {found.loss_change}; another most likely token at {found.top_changed.value:.1%} of positions")
+    answer(figures)
 
 
 def _words(text: str) -> list[str]:

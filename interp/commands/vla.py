@@ -8,8 +8,19 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from interp.commands.options import OutFile, OutFolder
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="vla", help="Steer a vision-language-action policy by its neurons, in a simulator.")
+app = App(
+    name="vla",
+    help="Steer a vision-language-action policy by its neurons, in a simulator.",
+    help_epilogue=examples(
+        "interp vla train --out runs/policy",
+        "interp vla evaluate --concept fast --out runs/fast --figure dose.svg",
+        "interp vla render --concept fast --save fast.gif",
+    ),
+)
 
 
 @contextmanager
@@ -34,7 +45,7 @@ class Steering:
     value: float = 2.0
     """What the activations are set to; it means something only beside their natural size, which the report names."""
     top: int = 20
-    """Neurons to steer."""
+    """How many neurons to steer."""
     method: Literal["logit", "neighbours"] = "logit"
     """How they are found: mean logit over the concept's words, or the paper's nearest neighbours."""
 
@@ -83,6 +94,7 @@ def train(
         text_weight=text_weight,
     )
     train_policy(recipe, out)
+    answer({"policy": out})
     print(f"The policy is {out / 'policy.safetensors'}; interp vla evaluate {out} --out DIR measures it.")
 
 
@@ -139,12 +151,14 @@ def evaluate(
         **vars(steering), instruction=instruction, doses=doses, sets=sets, episodes=episodes, steps=steps, seed=seed
     )
     loaded = load_policy(policy)
+    say_plan(f"{episodes} episodes of {steps} steps for each of {sets} random sets, {len(doses)} doses, and the word")
     with arena_for(loaded, range(episodes)) as arena:
         found = study(loaded, arena, options, name=policy, out=out)
     with arena_for(loaded, [0], film=SIZE) as arena:
         page = study_page(
             found, gif(film(loaded, arena, found.between, found.instruction, value=steering.value, steps=steps))
         )
+    answer({"study": out / "study.json", "report": out / "report.html", "figure": figure})
     if figure is not None:
         dose_svg(found, figure)
     print(f"The report is {page.write(out / 'report.html')}: open it in a browser.")
@@ -156,7 +170,7 @@ def render(
     policy: str = "state",
     /,
     *,
-    out: OutFile,
+    save: OutFile,
     steering: Annotated[Steering, Parameter(name="*")] = Steering(),
     instruction: str = "move up",
     episode: int = 0,
@@ -168,7 +182,7 @@ def render(
     ----------
     policy
         As for interp vla evaluate.
-    out
+    save
         File ending in .gif or .mp4.
     instruction
         What the robot is told.
@@ -183,12 +197,13 @@ def render(
     from interp.vla.study.film import SIZE, check_film_path, film, write_film
     from interp.vla.study.rollouts import arena_for
 
-    check_film_path(out)
+    check_film_path(save)
     loaded = load_policy(policy)
     between = contest(loaded, steering.concept, top=steering.top, method=steering.method, sets=1)
     with arena_for(loaded, [episode], film=SIZE) as arena:
-        write_film(film(loaded, arena, between, instruction, value=steering.value, steps=steps), out)
-    print(f"The film is {out}.")
+        write_film(film(loaded, arena, between, instruction, value=steering.value, steps=steps), save)
+    answer({"film": save})
+    print(f"The film is {save}.")
 
 
 def _require_simulator() -> None:

@@ -14,7 +14,9 @@ class Fused:
     """The mean of concept vectors in the space of a reference layer, and what it is in each layer's own."""
 
     vector: Float[Tensor, " d"]
+    """The mean, in the space of the reference layer."""
     reference: int
+    """Layer in whose space it is, from 0."""
     decoded: dict[int, Float[Tensor, " d"]]
     """Layer -> the fused vector, rotated back."""
     cosine: dict[int, float]

@@ -22,6 +22,7 @@ class LayerScore:
     """A concept at one layer."""
 
     layer: int
+    """Block after which the concept is measured, from 0."""
     concept: ConceptVector
     """Against all of the pool."""
     tcav: Estimate
@@ -39,6 +40,7 @@ class LayerScores:
     """A concept at all layers."""
 
     layers: tuple[LayerScore, ...]
+    """The concept at each layer that was measured."""
     sets: int
     """Random sets at each layer."""
 

@@ -25,7 +25,9 @@ class Baselines:
     """Nats per token on the held-out stream."""
 
     unigram: float
+    """Loss of the best unigram model, in nats a token."""
     bigram: float
+    """Loss of a bigram model mixed with the unigram, in nats a token."""
     bigram_weight: float
     """Weight of the bigram in its interpolation with the unigram."""
 
@@ -35,13 +37,15 @@ class Skills:
     """What one checkpoint can do."""
 
     step: int
+    """Training step of the checkpoint."""
     heldout_loss: float
     """Nats per token, every fourth window of the context length, first position not scored."""
     heldout_loss_standard_error: float
-    """Over windows."""
+    """Standard error of the held-out loss over windows, in nats a token."""
     induction: float
     """Best head's mean attention from a repeated random token to the token after its first occurrence."""
     induction_head: tuple[int, int]
+    """Layer and number of the head with that attention."""
     ioi_accuracy: float
     """Share of held-out sentences in which the indirect object's logit is above the subject's."""
     ioi_top1: float

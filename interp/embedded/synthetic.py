@@ -136,8 +136,11 @@ class IOIPrompt:
     """One sentence cut before its answer, which is ``" " + indirect_object``."""
 
     prompt: str
+    """The sentence, up to the word before the answer."""
     indirect_object: str
+    """The name that answers: who is given something."""
     subject: str
+    """The other name, which comes twice."""
 
     @property
     def sentence(self) -> str:

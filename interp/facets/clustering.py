@@ -29,7 +29,7 @@ class Facet:
     members: tuple[int, ...]
     """Rows, nearest to the centre first: the first few are its exemplars."""
     share: Estimate
-    """Of all rows."""
+    """Share of all rows that are its members."""
     activation: Estimate
     """Mean of the unit's, ± over members."""
 
@@ -39,6 +39,7 @@ class Facets:
     """The reasons found, the largest first."""
 
     facets: tuple[Facet, ...]
+    """One for each reason, the largest first."""
     silhouette: float
     """Of the best number of clusters above one."""
     null_silhouette: float
@@ -46,7 +47,7 @@ class Facets:
     stability: Estimate | None
     """Adjusted Rand index of clusters of bootstrap samples with these, ± over samples; None of one facet."""
     n: int
-    """Rows."""
+    """How many rows were clustered."""
 
 
 def facets(

@@ -11,6 +11,7 @@ from interp.models.plain import require_tested_family
 from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, check_site
+from interp.terminal.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,11 @@ class UnitContexts:
     """Tokens at which a unit is active."""
 
     sequence: Int[Tensor, " n"]
+    """Row of the text that each token stands in."""
     position: Int[Tensor, " n"]
+    """Position of each token in its row."""
     activation: Float[Tensor, " n"]
+    """The unit's activation on each token."""
     vectors: Float[Tensor, "n d_model"]
     """The residual stream before the unit's block."""
 
@@ -66,7 +70,7 @@ def contexts_of(
         )
     before = Site("resid_pre", place.layer)
     values, streams = [], []
-    for rows in tokens.split(batch):
+    for rows in counted(tokens.split(batch), "read contexts", unit="batches"):
         cache = capture(model, rows, {place, before})
         if not 0 <= index < cache[place].shape[-1]:
             raise ValueError(f"index={index}; {place} has units 0 to {cache[place].shape[-1] - 1}")

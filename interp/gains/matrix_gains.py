@@ -18,6 +18,7 @@ from interp.metrics import Estimate
 from interp.models.bridge import unwrapped
 from interp.models.plain import require_tested_family
 from interp.models.source import require_raw_weights
+from interp.terminal.progress import counted
 
 MATRICES = ("q", "k", "v", "o", "gate", "in", "out")
 """Of a block: the attention's four, and the MLP's two or three. Fused projections are taken apart; grouped keys and
@@ -31,10 +32,11 @@ class MatrixGain:
     """One matrix."""
 
     layer: int
+    """Block that the matrix is in, from 0."""
     matrix: str
-    """One of :data:`MATRICES`."""
+    """Which one of :data:`MATRICES` it is."""
     shape: tuple[int, int]
-    """Outputs and inputs."""
+    """How many outputs and inputs it has."""
     sigma1: float
     """Largest singular value, the most that it stretches anything."""
     sigma2: float
@@ -96,7 +98,7 @@ def gains(model: Any, tokens: Int[Tensor, "sequences position"], *, batch: int =
     with ExitStack() as hooks:
         for place, module in places.items():
             hooks.callback(module.register_forward_pre_hook(reader(place)).remove)
-        for rows in tokens.split(batch):
+        for rows in counted(tokens.split(batch), "measure gains", unit="batches"):
             model(rows)
     return tuple(_gain(place, weights[place], torch.cat(squares[place])) for place in places)
 

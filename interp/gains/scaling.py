@@ -13,10 +13,11 @@ class Exponent:
     """value ~ width ** slope; a slope of 0 is invariance."""
 
     slope: float
+    """Exponent of the width; 0 is invariance."""
     standard_error: float
     """From the residuals; NaN with two widths."""
     n: int
-    """Models."""
+    """How many models it was fitted to."""
 
 
 def width_exponent(widths: Sequence[float | int], values: Sequence[float]) -> Exponent:

@@ -17,6 +17,7 @@ class TangentKernel:
     """Kernels of groups of parameters; their sum is that of all of them."""
 
     groups: dict[str, Float[Tensor, "n n"]]
+    """The kernel of each group of parameters, by its name."""
     outputs: Float[Tensor, " n"]
     """The values whose gradients were taken."""
     along: Float[Tensor, " n"] | None

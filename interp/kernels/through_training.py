@@ -24,7 +24,9 @@ class Reference:
     """The checkpoint that others are compared with."""
 
     fingerprint: str
+    """Fingerprint of its weights, as results name it."""
     model: Any
+    """The model with these weights, loaded."""
 
 
 def reference_of(model: Any) -> Reference:

@@ -14,6 +14,7 @@ from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
+from interp.terminal.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class SinkStats:
     """How much attention every position receives."""
 
     sites: tuple[str, ...]
+    """Site of each layer's patterns, in order."""
     importance: Float[Tensor, "layers sequences heads key"]
     """:func:`importance` of each head's pattern."""
 
@@ -74,7 +76,7 @@ def attention_sinks(
     require_raw_weights(model, purpose="measure attention sinks")
     sites = expand_sites(model, "blocks.*.attn.hook_pattern")
     parts = []
-    for rows in tokens[:, :window].split(batch):
+    for rows in counted(tokens[:, :window].split(batch), "measure attention", unit="batches"):
         cache = capture(model, rows, sites, reduce=importance)
         parts.append(torch.stack([cache[site] for site in sites]))
     return SinkStats(sites=tuple(map(str, sites)), importance=torch.cat(parts, dim=1).cpu())

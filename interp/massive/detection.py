@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from interp.arguments.kinds import require
 from interp.massive.stats import LayerStats
 
 
@@ -13,13 +14,17 @@ class MassiveActivation:
     """One entry of a hidden state; layer, sequence, position and dimension count from 0."""
 
     layer: int
+    """Block after which it is, from 0."""
     sequence: int
+    """Sequence of the batch that it is in."""
     position: int
+    """Position of its token in the sequence."""
     dim: int
+    """Dimension of the residual stream."""
     token: int
     """Id of the token at that position."""
     value: float
-    """Signed."""
+    """The activation itself, with its sign."""
     ratio: float
     """Magnitude over the median magnitude of its layer and sequence."""
 
@@ -29,6 +34,7 @@ class Detection(Sequence[MassiveActivation]):
     """The massive activations found, by layer, sequence and magnitude; none is a result too."""
 
     found: tuple[MassiveActivation, ...]
+    """All of them, by layer, sequence and magnitude."""
     truncated: bool
     """Some layer's whole top list is massive, so there may be more: measure with a larger ``top``."""
 
@@ -111,6 +117,9 @@ def detect(
     Raises:
         ValueError: criteria that are not positive, or a share above 1; ``mad`` for stats that were stored without.
     """
+    require(
+        stats, LayerStats, what="statistics of layers", fix="what interp.massive.layer_stats(model, tokens) returns"
+    )
     criteria = {"absolute": absolute, "relative": relative, "mad": mad, "persistence": persistence}
     given = {name: value for name, value in criteria.items() if value is not None}
     if not all(value > 0 for value in given.values()) or given.get("persistence", 1) > 1:

@@ -22,6 +22,7 @@ from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, check_site
+from interp.terminal.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,13 @@ class Entry:
     """A place in the hidden state after a block, in one sequence or in all of them."""
 
     layer: int
+    """Block after which it is, from 0."""
     position: int
+    """Position of its token in the sequence."""
     dim: int
+    """Dimension of the residual stream."""
     sequence: int | None = None
+    """The one sequence that it is in; None for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class Effect:
     entries: int
     """Entries that were overwritten, over all sequences."""
     loss: Estimate
+    """Loss with the entries overwritten, in nats a token."""
     change: Estimate
     """Loss after minus before, paired by sequence."""
     kl: Estimate
@@ -59,8 +65,11 @@ class Intervention:
     layers: tuple[int, ...]
     """Blocks after which entries were overwritten."""
     to: str
+    """What the entries were set to, such as zero or mean."""
     loss_before: Estimate
+    """Loss of the model as it is, in nats a token."""
     effect: Effect
+    """What overwriting the chosen entries did."""
     random_dim: Effect
     """Control: the same positions, as many other dimensions drawn at random."""
     random_token: Effect
@@ -128,7 +137,8 @@ def _massive_at_first_layer(model: Model, tokens: Tensor) -> tuple[MassiveActiva
     found = detect(layer_stats(model, tokens))
     if not found:
         raise ValueError(
-            "no activation is massive by the default thresholds, so there is nothing to overwrite; pass entries=[...]"
+            "no activation is massive by the default thresholds, so there is nothing to overwrite; name an"
+            " entry by its layer, position and dim"
         )
     return tuple(each for each in found if each.layer == found.first_layer)
 
@@ -215,7 +225,7 @@ def _run(
     before: list[Tensor] = []
     after: list[list[Tensor]] = [[] for _ in variants]
     divergence: list[list[Tensor]] = [[] for _ in variants]
-    for begin in range(0, len(tokens), batch):
+    for begin in counted(range(0, len(tokens), batch), "intervene", unit="batches"):
         rows = tokens[begin : begin + batch]
         clean = model(rows)
         before.append(metrics.cross_entropy(clean, rows).mean(1))

@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
+from interp.terminal.progress import counted as progress_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,17 @@ class LayerStats:
     """What is left of every hidden state once it has been reduced; blocks, positions and dimensions count from 0."""
 
     sites: tuple[str, ...]
+    """Site of each layer's hidden states, in order."""
     values: Float[Tensor, "layers sequences top"]
     """Signed values, largest magnitude first."""
     positions: Int[Tensor, "layers sequences top"]
+    """Position of each value in its sequence."""
     dims: Int[Tensor, "layers sequences top"]
+    """Dimension of the residual stream of each value."""
     tokens: Int[Tensor, "layers sequences top"]
     """Ids of the tokens at those positions."""
     medians: Float[Tensor, "layers sequences"]
+    """Median magnitude of all entries of each hidden state."""
     mads: Float[Tensor, "layers sequences"] | None = None
     """Median absolute deviations of the magnitudes from their median; None in what was stored without."""
 
@@ -81,6 +87,7 @@ def layer_stats(
             ``top`` is below 1.
     """
     require_raw_weights(model, purpose="measure massive activations")
+    require(tokens, Tensor, what="a tensor of token ids", fix="model.to_tokens(text)")
     if top < 1:
         raise ValueError(f"top is {top}; it must be 1 or more")
     sites = expand_sites(model, "blocks.*.hook_resid_post")
@@ -91,7 +98,8 @@ def layer_stats(
             " sequence at least one position"
         )
     parts = []
-    for rows, kept in zip(tokens.split(batch), counted.split(batch), strict=True):
+    batches = list(zip(tokens.split(batch), counted.split(batch), strict=True))
+    for rows, kept in progress_of(batches, "measure layers", unit="batches"):
         cache = capture(model, rows, sites, reduce=partial(extremes, kept=kept, top=top))
         parts.append(torch.stack([cache[site] for site in sites]))
     found = torch.cat(parts, dim=1).cpu()

@@ -20,11 +20,13 @@ class SuperWeight:
     """One entry of the last projection of a layer's MLP, ``down_proj[row, column]``."""
 
     layer: int
+    """Block that the projection is in, from 0."""
     row: int
     """Dimension of the residual stream that it writes."""
     column: int
     """Neuron that it reads."""
     weight: float
+    """The entry itself, with its sign."""
     input: float
     """The neuron's activation where its magnitude is largest."""
     output: float

@@ -15,6 +15,9 @@ from interp.trajectory.fitting import Trajectory, fit_all
 
 Quantity = Literal["ratio", "mean_of_ratios", "top1", "median"]
 
+FEWEST_TO_FIT = 6
+"""Checkpoints; a curve of fewer has as many parameters as points."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Provenance):
@@ -23,6 +26,7 @@ class Measured(Provenance):
     sink_rate: float
     """Gu et al.'s metric at the first position."""
     stats: LayerStats
+    """What is left of the checkpoint's hidden states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,7 @@ class Row(Flags):
     """A checkpoint, and what its fingerprints say about it."""
 
     measured: Measured
+    """The figures of the checkpoint."""
 
     @property
     def step(self) -> int:
@@ -42,7 +47,9 @@ class SweepTable:
     """Checkpoints by step, each once."""
 
     model: str
+    """Name of the model whose checkpoints they are."""
     measured: tuple[Measured, ...]
+    """Figures of each checkpoint, by step."""
     missing: dict[int, str]
     """Step -> why it could not be measured."""
 

@@ -28,7 +28,9 @@ class SweepRun:
     from an earlier line), ``there already``, ``missing``."""
 
     table: SweepTable
+    """All checkpoints measured until now."""
     done: Counter[str]
+    """How many checkpoints were treated in which way."""
 
 
 def sweep(

@@ -41,7 +41,7 @@ class Stack:
     path: str
     """Of the list of its blocks, such as ``model.language_model.layers``."""
     layers: int
-    """How many blocks."""
+    """How many blocks the stack has."""
     down: tuple[nn.Module, ...]
     """The last projection of every layer; in a bridge the component around it. None for mixtures of experts."""
     widths: tuple[int, ...]
@@ -53,6 +53,7 @@ class Stack:
     unembedding: nn.Module | None
     """Linear or Embedding with weight [vocabulary, d_model]; None where there is no vocabulary."""
     final_norm: nn.Module | None
+    """The norm behind the last block; None where there is none."""
     read_by_head: bool
     """False where only keys and values leave the stack, so that its last feed-forward layer changes nothing (PI0)."""
     flat: bool = False

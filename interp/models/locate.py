@@ -19,10 +19,15 @@ class ModelFiles:
     """One model on disk: a folder in Hugging Face's format, or a GGUF file in a folder."""
 
     name: str
+    """What the model was asked for by."""
     revision: str | None
+    """Commit, branch or step that the files are of; None where they have none."""
     folder: Path
+    """Where its files are on this machine."""
     gguf: str | None = None
+    """Name of the GGUF file in the folder; None for Hugging Face's format."""
     tokenizer_folder: Path | None = None
+    """Where its tokenizer is, if not in the same folder."""
 
 
 def locate(name: str | Path, *, revision: str | None) -> ModelFiles:
@@ -33,7 +38,12 @@ def locate(name: str | Path, *, revision: str | None) -> ModelFiles:
         OSError: the package registry, asked for SmolLM2, cannot be reached.
     """
     if name == EMBEDDED:
-        return _in_folder(embedded.MODEL_FOLDER, revision, name=EMBEDDED)
+        try:
+            return _in_folder(embedded.MODEL_FOLDER, revision, name=EMBEDDED)
+        except ValueError as error:
+            if len(embedded.steps()) > 1:
+                raise
+            raise ValueError(f"{error}: {embedded.ELSEWHERE}") from None
     if name == SMOLLM2:
         _refuse_revision(SMOLLM2, revision)
         return _gguf(smollm2.fetch_smollm2(), name=SMOLLM2)

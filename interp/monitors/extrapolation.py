@@ -23,7 +23,7 @@ class Extrapolation:
     residual: float
     """Root mean square of log10 value about the curve, over n - 3 degrees of freedom."""
     n: int
-    """Sizes."""
+    """How many sizes it was fitted to."""
 
     def at(self, size: float) -> float:
         """The curve's value at a size."""

@@ -31,10 +31,15 @@ class Peak:
     """Where an attention logit is largest."""
 
     value: float
+    """The logit itself, as the softmax sees it."""
     sequence: int
+    """Sequence of the batch that it is in."""
     head: int
+    """Number of the head in its layer, from 0."""
     query: int
+    """Position of the query, from 0."""
     key: int
+    """Position of the key, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Page:
         width = len(columns)
         if any(len(row) != width for row in rows):
             raise ValueError(f"every row of a table needs {width} cells, as many as it has columns")
-        texts = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+        texts = [[f"{cell:.4g}" if type(cell) is float else str(cell) for cell in row] for row in rows]
         numeric = [bool(texts) and texts[0][i].lstrip("-+< ")[:1].isdigit() for i in range(width)]
         return self._add("table", {"columns": columns, "rows": texts, "numeric": numeric, "interactive": interactive})
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import is_bridge, remove_hook
 from interp.models.families.table import declared
@@ -23,9 +24,9 @@ from interp.models.inputs import checked_inputs
 from interp.models.plain import PlainCopy, has_plain_values, require_right_attention
 from interp.sites.checking import require_declared
 from interp.sites.engines import run_with_hooks, run_with_nnsight
+from interp.sites.hooks import Hook, hook_of
 from interp.sites.kinds import KINDS
 from interp.sites.parts import Parts, parts_of
-from interp.sites.places import Place, place_of
 from interp.sites.remote import is_remotable, module_of, run_remotely
 from interp.sites.site import Site, declared_parts, expand_sites, find_module
 from interp.sites.softmax import show_softmax
@@ -73,10 +74,10 @@ class ActivationCache(Mapping[Site, Tensor]):
         if key not in self._going_on or not of.requires_grad:
             why = "the model does not go on from what is read there" if of.requires_grad else "nothing has gradients"
             raise ValueError(f"no gradient at {key}: {why}; capture with gradients=True a site that lies on the way")
-        (found,) = torch.autograd.grad(of, self._going_on[key], retain_graph=True, allow_unused=True)
-        if found is None:
+        (gradient,) = torch.autograd.grad(of, self._going_on[key], retain_graph=True, allow_unused=True)
+        if gradient is None:
             raise ValueError(f"the number does not depend on {key}; take an earlier site, or make it of a later one")
-        return _selected(found, key, self._positions)
+        return _selected(gradient, key, self._positions)
 
     def _captured(self, site: Site | str) -> Site:
         key = Site.parse(site)
@@ -98,7 +99,7 @@ class ActivationCache(Mapping[Site, Tensor]):
 def capture(
     model: Any,
     tokens: Any,
-    sites: str | Site | Iterable[str | Site],
+    sites: str | Site | Iterable[str | Site] = (),
     *,
     attention_mask: Any = None,
     stop: bool = True,
@@ -137,6 +138,12 @@ def capture(
         ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take; gradients
             under inference mode.
     """
+    require(model, nn.Module, what="a model", fix="interp.load_model('gpt2') first, and then tokens or texts")
+    if sites == ():
+        raise ValueError(
+            "no site is named: pass one or a pattern after the tokens, such as 'blocks.*.hook_resid_post';"
+            " interp.available_sites(model) lists what there is"
+        )
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not known; choose {' or '.join(ENGINES)}")
     if remote:
@@ -153,39 +160,39 @@ def capture(
         refuse_inference_mode("capture with gradients=True", *([model] if isinstance(model, nn.Module) else []))
     if any(site.kind != "path" for site in wanted):
         require_declared(model)
-    found: dict[Site, Tensor] = {}
+    captured: dict[Site, Tensor] = {}
     going_on: dict[Site, Tensor] = {}
 
     def keep(site: Site, passing: Any) -> bool:
-        if site not in found:  # of a module that is called again, the first call
+        if site not in captured:  # of a module that is called again, the first call
             whole = _first_tensor(passing, site)
-            shown = _value(places[site], passing, whole)
-            at_output = not (isinstance(places[site].module, HookPoint) or places[site].entering)
+            shown = _value(hooks[site], passing, whole)
+            at_output = not (isinstance(hooks[site].module, HookPoint) or hooks[site].entering)
             if gradients and at_output and shown is whole:
                 going_on[site] = whole
             value = _selected(shown, site, where)
             value = value if reduce is None else reduce(value)
-            found[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
-        return stop and len(found) == len(places)
+            captured[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
+        return stop and len(captured) == len(hooks)
 
-    with ExitStack() as hooks:
-        runner, places, plain = _places(model, wanted, inputs, hooks, gradients=gradients)
-        if engine == "nnsight" and (edited := [str(site) for site, at in places.items() if at.module._forward_hooks]):
+    with ExitStack() as undo:
+        runner, hooks, plain = _hooks(model, wanted, inputs, undo, gradients=gradients)
+        if engine == "nnsight" and (edited := [str(site) for site, at in hooks.items() if at.module._forward_hooks]):
             raise ValueError(
                 f"hooks edit {', '.join(edited)}, and nnsight reads a module before its hooks do: capture it with"
                 " engine='hooks'"
             )
-        hooks.enter_context(torch.set_grad_enabled(gradients))
-        for site, place in places.items() if gradients else ():
-            if isinstance(place.module, HookPoint):
-                _go_on_from(model, site, place.module, going_on, hooks)
-        ENGINES[engine](runner, inputs, options, places, keep)
-    if missing := [str(site) for site in wanted if site not in found]:
+        undo.enter_context(torch.set_grad_enabled(gradients))
+        for site, hook in hooks.items() if gradients else ():
+            if isinstance(hook.module, HookPoint):
+                _go_on_from(model, site, hook.module, going_on, undo)
+        ENGINES[engine](runner, inputs, options, hooks, keep)
+    if missing := [str(site) for site in wanted if site not in captured]:
         raise ValueError(
             f"{', '.join(missing)} did not run in this forward pass. A bridge computes attention itself, so the"
             " modules inside Hugging Face's run only where no scores, pattern, scale or gradients are asked for too"
         )
-    return ActivationCache({site: found[site] for site in wanted}, going_on=going_on, positions=where)
+    return ActivationCache({site: captured[site] for site in wanted}, going_on=going_on, positions=where)
 
 
 def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None:
@@ -199,7 +206,7 @@ def _check_remote(model: Any, engine: str, reduce: Any, gradients: bool) -> None
         raise ValueError("reduce and gradients are for runs on this machine; leave them out with remote")
 
 
-def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, Tensor], hooks: ExitStack) -> None:
+def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, Tensor], undo: ExitStack) -> None:
     """Let the run go on from a tensor in the site's shape, which ``going_on`` holds, so that there is a gradient at it.
 
     A bridge shows the stream between attention and MLP where it enters the MLP's norm. What has a gradient there is a
@@ -217,17 +224,17 @@ def _go_on_from(model: Any, site: Site, point: HookPoint, going_on: dict[Site, T
             joining.append(going_on[site] - value)
         return going_on[site]
 
-    hooks.callback(remove_hook, point, point.add_hook(go_on))
+    undo.callback(remove_hook, point, point.add_hook(go_on))
     if copies:
         end = find_module(model, Site("resid_post", site.layer))
         assert isinstance(end, HookPoint)
         end.add_hook(lambda value, hook: value + joining.pop(), prepend=True)
-        hooks.callback(remove_hook, end, end.fwd_hooks[0])
+        undo.callback(remove_hook, end, end.fwd_hooks[0])
 
 
-def _places(
+def _hooks(
     model: Any, sites: Sequence[Site], inputs: Tensor, undo: ExitStack, *, gradients: bool
-) -> tuple[nn.Module, dict[Site, Place], bool]:
+) -> tuple[nn.Module, dict[Site, Hook], bool]:
     """What to run, where the sites are in it, and whether their tensors stay as they are and need no copy. What is
     changed for it is changed back with ``undo``."""
     kinds = {site.kind for site in sites} - {"path"}
@@ -236,16 +243,16 @@ def _places(
         require_right_attention(model)
         if parts is not None and kinds & {"scores", "pattern"}:
             _require_eager(model)
-        return model, {site: _place_in_plain(model, site, parts, inputs, undo) for site in sites}, False
+        return model, {site: _hook_in_plain(model, site, parts, inputs, undo) for site in sites}, False
     family = declared(model.original_model.config)
     by_bridge = frozenset() if family is None else family.bridge - (family.unread if gradients else frozenset())
     if has_plain_values(model) and not (gradients and kinds <= by_bridge):
         copy = PlainCopy(model, eager=bool(kinds & {"scores", "pattern"}))
         parts = None if family is None else parts_of(copy.model)
-        plain = {site: _plain_place(model, site, copy, parts, inputs, undo) for site in sites}
-        found = {site: place for site, place in plain.items() if place is not None}
-        if len(found) == len(plain):
-            return copy.model, found, not (family is not None and family.in_place)
+        plain = {site: _plain_hook(model, site, copy, parts, inputs, undo) for site in sites}
+        hooks = {site: hook for site, hook in plain.items() if hook is not None}
+        if len(hooks) == len(plain):
+            return copy.model, hooks, not (family is not None and family.in_place)
     if refused := [str(site) for site in sites if site.kind not in by_bridge and site.kind != "path"]:
         name = model.original_model.config.model_type
         raise ValueError(
@@ -254,8 +261,8 @@ def _places(
             " Hugging Face module's. Call model.reset_hooks() first, or load the model again"
         )
     modules = {site: _module(model, site) for site in sites}
-    places = {site: Place(module=module, convert=_conversion(module)) for site, module in modules.items()}
-    return model.original_model, places, False
+    hooks = {site: Hook(module=module, convert=_conversion(module)) for site, module in modules.items()}
+    return model.original_model, hooks, False
 
 
 def _require_eager(model: Any) -> None:
@@ -266,15 +273,15 @@ def _require_eager(model: Any) -> None:
         )
 
 
-def _place_in_plain(model: Any, site: Site, parts: Parts | None, inputs: Tensor, undo: ExitStack) -> Place:
+def _hook_in_plain(model: Any, site: Site, parts: Parts | None, inputs: Tensor, undo: ExitStack) -> Hook:
     if parts is None or site.kind == "path":
-        return Place(module=_module(model, site))
+        return Hook(module=_module(model, site))
     if site.kind in ("scores", "pattern"):
         assert site.layer is not None
         undo.callback(show_softmax(parts.blocks[site.layer].attention))
-    place = place_of(parts, site.kind, site.layer, batch=len(inputs))
-    assert place is not None
-    return place
+    hook = hook_of(parts, site.kind, site.layer, batch=len(inputs))
+    assert hook is not None
+    return hook
 
 
 def _module(model: Any, site: Site) -> nn.Module:
@@ -283,17 +290,17 @@ def _module(model: Any, site: Site) -> nn.Module:
     return module
 
 
-def _plain_place(
+def _plain_hook(
     model: Any, site: Site, copy: PlainCopy, parts: Parts | None, inputs: Tensor, undo: ExitStack
-) -> Place | None:
+) -> Hook | None:
     """Where a bridge's site is in the plain copy; None for a module that only the bridge has."""
     if site.kind == "path":
         twin = copy.counterpart(_module(model, site))
-        return None if twin is None else Place(module=twin)
+        return None if twin is None else Hook(module=twin)
     if parts is None:  # an undeclared family has the residual stream around its blocks
         block = copy.counterpart(model.blocks[site.layer])
-        return None if block is None else Place(module=block, entering=site.kind == "resid_pre")
-    return _place_in_plain(copy.model, site, parts, inputs, undo)
+        return None if block is None else Hook(module=block, entering=site.kind == "resid_pre")
+    return _hook_in_plain(copy.model, site, parts, inputs, undo)
 
 
 def _conversion(point: nn.Module) -> Callable[[Tensor], Tensor] | None:
@@ -302,10 +309,10 @@ def _conversion(point: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return None if rule is None else rule.convert
 
 
-def _value(place: Place, passing: Any, whole: Tensor) -> Tensor:
-    if place.read is not None:
-        return place.read(passing)
-    return whole if place.convert is None else place.convert(whole)
+def _value(hook: Hook, passing: Any, whole: Tensor) -> Tensor:
+    if hook.read is not None:
+        return hook.read(passing)
+    return whole if hook.convert is None else hook.convert(whole)
 
 
 def _first_tensor(passing: Any, site: Site) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from interp.models.bridge import computed
 from interp.models.plain import PlainCopy
 from interp.sites.engines import run_with_hooks
+from interp.sites.hooks import Hook, hook_of
 from interp.sites.parts import Parts, parts_of
-from interp.sites.places import Place, place_of
 from interp.sites.site import Site, declared_parts
 
 _ROWS, _LENGTH = 2, 6
@@ -34,7 +34,7 @@ class StreamCheck:
     gap: float
     """Largest difference, relative to the largest value of what is compared; NaN where a value is not finite."""
     where: str
-    """What differs most."""
+    """Which equation is farthest from holding."""
     tolerance: float
     """1e-4, or eight steps of the weights' dtype where these are larger."""
 
@@ -69,12 +69,12 @@ def check_declaration(model: Any) -> StreamCheck:
     """
     root = PlainCopy(model).model
     parts = parts_of(root)
-    places = _places(parts)
+    hooks = _hooks(parts)
     seen: dict[Any, Tensor] = {}
 
     def keep(key: Any, passing: Any) -> bool:
         value = passing[0] if isinstance(passing, tuple) else passing
-        convert = places[key].convert
+        convert = hooks[key].convert
         # Copied, since some blocks add to what their modules give in place.
         seen.setdefault(key, (value if convert is None else convert(value)).clone())
         return False
@@ -82,7 +82,7 @@ def check_declaration(model: Any) -> StreamCheck:
     embedding: Any = root.get_input_embeddings()  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(embedding.weight.shape[0], (_ROWS, _LENGTH), generator=generator)
-    run_with_hooks(root, tokens.to(embedding.weight.device), {"use_cache": False}, places, keep)
+    run_with_hooks(root, tokens.to(embedding.weight.device), {"use_cache": False}, hooks, keep)
     dtype = next(root.parameters()).dtype
     tolerance = max(1e-4, 8 * torch.finfo(dtype).eps)
     if not all(value.isfinite().all() for value in seen.values()):
@@ -100,13 +100,13 @@ def check_declaration(model: Any) -> StreamCheck:
 _OF_A_BLOCK = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "mlp_pre", "mlp_post")
 
 
-def _places(parts: Parts) -> dict[Any, Place]:
-    named = {Site(kind): place_of(parts, kind, None, batch=_ROWS) for kind in ("embed", "pos_embed")}
+def _hooks(parts: Parts) -> dict[Any, Hook]:
+    named = {Site(kind): hook_of(parts, kind, None, batch=_ROWS) for kind in ("embed", "pos_embed")}
     for layer, block in enumerate(parts.blocks):
-        named |= {Site(kind, layer): place_of(parts, kind, layer, batch=_ROWS) for kind in _OF_A_BLOCK}
+        named |= {Site(kind, layer): hook_of(parts, kind, layer, batch=_ROWS) for kind in _OF_A_BLOCK}
         if (up := block.up if block.gate_up is None else block.gate_up) is not None:
-            named[Site("path", layer, path="up")] = Place(module=up)
-    return {site: place for site, place in named.items() if place is not None}
+            named[Site("path", layer, path="up")] = Hook(module=up)
+    return {site: hook for site, hook in named.items() if hook is not None}
 
 
 def _equations(parts: Parts, seen: dict[Site, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from interp.sites.places import Place
+from interp.sites.hooks import Hook
 from interp.sites.site import Site
 
 Keep = Callable[[Site, Any], bool]
@@ -19,9 +19,9 @@ class _AllCaptured(Exception):
 
 
 def run_with_hooks(
-    runner: nn.Module, inputs: Tensor, options: dict[str, Any], places: dict[Site, Place], keep: Keep
+    runner: nn.Module, inputs: Tensor, options: dict[str, Any], hooks: dict[Site, Hook], keep: Keep
 ) -> None:
-    """Run with a forward hook on each place; they are gone afterwards, also after an error."""
+    """Run with a forward hook on each module; they are gone afterwards, also after an error."""
 
     def on_input(site: Site, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if keep(site, args or tuple(kwargs.values())):
@@ -31,18 +31,18 @@ def run_with_hooks(
         if keep(site, output):
             raise _AllCaptured
 
-    with ExitStack() as hooks, suppress(_AllCaptured):
-        for site, place in places.items():
-            if place.entering:
-                hook = place.module.register_forward_pre_hook(partial(on_input, site), with_kwargs=True)
+    with ExitStack() as stack, suppress(_AllCaptured):
+        for site, hook in hooks.items():
+            if hook.entering:
+                handle = hook.module.register_forward_pre_hook(partial(on_input, site), with_kwargs=True)
             else:
-                hook = place.module.register_forward_hook(partial(on_output, site))
-            hooks.callback(hook.remove)
+                handle = hook.module.register_forward_hook(partial(on_output, site))
+            stack.callback(handle.remove)
         runner(inputs, **options)
 
 
 def run_with_nnsight(
-    runner: nn.Module, inputs: Tensor, options: dict[str, Any], places: dict[Site, Place], keep: Keep
+    runner: nn.Module, inputs: Tensor, options: dict[str, Any], hooks: dict[Site, Hook], keep: Keep
 ) -> None:
     """Trace one forward pass, with one invoke for each site, so that their order in the model need not be known."""
     from nnsight import NNsight
@@ -53,11 +53,11 @@ def run_with_nnsight(
         with model.trace() as tracer:
             with tracer.invoke(inputs, **options):
                 pass
-            for site, place in places.items():
+            for site, hook in hooks.items():
                 with tracer.invoke():
-                    path = path_of[id(place.module)]
+                    path = path_of[id(hook.module)]
                     envoy = model.get(path) if path else model
-                    if keep(site, _inputs(envoy) if place.entering else envoy.output):
+                    if keep(site, _inputs(envoy) if hook.entering else envoy.output):
                         tracer.stop()
 
 

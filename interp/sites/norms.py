@@ -23,8 +23,11 @@ class LinearNorm:
     weight: Tensor | None
     """None where the norm only divides (OLMo)."""
     bias: Tensor | None
+    """What is added at the end; None where nothing is."""
     epsilon: float
+    """Added to the mean square before the root."""
     form: Form
+    """What it divides by, and whether the mean is taken away."""
 
     def scale(self, x: Tensor) -> Tensor:
         """``[..., 1]``: what the norm multiplies by; the inverse of TransformerLens's ``hook_scale``."""

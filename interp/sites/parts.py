@@ -23,25 +23,43 @@ class Block:
     """
 
     whole: nn.Module
+    """The block itself, whose output is the residual stream."""
     norm1: nn.Module | None
+    """The norm before attention; behind it where norms stand in the stream."""
     attention: nn.Module
+    """The module that is the block's attention."""
     q: nn.Module
+    """The projection whose output is queries."""
     k: nn.Module
+    """The projection whose output is keys."""
     v: nn.Module
+    """The projection whose output is values; q, k and v may be one module."""
     o: nn.Module
+    """The projection of all heads' outputs to the residual stream."""
     q_norm: nn.Module | None
+    """A norm of queries, behind their projection."""
     k_norm: nn.Module | None
+    """A norm of keys, behind their projection."""
     attention_post_norm: nn.Module | None
+    """A norm between attention and the residual stream."""
     norm2: nn.Module | None
+    """The norm before the MLP, where that has one of its own."""
     mlp: nn.Module
     """What the MLP's input enters: the MLP, or its first projection where the block holds it."""
     activation: nn.Module | None
+    """The module that is the MLP's nonlinear function."""
     up: nn.Module | None
+    """The projection whose output the activated gate multiplies."""
     gate_up: nn.Module | None
+    """The module that gives the gate and, behind it, that branch."""
     down: nn.Module | None
+    """The MLP's last projection, whose input are its neurons."""
     router: nn.Module | None
+    """What chooses experts, in a layer that has them."""
     experts: nn.Module | None
+    """All experts of the layer, called with what the router chose."""
     mlp_post_norm: nn.Module | None
+    """A norm between MLP and residual stream."""
     flat: bool
     """The MLP is no module, and its projections see ``[batch x position, d]`` (OPT)."""
 
@@ -90,14 +108,23 @@ class Parts:
     """The parts of one model."""
 
     root: nn.Module
+    """The whole model that runs."""
     family: Family
+    """The declaration that the parts were found by."""
     embedding: nn.Module
+    """The embedding of tokens, as it runs."""
     embedding_projection: nn.Module | None
+    """What brings a narrower embedding to the stream's width."""
     position_embedding: nn.Module | None
+    """The embedding of positions, where one is added."""
     final_norm: nn.Module | None
+    """The norm before the unembedding, where there is one."""
     blocks: Blocks
+    """The parts of every block, looked up when they are wanted."""
     heads: int
+    """How many query heads a layer has."""
     key_value_heads: int
+    """How many heads of keys and values a layer has."""
 
     @property
     def norms(self) -> tuple[nn.Module, ...]:

@@ -30,14 +30,14 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from interp.models.bridge import is_bridge, module_at
-from interp.models.families.table import declared
+from interp.models.families.table import declared, reason
+from interp.sites.hooks import hook_of, why_absent
 from interp.sites.kinds import HF_MODULES, KINDS
 from interp.sites.parts import Parts, parts_of
-from interp.sites.places import place_of, why_absent
 
 _TEMPLATES = {name: kind for kind, row in KINDS.items() for name in (row.name, *row.synonyms)} | HF_MODULES
 _UNDECLARED = (
-    "the family {name!r} is not declared in interp.models.families, so no test compared this site; of such a model"
+    "the family {name!r} is not declared in interp.models.families{why}, so no test compared this site; of such a model"
     " there are the residual stream around its blocks and its modules, as Site('path', path='…')"
 )
 _KINDS_WILDCARD = re.compile(r"(blocks\.(?:\*|\d+|\d+-\d+)\.)([^\[]*\*[^\[]*)(\[\d+\])?")
@@ -156,7 +156,7 @@ def layer_count(model: Any) -> int:
 def find_module(model: Any, site: Site) -> nn.Module | None:
     """The module whose output the site is: a bridge's hook point, or the module itself; None where there is none.
 
-    Many sites are no module's output; :mod:`interp.sites.places` says where they are.
+    Many sites are no module's output; :mod:`interp.sites.hooks` says where they are.
     """
     if site.kind == "path":
         return module_at(model, str(site.path))
@@ -206,13 +206,13 @@ def _presence(model: Any) -> Presence:
         if site.kind == "path":
             return None if find_module(model, site) is not None else "no module has this path"
         if parts is not None:
-            found = place_of(parts, site.kind, site.layer, batch=1)
+            found = hook_of(parts, site.kind, site.layer, batch=1)
             return None if found is not None else why_absent(parts, site.kind, site.layer)
         config = getattr(getattr(model, "original_model", model), "config", None)
         if isinstance(config, PretrainedConfig) and (is_bridge(model) or declared(config) is None):
             around = site.kind == "resid_post" or (site.kind == "resid_pre" and is_bridge(model))
             if not around or not layer_count(model):
-                return _UNDECLARED.format(name=config.model_type)
+                return _UNDECLARED.format(name=config.model_type, why=reason(config.model_type))
         return None if find_module(model, site) is not None else "no module of this model has it as its output"
 
     return why

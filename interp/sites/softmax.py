@@ -45,6 +45,6 @@ class _Shown(TorchFunctionMode):
         self.scores, self.pattern = scores, pattern
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in _SOFTMAX or args[0].ndim != 4:
+        if func not in _SOFTMAX or args[0].ndim not in (3, 4):
             return func(*args, **kwargs or {})
         return self.pattern(func(self.scores(args[0]), *args[1:], **kwargs or {}))

@@ -29,6 +29,7 @@ from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count
 from interp.sparsity.truncation_error import ErrorCurve, contribution_norms, error_sums
+from interp.terminal.progress import counted
 
 _STEPS = 30
 
@@ -38,8 +39,9 @@ class Nonzeros:
     """Share of neurons that are not exactly zero (or above ``eps``), ± over sequences."""
 
     share: Estimate
-    """Over all layers."""
+    """The share over all layers together."""
     layers: tuple[Estimate, ...]
+    """The share in each layer."""
     frequency: Float[Tensor, "layers d_mlp"]
     """Share of tokens on which each neuron is active; 0 for those that never are."""
 
@@ -57,6 +59,7 @@ class Sparsity:
     share: Estimate
     """Of neurons not above them, over layers and tokens; ± over sequences. The activation ratio is 1 minus this."""
     layers: tuple[Estimate, ...]
+    """The same share in each layer."""
     perplexity_ratio: float
     """With those neurons at zero, over that of the whole model."""
 
@@ -67,7 +70,7 @@ def nonzeros(model: Model, tokens: Int[Tensor, "sequences position"], *, eps: fl
     require_raw_weights(model, purpose="measure activation sparsity")
     sites = [Site("mlp_post", layer) for layer in range(layer_count(model))]
     parts: list[list[Tensor]] = [[] for _ in sites]
-    for rows in tokens.split(1):
+    for rows in counted(tokens.split(1), "count active neurons", unit="rows"):
         cache = capture(model, rows, sites, reduce=lambda a: (a.abs() > eps).double().mean(1))
         for found, site in zip(parts, sites, strict=True):
             found.append(cache[site].cpu())

@@ -30,7 +30,9 @@ class Contrast:
     """Mean of the residual stream after a block on some prompts, less its mean on others."""
 
     layer: int
+    """Block after which the stream was read, from 0."""
     vector: Float[Tensor, " d_model"]
+    """Mean on the first prompts, less that on the others."""
     standard_error: Float[Tensor, " d_model"]
     """Over prompts; NaN where a side has only one."""
     n: tuple[int, int]

@@ -25,8 +25,11 @@ class Call:
     """One call of the decoder: the columns ``start`` to ``start + length`` of the sequence."""
 
     start: int
+    """First column of the sequence in this call, from 0."""
     length: int
+    """How many columns this call computes."""
     rows: int
+    """How many sequences are in the batch."""
     ids: Tensor | None
     """[batch, tokens] as the outermost module that takes ids got them; without the image in OpenVLA's layout."""
     real: Bool[Tensor, "rows columns"] | None

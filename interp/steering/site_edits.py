@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from interp.arguments.kinds import require
 from interp.models.bridge import is_bridge, remove_hook
 from interp.models.families.table import declared
 from interp.models.feed_forward import stack_of
@@ -56,7 +57,18 @@ def intervene(
         0.0
     """
     require_raw_weights(model, purpose="intervene")
+    require(
+        edits, Mapping, what="a mapping of sites", fix="{'blocks.3.hook_mlp_out': 0.0}, or a function or tensor for 0.0"
+    )
     sites = {Site.parse(site): edit for site, edit in edits.items()}
+    for site, edit in sites.items():
+        if not callable(edit):
+            require(
+                edit,
+                (int, float, Tensor),
+                what=f"an edit of {site}",
+                fix="a number, a tensor, or a function of its tensor",
+            )
     if not sites:
         raise ValueError("no edit was given; pass {site: function or tensor}, such as {'blocks.3.hook_mlp_out': 0.0}")
     if scales := [str(site) for site in sites if site.kind.endswith("_scale")]:

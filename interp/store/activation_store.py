@@ -36,7 +36,9 @@ class TokenColumns:
     """Which tokens some activations belong to."""
 
     tokens: Int32[Tensor, " n"]
+    """Id of each token, in the tokenizer's vocabulary."""
     documents: Int32[Tensor, " n"]
+    """Number of the document that each token is of."""
     positions: Int32[Tensor, " n"]
     """In the row, as the model saw them."""
 

@@ -8,9 +8,9 @@ one before.
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -37,6 +37,7 @@ from interp.store.plan import Plan, free_bytes, peak_memory, seconds_of
 from interp.store.quantise import check_storage, encode, row_bytes
 from interp.store.shards import COLUMNS, read_record, shard_fault, shard_path, write_shard
 from interp.store.streaming import check_input, default_batch_rows, describe, site_widths, stream
+from interp.terminal.progress import progress as working
 from interp.tokens.token_rows import TokenRows
 
 logger = logging.getLogger(__name__)
@@ -51,17 +52,25 @@ class Harvest:
     """A run, checked and ready; see :func:`prepare`."""
 
     model: Model
+    """The model that is run."""
     rows: TokenRows
+    """The text, as rows of token ids."""
     widths: dict[Site, int]
+    """How many numbers a token has at each site."""
     out: Path
+    """Folder that the store is written to."""
     dtype: str
+    """Number format that activations are stored in."""
     masks: Masks
+    """Which tokens are kept, and why."""
     batch_rows: int
+    """How many rows go through the model together."""
     rows_per_shard: int
+    """How many rows of text one shard holds."""
     counts: np.ndarray
     """Tokens of each row that the masks keep (before the norm mask)."""
     config: dict[str, Any]
-    """For ``cache.json``."""
+    """What stands in ``cache.json``, as plain data."""
 
     @property
     def shards(self) -> int:
@@ -232,13 +241,18 @@ def _write_missing(job: Harvest, group: Processes, *, progress: bool) -> None:
     missing = [index for index in mine if not _is_whole(job, index, checksum=not finished)]
     tokens = [int(job.counts[job.rows_of(index)].sum()) for index in mine]
     left = sum(int(job.counts[job.rows_of(index)].sum()) for index in missing)
-    with ThreadPoolExecutor(1) as writer, _bar(sum(tokens), sum(tokens) - left, progress and group.leads) as advance:
+    show = working("cache", sum(tokens), done=sum(tokens) - left, unit="tokens", show=progress)
+    with ThreadPoolExecutor(1) as writer, show if group.leads else nullcontext(_tell_nobody) as advance:
         writing: Future[None] | None = None
         for index in missing:
             tensors = _shard_tensors(job, job.rows_of(index), advance)
             _finish(writing, job)
             writing = writer.submit(write_shard, shard_path(job.out, index), tensors)
         _finish(writing, job)
+
+
+def _tell_nobody(_count: int) -> None:
+    """The progress of processes that do not lead."""
 
 
 def _shard_tensors(job: Harvest, which: np.ndarray, advance: Advance) -> dict[str, Tensor]:
@@ -296,22 +310,6 @@ def _write_manifest(job: Harvest) -> None:
     assert len(shards) == job.shards
     tokens = sum(shard["count"] for shard in shards)
     write_sealed_json(job.out / MANIFEST, read_json(job.out / CACHE) | {"tokens": tokens, "shards": shards})
-
-
-@contextmanager
-def _bar(total: int, completed: int, show: bool) -> Iterator[Advance]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(TextColumn("cache"), *columns, disable=not show) as bar:
-        task = bar.add_task("cache", total=total, completed=completed, rate="")
-
-        def advance(count: int) -> None:
-            bar.advance(task, count)
-            speed = bar.tasks[0].speed
-            bar.update(task, rate=f"{speed:,.0f} tokens/s" if speed else "")
-
-        yield advance
 
 
 def _token_bytes(widths: dict[Site, int], dtype: str) -> int:

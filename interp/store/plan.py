@@ -18,17 +18,23 @@ class Plan:
     """The sizes of a run that caches activations."""
 
     out: Path
+    """Folder that the store is written to."""
     tokens: int
     """At most: the norm mask drops some later."""
     sites: int
+    """How many sites are stored."""
     dtype: str
+    """Number format that activations are stored in."""
     shards: int
+    """How many shards the store will have."""
     shards_done: int
+    """How many of them are there already."""
     disk_bytes: int
     """Of the whole store, at most."""
     disk_missing: int
     """Of what is not there yet."""
     disk_free: int
+    """Bytes left on the folder's disk for this user."""
     memory_bytes: int | None
     """Largest resident memory of each process; None if it was not tried."""
     seconds: float | None

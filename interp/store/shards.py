@@ -26,11 +26,11 @@ class ShardRecord:
     """What a whole and unaltered shard is."""
 
     count: int
-    """Rows."""
+    """How many rows of activations it holds."""
     bytes: int
-    """Of the file."""
+    """Size of its file, in bytes."""
     sha256: str
-    """Of the file."""
+    """SHA-256 of its file, in hexadecimal."""
 
     @classmethod
     def from_json(cls, value: Any) -> "ShardRecord":

@@ -22,7 +22,9 @@ class Permutation:
     """Pseudo-random order of ``range(size)``, a function of ``seed`` (any whole number of 0 or more)."""
 
     size: int
+    """How many numbers are put in order."""
     seed: int
+    """Which order: any whole number of 0 or more."""
 
     def __call__(self, indices: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """The images of ``indices``, each in ``range(size)``: element ``i`` of the order for each ``i``."""

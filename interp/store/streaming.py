@@ -16,7 +16,7 @@ from interp.models.loading import context_length, require_raw_weights, source_of
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.store.masks import Masks
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 
 TOKENS_A_BATCH = 4096
 _PAIRWISE = ("pattern", "scores")
@@ -27,14 +27,21 @@ class Activations:
     """Of the tokens that the masks keep, in the order of the text."""
 
     tokens: Int32[np.ndarray, " n"]
+    """Id of each token, in the tokenizer's vocabulary."""
     documents: Int32[np.ndarray, " n"]
+    """Number of the document that each token is of."""
     positions: Int32[np.ndarray, " n"]
+    """Position of each token in its row."""
     at: Mapping[Site, Float[Tensor, "n d"]]
     """On the model's device, in its dtype, and finite; of a site with several dimensions a token, flattened."""
 
 
 def default_batch_rows(rows: TokenRows) -> int:
-    """Rows to run through a model at once."""
+    """Rows to run through a model at once.
+
+    Raises ValueError for what is no rows, such as a path.
+    """
+    require_rows(rows)
     return max(1, TOKENS_A_BATCH // rows.ids.shape[1])
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 
 
 def rows_wanted(rows: TokenRows, *, max_tokens: int, first_position: int) -> int:
@@ -15,6 +15,7 @@ def rows_wanted(rows: TokenRows, *, max_tokens: int, first_position: int) -> int
 
     Raises ValueError where nothing would be left to measure.
     """
+    require_rows(rows)
     context = rows.ids.shape[1]
     count = min(len(rows.ids), -(-max_tokens // context))
     if count <= 0 or not 0 <= first_position < context - 1:

@@ -31,6 +31,7 @@ class Source:
     identity: str
     """``sha256:…`` of the content, sampled where it is large."""
     read: Read
+    """Called for each reading; gives the documents one by one."""
     flat: bool = False
     """A stream of ids without borders between documents: the separator in it is the border."""
 

@@ -19,11 +19,15 @@ class Layout:
     """How rows are made, with nothing left to choose."""
 
     context: int
+    """How many tokens a row has."""
     packing: str
+    """How documents fill rows, by name."""
     bos: str
     """``row``, ``document`` or ``never``."""
     bos_id: int | None
+    """Id that begins rows or documents; None for none."""
     separator_id: int | None
+    """Id that stands between documents; None for none."""
 
     @property
     def padding_id(self) -> int:

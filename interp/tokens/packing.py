@@ -20,8 +20,11 @@ class Losses:
     """What did not get into the rows, of the documents read."""
 
     empty_documents: int = 0
+    """Documents without any token."""
     truncated_documents: int = 0
+    """Documents of which a part was left out."""
     dropped_tokens: int = 0
+    """Tokens that are in no row."""
 
 
 def pack(pieces: Iterable[Piece], layout: Layout, losses: Losses, *, tokens: int) -> Iterator[Rows]:

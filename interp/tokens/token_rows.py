@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from interp.arguments.kinds import require
 from interp.files.differences import check_same
 from interp.files.folder_lock import alone_in
 from interp.files.outside import check_still_whole, read_json, reading
@@ -158,6 +159,13 @@ def write_token_rows(
             pieces = id_pieces(documents, flat=opened.flat, separator=layout.separator_id)
         _write(folder, within_vocabulary(pieces, vocab_size, name=opened.name), layout, request)
     return open_token_rows(folder)
+
+
+def require_rows(rows: Any) -> None:
+    """Raises ValueError, with what makes them, for a path or text in the place of rows."""
+    require(
+        rows, TokenRows, what="rows of token ids", fix="what interp.rows_for(model, data, folder, tokens=...) makes"
+    )
 
 
 def open_token_rows(folder: str | Path) -> TokenRows:

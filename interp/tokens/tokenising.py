@@ -73,27 +73,27 @@ def encode(documents: Iterable[Document], tokenizer: Any) -> Iterator[Piece]:
     A special token that is spelled out in the text becomes that token, as it does in ``tokenizer(text)``.
     A tokenizer without offsets (a slow one) gets each document whole.
     """
-    held: _Encoded | None = None
+    waiting: _Encoded | None = None
     for batch in _batches(_windows(documents, cut=bool(getattr(tokenizer, "is_fast", False)))):
         for window, encoded in zip(batch, _call(tokenizer, batch), strict=True):
             if window.overlap == 0:
-                if held is not None:
-                    yield held.done == 0, held.ids[held.done :]
-                held = encoded
+                if waiting is not None:
+                    yield waiting.done == 0, waiting.ids[waiting.done :]
+                waiting = encoded
                 continue
-            assert held is not None
-            joint = _joint(held, encoded, window.overlap)
+            assert waiting is not None
+            joint = _joint(waiting, encoded, window.overlap)
             if joint is None:
-                text = held.text + window.text[window.overlap :]
+                text = waiting.text + window.text[window.overlap :]
                 (merged,) = _call(tokenizer, [_Window(text, overlap=1)])
-                merged.done = held.done
-                held = merged
+                merged.done = waiting.done
+                waiting = merged
             else:
                 end, encoded.done = joint
-                yield held.done == 0, held.ids[held.done : end]
-                held = encoded
-    if held is not None:
-        yield held.done == 0, held.ids[held.done :]
+                yield waiting.done == 0, waiting.ids[waiting.done : end]
+                waiting = encoded
+    if waiting is not None:
+        yield waiting.done == 0, waiting.ids[waiting.done :]
 
 
 def _windows(documents: Iterable[Document], *, cut: bool) -> Iterator[_Window]:
@@ -197,14 +197,14 @@ def _of_one_kind(documents: Iterable[Document], name: str, *, text: bool) -> Ite
 
 def _split_at_separators(pieces: Iterable[Piece], separator: int) -> Iterator[Piece]:
     """A flat stream of ids as documents: a separator opens one, but one at the very end closes the last."""
-    started, held = False, np.empty(0, np.int64)
+    started, waiting = False, np.empty(0, np.int64)
     for _, ids in pieces:
         # The last id waits until it is known whether anything follows it.
-        ids, held = np.concatenate([held, ids[:-1]]), ids[-1:]
+        ids, waiting = np.concatenate([waiting, ids[:-1]]), ids[-1:]
         borders = np.flatnonzero(ids == separator)
         for index, part in enumerate(np.split(ids, borders)):
             if len(part):
                 yield index > 0 or not started, part
                 started = True
-    if len(held):
-        yield not started, held
+    if len(waiting):
+        yield not started, waiting

@@ -17,12 +17,15 @@ class EmergenceCurve:
     """One set of parameters; the curve is defined where gamma t + t0 > 0."""
 
     A: float
+    """Amplitude, in the unit of the values."""
     lam: float
-    """λ."""
+    """λ, the rate of decay in the curve's time."""
     gamma: float
-    """A step."""
+    """How far the curve's time goes in a step."""
     t0: float
+    """The curve's time at step 0."""
     K: float
+    """Asymptote, in the unit of the values."""
 
     def __call__(self, steps: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """f at each step."""

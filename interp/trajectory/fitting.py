@@ -47,8 +47,11 @@ class RivalFit:
     """Another form on the same points."""
 
     parameters: dict[str, float]
+    """Fitted parameters of the form, by name."""
     r2: float
+    """Share of the values' variance that it explains."""
     aic: float
+    """As ``Trajectory.aic``, with its own number of parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +59,13 @@ class Trajectory:
     """One series with its fitted curve; ``n`` points, and 95 % intervals of what they determine."""
 
     n: int
+    """How many points were fitted."""
     last_step: float
+    """The last step that was measured."""
     curve: EmergenceCurve
+    """The curve that fits best."""
     r2: float
+    """Share of the values' variance that the curve explains."""
     aic: float
     """n ln(RSS / n) + 2 k, k = 5; to be compared only with others of the same series."""
     condition: float
@@ -80,6 +87,7 @@ class Trajectory:
     """Of the parameters, ``peak_step``, ``peak_height`` and ``final_value`` where ``identifiable``; else of
     ``final_value`` alone, and of nothing where the class is ``other``."""
     rivals: dict[str, RivalFit]
+    """Fits of other forms to the same points, by name."""
 
     @property
     def peak_step(self) -> float:

@@ -30,9 +30,13 @@ class Architecture:
     """What is known of a model before it is trained."""
 
     layers: int
+    """How many blocks the model has."""
     d_model: int
+    """Width of the residual stream."""
     heads: int
+    """How many attention heads a layer has."""
     d_mlp: int
+    """How many neurons a layer's MLP has."""
 
 
 def _pythia(layers: int, d_model: int, heads: int) -> Architecture:
@@ -105,9 +109,13 @@ class Prediction:
     """How well one regressor predicts one target; R² is pooled over rows that were held out, ± over models."""
 
     target: str
+    """Which parameter of the curves is predicted."""
     regressor: str
+    """Name of what predicts it."""
     layers: int
+    """Rows that it was judged on, one a layer."""
     models: int
+    """How many models these layers are of."""
     random_split: Estimate
     """Five folds of rows: leaks, as the paper's 80/20 split does."""
     leave_one_model_out: Estimate

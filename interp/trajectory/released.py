@@ -28,8 +28,11 @@ class ReleasedFit:
     """A published fit of one layer."""
 
     curve: EmergenceCurve
+    """The curve with its published parameters."""
     r2: float
+    """R² as it was published."""
     aic: float
+    """AIC as it was published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,11 @@ class ReleasedModel:
     """One folder ``pythia_<size>``."""
 
     size: str
+    """The model's size as its folder names it, such as 70m."""
     steps: tuple[int, ...]
+    """Training steps that were measured, ascending."""
     stats: Float[np.ndarray, "steps sequences 4 layers"]
+    """The three largest magnitudes and the median, as they were published."""
     fits: dict[str, list[ReleasedFit]]
     """By quantity (``ratio``, ``top1``, ``median``), where there are any."""
     refused: dict[str, str]

@@ -25,7 +25,9 @@ class Separable:
     """A model: its basis, and of each nonlinear parameter its name, lowest and highest value and grid points."""
 
     basis: Basis
+    """Its columns, of points and nonlinear parameters."""
     axes: tuple[tuple[str, float, float, int], ...]
+    """Name, lowest value, highest value and grid points of each nonlinear parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,9 @@ class Solution:
     """One optimum."""
 
     nonlinear: Float[np.ndarray, " p"]
+    """Nonlinear parameters, in the order of the axes."""
     linear: Float[np.ndarray, " m"]
+    """Factors of the columns of the basis."""
     squared_error: float
     """Residual sum of squares."""
 

@@ -21,7 +21,9 @@ class ActionTokens:
     edges: int = 256
     """Edges of bins, and ids."""
     low: float = -1.0
+    """Smallest value of an action, at the first edge."""
     high: float = 1.0
+    """Largest value of an action, at the last edge."""
 
     def check(self) -> None:
         """Refuse what leaves no bins, or more ids than there are tokens."""

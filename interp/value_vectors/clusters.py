@@ -21,8 +21,11 @@ class Token:
     """A token that a neuron raises."""
 
     id: int
+    """Id in the tokenizer's vocabulary."""
     text: str
+    """What the id stands for, as text."""
     logit: float
+    """How much the neuron raises it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,11 @@ class Member:
     """A neuron of a cluster."""
 
     layer: int
+    """Block of the neuron, from 0."""
     index: int
+    """Number of the neuron in its layer, from 0."""
     score: float
+    """How well it fits the concept, by the method."""
     tokens: tuple[Token, ...]
     """Its top tokens, which justify it (or do not: look at them)."""
 
@@ -41,14 +47,21 @@ class Cluster:
     """Neurons found for a concept, best first."""
 
     model: str
+    """Name of the model whose neurons they are."""
     fingerprint: str
     """Of the weights that they are neurons of."""
     stack: str
+    """Path of the blocks that they are in."""
     words: tuple[str | int, ...]
+    """Words of the concept, or their token ids."""
     antonyms: tuple[str | int, ...]
+    """Words of its opposite, or their token ids."""
     method: str
+    """How neurons were found, such as ``logit``."""
     norm: str
+    """What stands between neurons and vocabulary, by name."""
     members: tuple[Member, ...]
+    """The neurons, the best first."""
 
     @property
     def neurons(self) -> list[Neuron]:

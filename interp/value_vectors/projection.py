@@ -24,6 +24,7 @@ from interp.models.bridge import Model, unwrapped
 from interp.models.feed_forward import Neuron, Stack, final_gain, stack_of, value_vectors
 from interp.models.fingerprint import weights_fingerprint
 from interp.models.source import source_of
+from interp.terminal.progress import counted
 from interp.value_vectors.action_tokens import ActionTokens
 from interp.value_vectors.clusters import Cluster, Member, Token
 from interp.value_vectors.vocabulary import Vocabulary, unembedding, vocabulary_of
@@ -39,8 +40,9 @@ class TopTokens:
     """Of every neuron of a layer, the tokens it raises most."""
 
     ids: Int[Tensor, "neurons k"]
+    """Ids of the tokens that are raised most."""
     logits: Float[Tensor, "neurons k"]
-    """Largest first."""
+    """How much each is raised, largest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,17 @@ class Projection:
     """Value vectors of a model as tokens."""
 
     model: str
+    """Name of the model whose neurons they are."""
     fingerprint: str
     """Of the weights: neurons of another model, or of the same after training, are others."""
     stack: str
+    """Path of the blocks that they are in."""
     norm: str
+    """What stands between neurons and vocabulary, by name."""
     vocabulary: Vocabulary
+    """What the ids stand for."""
     layers: dict[int, TopTokens]
+    """The top tokens of each layer's neurons, by layer."""
 
     def tokens(self, neuron: Neuron) -> tuple[Token, ...]:
         """The top tokens of one neuron.
@@ -119,7 +126,7 @@ def project(
     if not 1 <= top_k <= reader.vocabulary.size:
         raise ValueError(f"top_k={top_k} is not from 1 to {reader.vocabulary.size}, the tokens there are")
     found = {}
-    for layer in checked_layers(reader.stack, layers):
+    for layer in counted(checked_layers(reader.stack, layers), "project neurons", unit="layers"):
         tops = [logits.topk(top_k) for logits in reader.logits(layer)]
         found[layer] = TopTokens(
             ids=torch.cat([top.indices for top in tops]).cpu(), logits=torch.cat([top.values for top in tops]).cpu()

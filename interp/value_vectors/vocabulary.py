@@ -17,8 +17,11 @@ class Vocabulary:
     """Ids below ``size``; rows of the unembedding from there on pad it, and are no tokens."""
 
     size: int
+    """How many ids are tokens."""
     tokenizer: Any
+    """What turns ids into text; None where there is none."""
     actions: ActionTokens | None
+    """Which of the ids are actions of a robot; None for a language model."""
 
     def text(self, token: int) -> str:
         """How a token reads: as an action, as text with its leading space, or as ``[id]`` without a tokenizer."""

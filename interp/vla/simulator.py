@@ -33,10 +33,12 @@ class Observation:
     """What the policy may see, metres; and what the evaluation looks at."""
 
     hand: Float[np.ndarray, "3"]
+    """Where the hand is, in metres."""
     goal: Float[np.ndarray, "3"]
+    """Where the goal is, in metres."""
     success: bool
-    """The hand is within 5 cm of the goal. (Meta-World's own flag asks that of the finger tips, 4.5 cm lower, but its
-    scripted policy and ours bring the hand there.)"""
+    """The hand is within 5 cm of the goal. Meta-World's own flag asks that of the finger tips, 4.5 cm lower, but its
+    scripted policy and ours bring the hand there."""
     clipped: bool
     """The step was cut at the edge of the box that the hand may move in."""
 

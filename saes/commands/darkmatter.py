@@ -6,9 +6,18 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from interp.commands.options import OutFolder
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 from saes.dark_matter.settings import Settings
 
-app = App(name="darkmatter", help="Split the error of SAEs into parts and measure them, as a page and as JSON.")
+app = App(
+    name="darkmatter",
+    help="Split the error of SAEs into parts and measure them, as a page and as JSON.",
+    help_epilogue=examples(
+        "interp darkmatter --sae sae --store acts --out dark_matter",
+    ),
+)
 
 
 @app.default
@@ -47,9 +56,11 @@ def darkmatter(
     from saes.dark_matter.page import family_table, figure_table
     from saes.dark_matter.run import run_study
 
+    say_plan(f"{len(sae)} SAE{'s' if len(sae) > 1 else ''}, and the activations in {store}; settings as in --help")
     result = run_study(
         sae, store, out, components=components or (), model=model, revision=revision, settings=settings or Settings()
     )
+    answer(result.to_json())
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     columns, lines = figure_table(result) if len(result.saes) == 1 else family_table(result)

@@ -5,8 +5,16 @@ from pathlib import Path
 from cyclopts import App
 
 from interp.commands.options import OutFolder
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 
-app = App(name="demo", help="Cache, train, evaluate and report on the embedded model: about two minutes on two cores.")
+app = App(
+    name="demo",
+    help="Cache, train, evaluate and report on the embedded model: about two minutes on two cores.",
+    help_epilogue=examples(
+        "interp demo --out runs/demo",
+    ),
+)
 
 
 @app.default
@@ -22,4 +30,4 @@ def demo(*, out: OutFolder = Path("runs/demo")) -> None:
 
     from saes.demo.demo import run_demo
 
-    run_demo(out, console=Console())
+    answer({"report": run_demo(out, console=Console())})

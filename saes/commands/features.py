@@ -1,4 +1,4 @@
-"""``interp sae features``: a page that shows what single latents respond to."""
+"""``interp sae features``: what single latents respond to, as a page and as data for other tools."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,6 +7,8 @@ from cyclopts import Parameter
 
 from interp.commands.options import OutFile
 from interp.counts import Count
+from interp.terminal.answers import answer
+from interp.terminal.mode import say_plan
 from saes.commands.options import MeasuredText
 
 
@@ -15,25 +17,28 @@ def features(
     /,
     *,
     data: Path,
-    out: OutFile,
+    html: OutFile | None = None,
+    export: Path | None = None,
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
     options: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
 ) -> None:
-    """Write a page of latents: passages where each is most active, its effect on the next token, its nearest ones.
+    """Show latents: passages where each is most active, its effect on the next token, its nearest ones.
 
-    Of a dictionary over several places it shows the latents of all parts, and how much each writes where.
+    Of a dictionary over several places the page shows the latents of all parts, and how much each writes where.
 
     Parameters
     ----------
     sae
-        Folder of an SAE or of a dictionary over several places; embedded is the set that ships.
+        Folder of the SAE.
     data
         Text to look for passages in: a file or folder, as for `interp cache`.
-    out
-        HTML file to write; it holds everything and opens offline.
+    html
+        Page to write; it holds everything and opens offline.
+    export
+        Folder to write the data of an SAE to, as SAEDashboard keeps it and as Neuronpedia imports it; new or empty.
     latents
         Numbers, such as 0,5,9, or of several parts 0/5,2/9; by default as many as --max-latents, spread over how dense
         they are.
@@ -44,38 +49,58 @@ def features(
     tokens
         How many to read.
     """
+    if html is None and export is None:
+        raise ValueError("give --html, a page, or --export, a folder for SAEDashboard's and Neuronpedia's files")
+    if export is not None and export.exists() and any(export.iterdir()):
+        raise ValueError(f"{export} is not empty; choose a new folder")
     chosen = None if latents is None else [_number(word, latents) for word in latents.split(",")]
 
     from saes.commands.inputs import open_inputs
     from saes.features.book import FeatureBook, look_up
     from saes.features.examples import Text
+    from saes.features.exports import Names, dashboard_batch, write_exports
     from saes.features.page import token_texts, write_feature_page
     from saes.features.parts import look_up_parts
     from saes.own_sites import own_sites
+    from saes.places.dictionary import parts_of
+    from saes.places.files import load_any
     from saes.sae import SAE
+    from saes.sets import DictionarySet
 
-    with open_inputs(sae, data=data, tokens=tokens, options=options, places=True) as inputs:
+    with open_inputs(sae, data=data, tokens=tokens, options=options, load=load_any) as inputs:
         loaded, model = inputs.loaded, inputs.model
+        assert not isinstance(loaded, DictionarySet)
+        if export is not None and not isinstance(loaded, SAE):
+            raise ValueError(f"--export is for SAEs of one site; {sae} is a {loaded.layout.kind}: take --html alone")
         parts = 0 if isinstance(loaded, SAE) else len(loaded.parts)
         pairs = None if chosen is None else [_placed(pair, parts, latents) for pair in chosen]
         about: dict[str, Any] = {"model": model, "rows": inputs.rows, "max_tokens": tokens}
         about |= {"first_position": inputs.first_position, "drop_tokens": inputs.drop_tokens}
         how: dict[str, Any] = {"max_latents": max_latents, "examples": examples}
+        text_of = token_texts(model.tokenizer)
+        latent_count = sum(part.d_sae for part in parts_of(loaded))
+        say_plan(f"{latent_count:,} latents counted, and then examples looked for, in {inputs.planned(tokens)}")
         books: tuple[FeatureBook, ...]
         if isinstance(loaded, SAE):
             numbers = None if pairs is None else [latent for _, latent in pairs]
             text = Text(site=own_sites(loaded, model=model, name=str(sae))[0], **about)
             books, kind = (look_up(loaded, text, latents=numbers, **how),), "SAE"
+            if export is not None:
+                sae_set = f"{sae.name.removesuffix('.pt')}-deepfield"
+                names = Names(model=Path(inputs.model_name).name, sae_set=sae_set, dataset=data.name)
+                batch = dashboard_batch(loaded, text, books[0], names, text_of=text_of)
+                written = write_exports(books[0], batch, names, export)
         else:
             books, kind = look_up_parts(loaded, Text(site=(), **about), latents=pairs, **how), loaded.layout.kind
-        path = write_feature_page(
-            books,
-            out,
-            title=f"Latents of {sae.name}, {loaded.activation.name} {kind} on {inputs.model_name}",
-            data=str(data),
-            text_of=token_texts(model.tokenizer),
-        )
-    print(f"{sum(len(book.latents) for book in books):,} latents in {path}: open it in a browser.")
+        if html is not None:
+            title = f"Latents of {sae.name}, {loaded.activation.name} {kind} on {inputs.model_name}"
+            html = write_feature_page(books, html, title=title, data=str(data), text_of=text_of)
+    shown = [f"{part}/{latent}" if parts else latent for part, book in enumerate(books) for latent in book.latents]
+    answer({"html": html, "export": export, "latents": shown})
+    if export is not None:
+        print(f"{len(shown):,} latents for SAEDashboard in {written[0]}, for Neuronpedia in {written[1]}")
+    if html is not None:
+        print(f"{len(shown):,} latents in {html}: open it in a browser.")
 
 
 def _placed(pair: tuple[int | None, int], parts: int, latents: str | None) -> tuple[int, int]:

@@ -5,10 +5,19 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 from saes.commands.options import TextOptions
 from saes.training.finetune_config import FinetuneConfig
 
-app = App(name="finetune", help="Fine-tune an SAE end to end, through the model. The same command again resumes.")
+app = App(
+    name="finetune",
+    help="Fine-tune an SAE end to end, through the model. The same command again resumes.",
+    help_epilogue=examples(
+        "interp finetune sae --data my_text/ --out tuned",
+    ),
+)
 
 
 @app.default
@@ -33,5 +42,8 @@ def finetune(
     from saes.training.finetuning import finetune as run
 
     with open_inputs(sae, data=data, tokens=options.tokens, options=text) as inputs:
+        rows, context = inputs.rows.ids.shape
+        say_plan(f"{options.tokens:,} tokens from {rows:,} rows of {context}, by {options.loss}")
         run(inputs.sae, inputs.model, inputs.rows, options, progress=True)
+    answer({"sae": options.out})
     print(f"SAE in {options.out}; measure it with: interp eval {options.out} --data PATH")

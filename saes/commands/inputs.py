@@ -1,7 +1,7 @@
 """A saved SAE with the model and the text that it is measured on: as in its training, unless told otherwise."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +15,40 @@ from interp.tokens.token_rows import TokenRows
 from saes.commands.options import MeasuredText, TextOptions
 from saes.conditions import Conditions, conditions_of
 from saes.places.dictionary import Dictionary
-from saes.places.files import load_any
+from saes.places.files import is_over_places, load_any
 from saes.sae import SAE
 from saes.same_model import said_model_of
+from saes.sets.dictionary_set import DictionarySet
+from saes.sets.members import members_in
+
+Load = Callable[..., SAE | Dictionary | DictionarySet]
+"""From a folder, and a site and target site where they are not what the files say."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a measurement takes."""
 
-    loaded: SAE | Dictionary
+    loaded: SAE | Dictionary | DictionarySet
+    """The SAE, dictionary or set that is measured."""
     model: Model
+    """The model whose activations it reconstructs."""
     model_name: str
+    """What the model was asked for by."""
     rows: TokenRows
+    """The text, as rows of token ids."""
     first_position: int
     """Earlier positions of a row are not measured."""
     drop_tokens: tuple[int, ...]
     """Ids of tokens that are not measured."""
     settings: dict[str, Any]
     """How the model is run, as plain data."""
+
+    def planned(self, tokens: int) -> str:
+        """How much text is read where ``tokens`` are asked for, in words."""
+        rows, context = self.rows.ids.shape
+        read = min(rows, -(-tokens // context))
+        return f"{min(tokens, read * context):,} tokens in {read:,} rows of {context}"
 
     @property
     def sae(self) -> SAE:
@@ -44,19 +59,23 @@ class Inputs:
 
 @contextmanager
 def open_inputs(
-    folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), places: bool = False
+    folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), load: Load = SAE.load
 ) -> Iterator[Inputs]:
     """Load the SAE in ``folder`` and its model on one device, and tokenise ``data`` into a temporary folder.
 
-    ``places``: take a dictionary over several places too, in the SAE's stead. What the files say of the training takes
-    the place of options that are left out, and is printed.
+    ``load``: ``load_any`` to take a dictionary over several places too, ``load_all`` also a folder of several. What the
+    files say of the training takes the place of options that are left out, and is printed.
 
     Raises ValueError where neither the options nor the SAE's provenance say which model it is.
     """
-    load = load_any if places else SAE.load
-    sae = load(folder, site=options.site, target_site=options.target_site)
-    said, source = conditions_of(sae.provenance), sae.provenance.get("source", {})
-    name, revision = options.model or said_model_of(sae.provenance), options.revision
+    loaded = load(folder, site=options.site, target_site=options.target_site)
+    if isinstance(loaded, DictionarySet):
+        said = loaded.conditions(frozenset(name for name, value in vars(options).items() if value is not None))
+        said_model, source = (None if options.model else loaded.model), _source_of(loaded)
+    else:
+        said, source = conditions_of(loaded.provenance), loaded.provenance.get("source", {})
+        said_model = said_model_of(loaded.provenance)
+    name, revision = options.model or said_model, options.revision
     if name is None:
         raise ValueError(f"{folder} does not say which model it belongs to; pass --model")
     if revision is None and name == source.get("model"):
@@ -77,7 +96,7 @@ def open_inputs(
         special = rows.info["special_ids"] if settings["drop_special"] else ()
         device = next(language_model.parameters()).device
         yield Inputs(
-            loaded=sae.to(device),
+            loaded=loaded.to(device),
             model=language_model,
             model_name=name,
             rows=rows,
@@ -85,6 +104,27 @@ def open_inputs(
             drop_tokens=tuple(sorted({*special, *settings["drop_tokens"]})),
             settings=settings,
         )
+
+
+def load_all(folder: Path, *, site: str | None, target_site: str | None) -> SAE | Dictionary | DictionarySet:
+    """What ``load_any`` loads, or all dictionaries below a folder that is none itself."""
+    members = members_in(folder)
+    if len(members) < 2 or is_over_places(folder):
+        return load_any(members[0] if len(members) == 1 else folder, site=site, target_site=target_site)
+    if site is not None or target_site is not None:
+        raise ValueError(f"{folder} holds several dictionaries, whose files name their sites: it takes no single site")
+    loaded = DictionarySet.load(folder)
+    if missing := loaded.missing_layers:
+        which = ", ".join(map(str, missing))
+        print(f"note: {folder} holds no dictionary of layer {which}", file=sys.stderr)
+    return loaded
+
+
+def _source_of(members: DictionarySet) -> dict[str, Any]:
+    """The model and revision of their training, where it is the same of all."""
+    sources = [member.provenance.get("source", {}) for member in members]
+    first = {key: sources[0].get(key) for key in ("model", "revision")}
+    return first if all(first == {key: source.get(key) for key in first} for source in sources) else {}
 
 
 def _settings(options: TextOptions, said: Conditions, model: Model) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``interp sae``: ``convert`` between our format and other tools'; ``features`` shows what latents respond to."""
+"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``publish`` for others."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,10 +6,22 @@ from typing import Literal
 from cyclopts import App
 
 from interp.commands.options import OutFolder
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 from saes.commands.features import features
+from saes.commands.publish import publish
 
-app = App(name="sae", help="Work with saved SAEs.")
+app = App(
+    name="sae",
+    help="Work with saved SAEs.",
+    help_epilogue=examples(
+        "interp sae features sae --data heldout.txt --html features.html",
+        "interp sae convert sae --to saelens --out sae_for_saelens",
+        "interp sae publish sae --to folder --license mit --data heldout.txt",
+    ),
+)
 app.command(features)
+app.command(publish)
 
 
 @app.command
@@ -48,9 +60,10 @@ def convert(
     sae = load_any(source, site=site, target_site=target_site)
     if not isinstance(sae, SAE):
         if to not in ("deepfield", "circuit_tracer"):
-            raise ValueError(f"{source} holds a {sae.layout.kind}, which {to} cannot hold: deepfield or circuit_tracer")
+            raise ValueError(f"{source} holds a {sae.layout.name}, which {to} cannot hold: deepfield or circuit_tracer")
         (save_dictionary if to == "deepfield" else write_circuit_tracer)(sae, out)
-        print(f"{sae.activation.name} {sae.layout.kind} over {len(sae.layout.reads)} places, written for {to} in {out}")
+        answer({"folder": out, "format": to, "activation": sae.activation.name, "kind": sae.layout.kind})
+        print(f"{sae.activation.name} {sae.layout.name} over {len(sae.layout.reads)} places, written for {to} in {out}")
         return
     if to == "circuit_tracer":
         raise ValueError(f"{source} holds an SAE of one site; circuit-tracer holds sets over all layers, and CLTs")
@@ -58,4 +71,5 @@ def convert(
         sae.save(out)
     else:
         write(sae, to, out)
+    answer({"folder": out, "format": to, "activation": sae.activation.name, "d_in": sae.d_in, "d_sae": sae.d_sae})
     print(f"{sae.activation.name} SAE, {sae.d_in} to {sae.d_sae} latents, written for {to} in {out}")

@@ -1,6 +1,7 @@
 """``interp train``: sparse autoencoders from an activation store, or live from a model."""
 
 import json
+import sys
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,17 @@ from cyclopts.config import Toml
 
 from interp.counts import Count
 from interp.files.outside import reading
-from saes.training.config import TrainConfig
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
+from saes.training.config import TrainConfig, check
 
 if TYPE_CHECKING:
     from interp.store.live import LiveActivations
+
+
+MANY_PASSES = 10
+"""Over the same activations, above which the command warns."""
 
 
 def _options_file(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
@@ -33,6 +41,11 @@ app = App(
     name="train",
     help="Train a sparse autoencoder on a model's activations. The same command again resumes.",
     config=_options_file,
+    help_epilogue=examples(
+        "interp train --store acts --site blocks.3.hook_resid_post --k 32 --out sae",
+        "interp train --model gpt2 --data my_text/ --site blocks.6.hook_mlp_out --k 32 --out sae",
+        "interp train --store acts --site blocks.3.hook_resid_post --sweep k=16,32 --out all",
+    ),
 )
 
 
@@ -67,6 +80,7 @@ def train(
     store: Annotated[list[Path] | None, Parameter(negative="")] = None,
     live: Annotated[Live, Parameter(name="*")] = Live(),
     sweep: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    epochs: float | None = None,
     config: Path | None = None,
 ) -> None:
     """Train, or continue, from --store, or live from --model and --data.
@@ -81,6 +95,8 @@ def train(
         0:SITE and 1:SITE, for a --kind crosscoder.
     sweep
         Several SAEs in one pass over the data, each in a folder below --out: k=16,32 seed=0,1 are four.
+    epochs
+        Passes over all activations, in place of --tokens.
     config
         TOML file with any of these options (site = "blocks.2.hook_resid_post", d-sae = 8192); flags override it.
     """
@@ -88,10 +104,11 @@ def train(
         raise ValueError("activations come from --store, or from --model together with --data; give one of the two")
 
     from interp import ActivationStore, processes
+    from saes.commands.sweep import expand
     from saes.places.stores import SameRows
     from saes.training.loop import train_all
     from saes.training.plan import plan, with_places
-    from saes.training.sweep import expand
+    from saes.training.verdict import read_verdict
 
     group = processes.current()
     with group.telling_others():
@@ -103,14 +120,37 @@ def train(
         else:
             stores = [ActivationStore(folder) for folder in store]
             source = SameRows(stores) if len(stores) > 1 else stores[0]
+        if epochs is not None:
+            runs = [replace(run, tokens=_of_epochs(epochs, source)) for run in runs]
+        for run in runs:
+            check(run)
         runs = [with_places(run, source) for run in runs]
-        for run in runs if group.leads else ():
-            if run.kind is not None:
-                print(*plan(run, source).lines(), sep="\n")
+        plans = [plan(run, source) for run in runs]
+        for its in plans if group.leads else ():
+            say_plan("\n".join(its.lines()))
+        if group.leads and epochs is None and (passes := plans[0].passes) > MANY_PASSES:
+            print(
+                f"warning: --tokens {plans[0].tokens} are {passes:.0f} passes over the {len(source):,} activations that"
+                " there are, which will be learned by heart: give more text, or say how many passes with --epochs",
+                file=sys.stderr,
+            )
         train_all(runs, source, progress=True)
+    if group.leads:
+        verdicts = [read_verdict(run.out) for run in runs]
+        answer([{"folder": run.out, "verdict": v and v.to_json()} for run, v in zip(runs, verdicts, strict=True)])
     for run in runs if group.leads else ():
         name = "SAE" if run.kind is None else run.kind
+        if (verdict := read_verdict(run.out)) is not None:
+            print(f"{run.out}: {verdict}")
+            for fault in verdict.faults():
+                print(f"warning: {fault}", file=sys.stderr)
         print(f"{name} in {run.out}; measure it with: interp eval {run.out} --data PATH")
+
+
+def _of_epochs(epochs: float, source: Any) -> int:
+    if not epochs > 0:
+        raise ValueError(f"--epochs is {epochs:g}; it must be above 0")
+    return max(1, round(epochs * len(source)))
 
 
 def _literal(value: Any) -> Any:

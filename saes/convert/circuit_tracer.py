@@ -14,10 +14,16 @@ from saes.convert.site_names import of_hook, of_module
 from saes.convert.weights import read_safetensors, text, whole_number
 
 _FILE = re.compile(r"layer_(?P<layer>\d+)\.safetensors")
-_CONFIG = "config.yaml"
+CONFIG = "config.yaml"
 _THRESHOLD = "activation_function.threshold"
 _IN, _OUT = "mlp.hook_in", "hook_mlp_out"
 """Where a set without a configuration reads and writes."""
+_TOPK_BY_NAME, _TOPK_BY_NAME_K, _TOPK_BY_NAME_MODEL = (
+    "crv-8b-instruct-transcoders",
+    128,
+    "meta-llama/Llama-3.1-8B-Instruct",
+)
+"""The one set whose TopK circuit-tracer's loader knows by its name."""
 _QWEN = re.compile(r"qwen3-(?P<size>[\d.]+)b-transcoders", re.IGNORECASE)
 
 
@@ -30,23 +36,18 @@ def read(path: Path) -> Record:
     """The transcoder of one layer; nothing is subtracted from its input."""
     named = _FILE.fullmatch(path.name)
     assert named is not None
-    layer, config = int(named["layer"]), read_yaml(path.with_name(_CONFIG))
+    layer, config = int(named["layer"]), read_yaml(path.with_name(CONFIG))
     if config.get("model_kind", "transcoder_set") != "transcoder_set":
         raise ValueError(f"{path}: its config.yaml is of a {config['model_kind']!r}, which is more than one file")
     found = read_safetensors(path)
     weights = {name: value for name, value in found.items() if name not in ("W_enc", _THRESHOLD)}
     weights["W_enc"] = found["W_enc"].T
-    activation: Activation = ReLU()
     if _THRESHOLD in found:
-        activation, weights["threshold"] = JumpReLU(), found[_THRESHOLD]
         if (found[_THRESHOLD] < 0).any():
             raise ValueError(f"{path}: thresholds below 0 let latents be negative, which ours never are")
-        weights["threshold"] = weights["threshold"].expand(len(weights["b_enc"])).float()
-    elif config.get("activation") == "topk":
-        activation = TopK(whole_number(config.get("k"), name="k", where=path.with_name(_CONFIG)))
-    elif config.get("activation", "relu") != "relu":
-        raise ValueError(f"{path}: the activation {config['activation']!r} has no counterpart here")
-    model = text(config.get("model_name")) or _model_in(path)
+        weights["threshold"] = found[_THRESHOLD].expand(len(weights["b_enc"])).float()
+    activation = activation_of(config, thresholds=_THRESHOLD in found, where=path.with_name(CONFIG))
+    model = model_of(config, path)
     site, target = sites_of_layer(layer, config, model)
     facts = {"config": config or None, "model": model, "transcoder": True, "text": text_of(model)}
     if site is None or target is None:
@@ -62,6 +63,39 @@ def read(path: Path) -> Record:
         target_site=target,
         provenance=imported("circuit_tracer", **facts),
     )
+
+
+def activation_of(config: Mapping[str, Any], *, thresholds: bool, where: Path) -> Activation:
+    """What a set or CLT does with pre-activations: ReLU where neither its configuration nor its files say anything.
+
+    Raises:
+        ValueError: an activation that has no counterpart here, or the one published set whose TopK is said nowhere in
+            its files, under another name than its own.
+    """
+    said = config.get("activation")
+    if said == "topk":
+        return TopK(whole_number(config.get("k"), name="k", where=where))
+    if said not in (None, "relu", "jump_relu"):
+        raise ValueError(f"{where}: activation of {CONFIG} is {said!r}; there are topk, relu and jump_relu")
+    if thresholds:
+        return JumpReLU()
+    if said == "jump_relu":
+        raise ValueError(f"{where}: activation is jump_relu, and its files hold no thresholds")
+    if said is None and any(_TOPK_BY_NAME in part for part in where.absolute().parts):
+        return TopK(_TOPK_BY_NAME_K)
+    if said is None and config.get("model_name") == _TOPK_BY_NAME_MODEL:
+        raise ValueError(
+            f"{where} does not say what its latents are. facebook/{_TOPK_BY_NAME}, the published set of this model, has"
+            f" TopK with k = {_TOPK_BY_NAME_K}, which stands in no file of it: write 'activation: topk' and 'k:"
+            f" {_TOPK_BY_NAME_K}' into {CONFIG}, or 'activation: relu' where these are others"
+        )
+    return ReLU()
+
+
+def model_of(config: Mapping[str, Any], where: Path) -> str | None:
+    """The model's name from the configuration, else, as for some sets of Qwen3, from the repository's name alone."""
+    found = next((match for part in where.resolve().parts if (match := _QWEN.search(part))), None)
+    return text(config.get("model_name")) or (None if found is None else f"Qwen/Qwen3-{found['size']}B")
 
 
 def sites_of_layer(layer: int, config: Mapping[str, Any], model: str | None) -> tuple[str | None, str | None]:
@@ -81,12 +115,6 @@ def _site(layer: int, hook: Any, model: str | None, *, entering: bool) -> str | 
     if hook == "mlp.hook_out" and not entering:
         return of_module(f"layers.{layer}.mlp", "output", model=model)
     return of_hook(f"blocks.{layer}.{hook}") if isinstance(hook, str) else None
-
-
-def _model_in(path: Path) -> str | None:
-    """Some sets of Qwen3 say their model in the name of their repository alone."""
-    found = next((match for part in path.resolve().parts if (match := _QWEN.search(part))), None)
-    return None if found is None else f"Qwen/Qwen3-{found['size']}B"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

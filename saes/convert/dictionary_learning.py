@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.files.outside import read_json
 from interp.files.writing import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
-from saes.convert.record import Record, imported
+from saes.convert.record import OURS, Record, imported, model_of, ours
 from saes.convert.site_names import of_folder, of_hook, of_label, of_module
 from saes.convert.weights import read_pickled_tensors, text, whole_number
 
@@ -80,7 +80,9 @@ def _place(folder: Path, config: dict[str, Any], buffer: Any) -> dict[str, Any]:
     used = {"context": context} if type(context) is int and context > 0 else None
     return {
         "site": site,
-        "provenance": imported("dictionary_learning", config=config, model=model, place=place, text=used),
+        "provenance": imported(
+            "dictionary_learning", ours=config.get(OURS), config=config, model=model, place=place, text=used
+        ),
     }
 
 
@@ -130,8 +132,9 @@ def write(sae: Record, folder: Path) -> None:
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
         "k": getattr(sae.activation, "k", None),
-        "lm_name": sae.provenance.get("source", {}).get("model"),
+        "lm_name": model_of(sae),
         "submodule_name": sae.site,
+        OURS: ours(sae),
     }
     write_json(folder / _CONFIG, {"trainer": trainer, "buffer": {}})
 

@@ -8,6 +8,7 @@ import math
 import re
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,33 +96,44 @@ def _second_release(where: Path) -> dict[str, Any]:
     config = read_json(where / "config.json") if (where / "config.json").is_file() else {}
     if config.get("architecture", "jump_relu") != "jump_relu":
         raise ValueError(f"{where}: Gemma Scope's architecture {config['architecture']!r} has no counterpart here")
-    if several := _named(where, _OVER_SEVERAL, whole=True):
-        raise ValueError(f"{where}: one part of a {several['kind']}, which reads or writes at several layers at once")
-    repository = _named(where, _SECOND)
+    if several := kind_over_several(where, config):
+        raise ValueError(f"{where}: one part of a {several}, which reads or writes at several layers at once")
     kind = _named(where, _KIND_FOLDER, whole=True)
     layer = layer_in(where)
     module, out = text(config.get("hf_hook_point_in")), text(config.get("hf_hook_point_out"))
     if module is None and kind is not None and layer is not None:
         module = _MODULES[kind["kind"]].format(layer=layer)
-    model = text(config.get("model_name"))
-    if model is None and repository is not None:
-        model = f"gemma-3-{repository['size']}-{repository['tuned']}"
     # The norms' names are Gemma's, whatever the model is called here.
     site = of_module(module, model="gemma-3")
     transcoder = out is not None or (kind is not None and kind["kind"] == "transcoder") or "affine_connection" in config
     target = of_module(out, model="gemma-3") or (mlp_output_behind(site) if transcoder else None)
     known = site is not None and (target is not None or not transcoder)
-    used = {"context": 1024, "bos": "row"}
-    if model is not None and _hub_name(model).endswith("-it"):
-        used["first_position"] = _FIRST_POSITION_TUNED
     facts = {
         "config": config,
-        "model": None if model is None else _hub_name(model),
         "transcoder": transcoder,
-        "text": used,
         "place": None if known else f"its config.json says {module!r}, and its folders no kind of place",
+        **of_second_release(where, config),
     }
     return {"site": site, "target_site": target if transcoder else None, "provenance": imported("gemma_scope", **facts)}
+
+
+def of_second_release(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model of a dictionary of the second release, and how it was run: what ``imported`` takes of both."""
+    repository, model = _named(where, _SECOND), text(config.get("model_name"))
+    if model is None and repository is not None:
+        model = f"gemma-3-{repository['size']}-{repository['tuned']}"
+    hub_name = None if model is None else _hub_name(model)
+    tuned = hub_name is not None and hub_name.endswith("-it")
+    first_position = {"first_position": _FIRST_POSITION_TUNED} if tuned else {}
+    return {"model": hub_name, "text": {"context": 1024, "bos": "row"} | first_position}
+
+
+def kind_over_several(where: Path, config: Mapping[str, Any]) -> str | None:
+    """``clt`` or ``crosscoder``, where the configuration or a folder says that the files are one."""
+    if config.get("type") in ("clt", "crosscoder"):
+        return str(config["type"])
+    found = _named(where, _OVER_SEVERAL, whole=True)
+    return None if found is None else found["kind"]
 
 
 def _hub_name(model: str) -> str:

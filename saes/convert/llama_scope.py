@@ -20,21 +20,22 @@ from saes.convert.weights import read_safetensors, text, whole_number
 from saes.published.releases import of_files
 
 _FIRST, _LATER = "hyperparams.json", "config.json"
-_WEIGHTS = ("sae_weights.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.safetensors")
+WEIGHTS = ("sae_weights.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.safetensors")
+LOG_THRESHOLD = "activation_function.log_jumprelu_threshold"
 _NORM = "dataset_average_activation_norm."
 _LLAMA = "meta-llama/Llama-3.1-8B"
 
 
 def recognises(folder: Path) -> bool:
     """Whether one of them is there."""
-    if not any((folder / name).is_file() for name in _WEIGHTS) or (folder / "cfg.json").exists():
+    if not any((folder / name).is_file() for name in WEIGHTS) or (folder / "cfg.json").exists():
         return False
     return any((folder / name).is_file() for name in (_FIRST, _LATER))
 
 
 def read(folder: Path) -> Record:
     """Whichever of the three it is."""
-    weights = read_safetensors(next(folder / name for name in _WEIGHTS if (folder / name).is_file()))
+    weights = read_safetensors(next(folder / name for name in WEIGHTS if (folder / name).is_file()))
     if (folder / _FIRST).is_file():
         return _first(weights, read_json(folder / _FIRST), folder)
     config = read_json(folder / _LATER)
@@ -63,7 +64,7 @@ def _first(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Re
 
 def _r1(found: dict[str, Tensor], config: dict[str, Any], folder: Path) -> Record:
     """JumpReLU with a threshold each, of the scaled activations."""
-    norms = {name.removeprefix(_NORM): found.pop(name) for name in list(found) if name.startswith(_NORM)}
+    norms = mean_norms(found)
     said = config.get("dataset_average_activation_norm")
     given = said.get("in") if isinstance(said, dict) else None
     given = norms.get("in", norms.get(config.get("hook_point_in", ""), given))
@@ -89,24 +90,23 @@ def _llamascopium(found: dict[str, Tensor], config: dict[str, Any], folder: Path
     so: thresholds are divided by them; of TopK latents the norms become a part, and their decoder rows get norm 1.
     """
     if (kind := config.get("sae_type")) != "sae":
-        reasons = {"clt": "writes at several layers", "crosscoder": "reads and writes at several places"}
-        reason = reasons.get(
-            str(kind), "is not a function of one activation" if kind in ("lorsa", "molt") else "is new"
-        )
+        if kind in ("clt", "crosscoder"):
+            raise ValueError(f"{folder}: a {kind} reads or writes at several places; load it with saes.places.load_any")
+        reason = "is not a function of one activation" if kind in ("lorsa", "molt") else "is new"
         raise ValueError(f"{folder}: a {kind!r} of Llamascopium {reason}: it has no counterpart here")
     if config.get("use_glu_encoder"):
         raise ValueError(f"{folder}: its encoder is gated (use_glu_encoder), which has no counterpart here")
     site, target = text(config.get("hook_point_in")), text(config.get("hook_point_out"))
-    norms_said = {name.removeprefix(_NORM): found.pop(name) for name in list(found) if name.startswith(_NORM)}
-    factors = [_norm_factor(norms_said, config, hook, folder) for hook in (site, target or site)]
+    norms_said = mean_norms(found)
+    factors = [factor_at(hook, norms_said, config, folder) for hook in (site, target or site)]
     weights = {ours: found.pop(theirs) for theirs, ours in _NAMES.items() if theirs in found}
     if not config.get("use_decoder_bias", True):
         weights["b_dec"] = torch.zeros(weights["W_dec"].shape[1], dtype=weights["W_dec"].dtype)
     gated_by_norms = bool(config.get("sparsity_include_decoder_norm", True))
     norms = weights["W_dec"].float().norm(dim=-1) if gated_by_norms else torch.ones(len(weights["b_enc"]))
-    activation = _activation(config, folder)
+    activation = activation_of(config, folder)
     if isinstance(activation, JumpReLU):
-        weights["threshold"] = found.pop("activation_function.log_jumprelu_threshold").float().exp() / norms
+        weights["threshold"] = found.pop(LOG_THRESHOLD).float().exp() / norms
     elif isinstance(activation, TopK) and not torch.allclose(norms, torch.ones_like(norms), atol=1e-6):
         kept = norms.to(weights["W_dec"].dtype)
         scaled = {"W_enc": weights["W_enc"] * kept, "b_enc": weights["b_enc"] * kept}
@@ -124,18 +124,30 @@ def _llamascopium(found: dict[str, Tensor], config: dict[str, Any], folder: Path
 _NAMES = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec"}
 
 
-def _activation(config: dict[str, Any], folder: Path) -> Activation:
+def activation_of(config: dict[str, Any], folder: Path) -> Activation:
+    """Of any of Llamascopium's dictionaries.
+
+    Raises ValueError for what makes a latent depend on more than its own layer's activation.
+    """
     name = str(config.get("act_fn", "relu")).lower()
     if name == "topk":
         return TopK(whole_number(config.get("top_k"), name="top_k", where=folder))
     simple: dict[str, Activation] = {"relu": ReLU(), "jumprelu": JumpReLU()}
     if name not in simple:
-        reason = ": outside training a latent would depend on the rest of its batch" if name == "batchtopk" else ""
+        of_batches = "outside training a latent would depend on the rest of its batch"
+        reasons = {"batchtopk": of_batches, "batchlayertopk": of_batches}
+        reasons["layertopk"] = "a latent would depend on those of other layers"
+        reason = f": {reasons[name]}" if name in reasons else ""
         raise ValueError(f"{folder}: act_fn {name!r} has no counterpart here{reason}")
     return simple[name]
 
 
-def _norm_factor(norms: dict[str, Tensor], config: dict[str, Any], hook: str | None, folder: Path) -> float:
+def mean_norms(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean norms of activations by hook, taken out of the tensors of a file."""
+    return {name.removeprefix(_NORM): found.pop(name) for name in list(found) if name.startswith(_NORM)}
+
+
+def factor_at(hook: str | None, norms: dict[str, Tensor], config: dict[str, Any], folder: Path) -> float:
     """What activations at a hook were multiplied by."""
     how = config.get("norm_activation", "dataset-wise")
     if how == "inference":

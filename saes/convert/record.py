@@ -75,16 +75,44 @@ class Record:
         return dtype
 
 
-def imported(form: str, **facts: Any) -> dict[str, Any]:
+OURS = "deepfield"
+"""Under this key other tools' configurations keep what only we say."""
+_KEPT = ("source", "train")
+
+
+def ours(sae: Record) -> dict[str, Any]:
+    """What a file of another tool's keeps for us: where the SAE belongs, and how it came about."""
+    kept = {name: sae.provenance[name] for name in _KEPT if name in sae.provenance}
+    return {"site": sae.site, "target_site": sae.target_site} | kept
+
+
+def model_of(sae: Record) -> str | None:
+    """The model's name, where it is known."""
+    parts = (sae.provenance.get(name) for name in ("source", "imported"))
+    said = (part.get("model") for part in parts if isinstance(part, dict))
+    return next((name for name in said if isinstance(name, str) and name), None)
+
+
+def imported(form: str, *, ours: Any = None, **facts: Any) -> dict[str, Any]:
     """Provenance of an SAE of another tool: its ``format``, and what its files say, without what they leave out.
 
     Args:
         form: Name of the format.
+        ours: What ``ours`` wrote there, if we wrote the file: the model, its checkpoint and the text are known again.
         facts: ``config``, as the file has it; ``model``, its name; ``transcoder``, whether it is one; ``module``, whose
             input or output the site was read from; ``place``, why a site is not known; ``text``, how the model was run
             (see ``saes.same_model``).
     """
-    return {"imported": {"format": form} | {name: value for name, value in facts.items() if value not in (None, False)}}
+    kept = {name: ours[name] for name in _KEPT if isinstance(ours, dict) and isinstance(ours.get(name), dict)}
+    said = {name: _without_ours(value) for name, value in facts.items() if value not in (None, False)}
+    return kept | {"imported": {"format": form} | said}
+
+
+def _without_ours(value: Any) -> Any:
+    """What a configuration says but for what we wrote there, which stands beside it."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_ours(inner) for name, inner in value.items() if name != OURS}
 
 
 @runtime_checkable

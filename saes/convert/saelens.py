@@ -11,7 +11,7 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
-from saes.convert.record import Record, imported
+from saes.convert.record import OURS, Record, imported, model_of, ours
 from saes.convert.scale import checked_factor, fold_latent_scales, fold_whitening
 from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
 from saes.convert.weights import read_safetensors, text, whole_number
@@ -130,7 +130,14 @@ def _place(config: dict[str, Any], *, transcoder: bool) -> dict[str, Any]:
     if transcoder and target is None:
         target = mlp_output_behind(site)
     place = None if site and (target or not transcoder) else "its configuration names no hook that is a site here"
-    facts = {"config": config, "model": model, "transcoder": transcoder, "place": place, "text": _text(said, metadata)}
+    facts = {
+        "ours": metadata.get(OURS),
+        "config": config,
+        "model": model,
+        "transcoder": transcoder,
+        "place": place,
+        "text": _text(said, metadata),
+    }
     return {"site": site, "target_site": target, "provenance": imported("saelens", **facts)}
 
 
@@ -201,9 +208,9 @@ def write(sae: Record, folder: Path) -> None:
             "sae_lens_version": "6.0.0",
             **_hook("", sae.site),
             **_hook("_out", sae.target_site),
-            "model_name": _model_name(sae),
+            "model_name": model_of(sae),
             **_written_text(sae),
-            "deepfield": sae.provenance,
+            OURS: ours(sae),
         },
     }
     if isinstance(sae.activation, TopK):
@@ -218,11 +225,6 @@ def _hook(ending: str, site: str | None) -> dict[str, Any]:
     """A site as SAELens says it: the head's number apart."""
     name, head = split_head(site) if site else (None, None)
     return {f"hook_name{ending}": name} | ({} if head is None else {f"hook_head_index{ending}": head})
-
-
-def _model_name(sae: Record) -> str | None:
-    parts = (sae.provenance.get(name) for name in ("source", "imported"))
-    return next((text(part["model"]) for part in parts if isinstance(part, dict) and "model" in part), None)
 
 
 def _written_text(sae: Record) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import write_tensors
 from interp.files.writing import write_json
 from saes.activations import TopK
-from saes.convert.record import Record, imported
+from saes.convert.record import OURS, Record, imported, ours
 from saes.convert.site_names import of_hook, of_module
 from saes.convert.weights import read_safetensors, text, whole_number
 
@@ -46,12 +46,12 @@ def _place(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     above = _config_above(folder)
     model, context = text(above.get("model")), above.get("ctx_len")
     transcoder = bool(config.get("transcode", False))
-    facts = {"config": config, "model": model, "transcoder": transcoder}
+    kept = config.get(OURS)
+    facts = {"ours": kept, "config": config, "model": model, "transcoder": transcoder}
     if type(context) is int and context > 0:
         facts["text"] = {"context": context}
-    ours = config.get("deepfield")
-    if isinstance(ours, dict):
-        site, target = of_hook(ours.get("site")), of_hook(ours.get("target_site"))
+    if isinstance(kept, dict):
+        site, target = of_hook(kept.get("site")), of_hook(kept.get("target_site"))
         return {"site": site, "target_site": target, "provenance": imported("sparsify", **facts)}
     output = of_module(folder.name, "output", model=model)
     site = of_module(folder.name, "input", model=model) if transcoder else output
@@ -97,6 +97,6 @@ def write(sae: Record, folder: Path) -> None:
         "skip_connection": sae.skip,
         "transcode": not sae.subtract_b_dec,
         "d_in": sae.d_in,
-        "deepfield": {"site": sae.site, "target_site": sae.target_site},
+        OURS: ours(sae),
     }
     write_json(folder / _CONFIG, config)

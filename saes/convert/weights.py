@@ -47,6 +47,13 @@ def _tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors_in(entry, name)
 
 
+def all_finite(value: Tensor) -> bool:
+    """Whether every value is finite, looked through in parts, so that it takes little memory."""
+    rows = torch.atleast_1d(value)
+    at_a_time = max(1, 2**18 // max(1, rows[:1].numel()))
+    return all(bool(part.isfinite().all()) for part in rows.split(at_a_time))
+
+
 def whole_number(value: Any, *, name: str, where: Path) -> int:
     """A count from a configuration or a pickled tensor."""
     if isinstance(value, Tensor) and value.numel() == 1:

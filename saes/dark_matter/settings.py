@@ -47,7 +47,7 @@ class Settings:
     error_tokens: Count = 2_000_000
     """To train each on."""
     error_d_sae: int = 4096
-    """Latents of each."""
+    """How many latents each of them has."""
     error_k: int = 32
     """Active latents of each."""
     error_seeds: int = 3

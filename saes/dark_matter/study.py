@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
+from interp.terminal.progress import counted
 from interp.tokens.token_rows import TokenRows
 from saes.conditions import conditions_of
 from saes.dark_matter.definitions import DEFINITIONS
@@ -41,16 +42,23 @@ class SAEStudy:
     """One SAE; None is what was not asked for or is not possible."""
 
     name: str
+    """What the SAE is called in tables and figures."""
     d_sae: int
+    """How many latents the SAE has."""
     split: ErrorSplit
+    """Its error in a linear and a nonlinear part."""
     norms: NormPrediction
+    """How well norms of the parts follow from x."""
     pursuit: ErrorSplit | None
     """By gradient pursuit, on fewer tokens."""
     pursuit_encoder: ErrorSplit | None
     """By the encoder, on the same tokens."""
     downstream: Downstream | None
+    """What each part costs the model."""
     components: ComponentPrediction | None
+    """The part of the error that earlier components predict."""
     error_saes: ErrorSAEs | None
+    """SAEs that were trained on the parts of the error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +66,21 @@ class Study:
     """All of it."""
 
     site: str
+    """Site that all of the SAEs reconstruct."""
     store: str
+    """Folder of the activations that were used."""
     model: str | None
+    """Name of the model; None where its loss was not measured."""
     tokens: int
+    """How many tokens were used."""
     documents: int
+    """How many documents these tokens are of."""
     settings: Settings
+    """How all of it was measured."""
     warnings: tuple[str, ...]
+    """What a reader of the figures has to know."""
     saes: tuple[SAEStudy, ...]
+    """The figures of each SAE, in the order given."""
     horizons: tuple[Horizon, ...]
     """One for each group of three or more widths at about the same L0."""
     token_scaling: Mapping[str, TokenScaling]
@@ -156,7 +172,7 @@ def study(
         progress=progress,
     )
     measured: list[SAEStudy] = []
-    for name, sae in saes.items():
+    for name, sae in counted(list(saes.items()), "study SAEs", unit="SAEs"):
         logger.info("measuring %s, %d of %d", name, len(measured) + 1, len(saes))
         measured.append(_measure(name, sae, job))
     groups = of_one_l0(measured)

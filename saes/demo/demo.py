@@ -17,6 +17,7 @@ from rich.console import Console
 from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
 from interp.massive import sweep
+from interp.massive.sweep_table import FEWEST_TO_FIT
 from interp.models.bridge import Model
 from interp.models.loading import context_length, load_model
 from interp.sites.capturing import capture
@@ -86,7 +87,7 @@ def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None =
         results.append(SAEResult(name=name, folder=config.out, report=report, dark_matter=dark_matter, curve=curve))
     with stage("Massive activations over training"):
         massive = sweep("embedded", rows["heldout"].tensor_of("ids", slice(sizes.sequences)), out / "massive").table
-        massive_fits = massive.fits()
+        massive_fits = massive.fits() if len(massive.measured) >= FEWEST_TO_FIT else []
         peak = max(estimate.value for estimate in massive.measured[-1].stats.ratio)
         console.print(f"largest magnitude / median of the final model: {peak:.0f} at its most extreme layer")
     demo = DemoResult(

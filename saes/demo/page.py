@@ -82,11 +82,10 @@ def build_page(demo: "DemoResult") -> Page:
     )
     final = demo.massive.measured[-1].stats
     page.figures(figures.ratio_figure(final.ratio), figures.training_heatmap(demo.massive))
-    return (
+    if demo.massive_fits:
         add_fits(page, demo.massive, demo.massive_fits)
-        .heading("Time")
-        .table(["step", "seconds"], [[name, f"{value:.1f}"] for name, value in demo.seconds.items()])
-    )
+    rows = [[name, f"{value:.1f}"] for name, value in demo.seconds.items()]
+    return page.heading("Time").table(["step", "seconds"], rows)
 
 
 Captioned = tuple[go.Figure, str]

@@ -15,11 +15,17 @@ class Sizes:
     """How much of everything; the defaults take about two minutes on two cores."""
 
     cached_tokens: int = 200_000
+    """Tokens whose activations are stored."""
     trained_tokens: int = 1_600_000
+    """Tokens that each SAE is trained on, passes counted."""
     d_sae: int = 768
+    """How many latents each SAE has."""
     k: int = 16
+    """Latents that are active on a token."""
     batch_size: int = 2048
+    """How many tokens a training step sees."""
     heldout_tokens: int = 40_000
+    """Tokens of held-out text for the evaluation."""
     sequences: int = 10
     """For the massive activations."""
 
@@ -29,9 +35,13 @@ class SAEResult:
     """One trained SAE with everything measured on it."""
 
     name: str
+    """What the SAE is called on the page."""
     folder: Path
+    """Where the trained SAE is."""
     report: Report
+    """Its evaluation on held-out text."""
     dark_matter: Decomposition
+    """Its error in a linear and a nonlinear part."""
     curve: list[dict[str, float]]
     """Lines of its training log."""
 
@@ -41,11 +51,16 @@ class DemoResult:
     """All that the page shows."""
 
     sizes: Sizes
+    """How much of everything there was."""
     site: str
+    """Site that the SAEs reconstruct."""
     store: ActivationStore
+    """The activations that they were trained on."""
     saes: tuple[SAEResult, ...]
+    """Each SAE with its figures."""
     massive: SweepTable
     """Over the model's checkpoints."""
     massive_fits: list[Trajectory]
     """Of the ratio, a layer."""
     seconds: dict[str, float]
+    """Wall time of each step, by its name."""

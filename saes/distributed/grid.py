@@ -32,8 +32,11 @@ class Grid(Group):
     """Several processes: rows of the batch are shared along one side of the mesh, latents along the other."""
 
     mesh: DeviceMesh
+    """Which process has which rows and latents."""
     leads: bool
+    """Whether this process writes files and logs."""
     latent_shards: int
+    """How many processes share the latents."""
 
     def rows(self, batch: Float[Tensor, "n d"]) -> Float[Tensor, "mine d"]:
         """Contiguous rows; numbers differ by at most one, and a process has none where there are too few."""

@@ -30,6 +30,7 @@ class Band:
     epsilon_h: float
     """epsilon (h - 1)."""
     epsilon: float
+    """Coherence of decoder rows that the band allows."""
     lower_slope: float
     """1 / sqrt(1 + epsilon (h - 1))."""
     upper_slope: float | None
@@ -56,6 +57,7 @@ class AFAQuality:
     over_activated: Estimate
     """Share of tokens with ||f|| > ||z||."""
     bands: tuple[Band, ...]
+    """Bands of the ZF plot, one for each epsilon."""
     z_norms: tuple[float, ...]
     """The ZF plot's abscissa: ||z|| of up to ``ZF_POINTS`` tokens."""
     f_norms: tuple[float, ...]

@@ -16,11 +16,14 @@ class Figures:
     """Figures of some tokens, errors over their documents."""
 
     tokens: int
+    """How many tokens they are of."""
     fvu: Estimate | None
     """Their squared error over their squared distance from the mean of ordinary (not massive) tokens. Not from their
     own mean: the first tokens of rows may all be the same, and have no variance. None where there is no distance."""
     cosine: Estimate
+    """Mean cosine of the activation with its reconstruction."""
     l0: Estimate
+    """Active latents of a token, the mean."""
     epsilon_lbo: Estimate | None
     """As ``AFAQuality.epsilon_lbo``; None where no token has a feature."""
     ce_clean: Estimate | None
@@ -34,8 +37,11 @@ class AtPositions:
     """Figures of the tokens at some positions of their rows, ``first`` to ``last``, both included."""
 
     first: int
+    """First position of these tokens in their rows."""
     last: int
+    """Last position of these tokens in their rows."""
     figures: Figures
+    """The figures of these tokens."""
 
 
 def figures(table: TokenTable, *, d_sae: int, massive_stay: bool = False) -> Figures:

@@ -42,7 +42,9 @@ class Sharing:
     """Of every latent; the first model is the first place, the second the other."""
 
     places: tuple[str, str]
+    """Names of the two places."""
     tokens: int
+    """How many tokens were looked at."""
     relative_norm: Float[Tensor, " d_sae"]
     """Share of the decoder's norm in the second model, 0 to 1."""
     active: Int[Tensor, " d_sae"]

@@ -18,6 +18,7 @@ from interp import metrics
 from interp.metrics import Estimate
 from interp.sites.capturing import capture
 from interp.sites.site import Site
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.evaluation.replacement import replacement_logits, sites_of
@@ -31,6 +32,7 @@ class PlaceFigures:
     """Of one place that is written."""
 
     place: str
+    """Name of the place that is reconstructed."""
     fvu: Estimate
     """Fraction of variance unexplained, about the mean activation of this text."""
 
@@ -40,8 +42,11 @@ class PartFigures:
     """Of the latents of one part."""
 
     reads: tuple[str, ...]
+    """Names of the places that the part reads."""
     writes: tuple[str, ...]
+    """Names of the places that the part writes."""
     l0: Estimate
+    """Active latents of the part a token, the mean."""
     dead_fraction: Estimate
     """Share of latents that no token of this text activates; the error is over latents."""
     density_histogram: tuple[int, ...]
@@ -53,8 +58,9 @@ class ReplacementFigures:
     """The model with the reconstructions in the activations' place, against the model itself; nats a token."""
 
     kl: Estimate
-    """KL(clean || replaced)."""
+    """KL(clean || replaced) of the next token, the mean."""
     ce: Estimate
+    """Cross-entropy of the replaced model."""
     ce_difference: Estimate
     """CE replaced - CE clean, token by token."""
     top_1: Estimate
@@ -66,18 +72,25 @@ class PlacesReport:
     """Figures of one dictionary on one text."""
 
     kind: str
+    """What kind of dictionary it is, such as transcoders."""
     tokens: int
+    """How many tokens were measured."""
     documents: int
+    """How many documents these tokens are of."""
     d_sae: int
-    """Of every part."""
+    """How many latents every part has."""
     fvu: Estimate
     """The mean over places of their FVU."""
     l0: Estimate
     """Active latents of a token, of all parts together."""
     dead_fraction: Estimate
+    """Share of all latents that no token of this text activates."""
     places: tuple[PlaceFigures, ...]
+    """Figures of each place that is written."""
     parts: tuple[PartFigures, ...]
+    """Figures of the latents of each part."""
     ce_clean: Estimate
+    """Cross-entropy of the model as it is, in nats a token."""
     true_stream: ReplacementFigures
     """Reconstructed from the clean model's activations."""
     compounding: ReplacementFigures | None
@@ -125,7 +138,7 @@ def evaluate_places(
     active = torch.zeros(len(dictionary.parts), dictionary.d_sae, dtype=torch.int64)
     modes = (False,) if dictionary.layout.kind == "crosscoder" else (False, True)
     largest = 0.0
-    for ids, documents, kept in batches:
+    for ids, documents, kept in counted(batches, "evaluate", unit="batches"):
         found = capture(model, ids, [*reads, *writes], attention_mask=documents >= 0)
         xs = [found[site].to(dictionary.placed()[0][0].W_enc.dtype) for site in reads]
         latents = dictionary.encode(xs)
@@ -200,7 +213,7 @@ def _report(
         )
 
     return PlacesReport(
-        kind=layout.kind,
+        kind=layout.name,
         tokens=len(documents),
         documents=len(documents.unique()),
         d_sae=dictionary.d_sae,

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 from saes.evaluation.afa_quality import AFAQuality, afa_quality
 from saes.evaluation.breakdown import AtPositions, Figures, by_position, only_massive, without_massive
-from saes.evaluation.token_table import Measured, measure_tokens
+from saes.evaluation.token_table import Measured, Placed, measure_together
 from saes.own_sites import own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
@@ -90,7 +91,6 @@ class Report:
         return plain(asdict(self))
 
 
-@torch.no_grad()
 def evaluate(
     sae: SAE,
     model: Model,
@@ -110,24 +110,54 @@ def evaluate(
     Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
     text is left.
     """
-    place, target = own_sites(sae, site, model=model)
-    device = next(model.parameters()).device
-    if sae.W_enc.device != device:
-        raise ValueError(f"the SAE is on {sae.W_enc.device}, the model on {device}; move the SAE there: sae.to(...)")
-    check_same_model(sae, name_of(model))
-    count = rows_wanted(rows, max_tokens=max_tokens, first_position=first_position)
-    found = measure_tokens(
-        sae,
+    (report,) = evaluate_together(
+        [sae],
         model,
         rows,
-        place,
-        target,
-        count=count,
+        sites=[site],
+        max_tokens=max_tokens,
+        first_position=first_position,
+        drop_tokens=drop_tokens,
+        batch_rows=batch_rows,
+    )
+    return report
+
+
+def evaluate_together(
+    saes: Sequence[SAE],
+    model: Model,
+    rows: TokenRows,
+    *,
+    sites: Sequence[str | Site | None] | None = None,
+    names: Sequence[str] | None = None,
+    max_tokens: int = 100_000,
+    first_position: int = 0,
+    drop_tokens: Sequence[int] = (),
+    batch_rows: int = 8,
+) -> list[Report]:
+    """:func:`evaluate` of several SAEs in one pass over the text: the clean run is shared, and each report is that of
+    the SAE alone. Raises as that does; ``names`` are what messages call the SAEs."""
+    for sae in saes:
+        require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
+    require_rows(rows)
+    names = ["this SAE"] * len(saes) if names is None else names
+    device, members = next(model.parameters()).device, []
+    for sae, site, name in zip(saes, [None] * len(saes) if sites is None else sites, names, strict=True):
+        place, target = own_sites(sae, site, model=model, name=name)
+        if sae.W_enc.device != device:
+            raise ValueError(f"{name} is on {sae.W_enc.device}, the model on {device}; move it there: sae.to(...)")
+        check_same_model(sae, name_of(model), name=name, stacklevel=4)
+        members.append(Placed(sae=sae, site=place, target=target))
+    found = measure_together(
+        members,
+        model,
+        rows,
+        count=rows_wanted(rows, max_tokens=max_tokens, first_position=first_position),
         batch_rows=batch_rows,
         first_position=first_position,
         drop_tokens=drop_tokens,
     )
-    return _report(sae, place, found)
+    return [_report(member.sae, member.site, its) for member, its in zip(members, found, strict=True)]
 
 
 def _report(sae: SAE, site: Site, found: Measured) -> Report:

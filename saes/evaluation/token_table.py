@@ -14,6 +14,7 @@ from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import edited_logits, looking, spliced_logits
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -31,9 +32,11 @@ class TokenTable:
     """
 
     documents: Int[Tensor, " n"]
+    """Number of the document that each token is of."""
     positions: Int[Tensor, " n"]
     """In the row, which is what the model sees."""
     massive: Bool[Tensor, " n"]
+    """Whether the activation's norm is far above the text's median."""
     predicts: Bool[Tensor, " n"]
     """Whether the next position is measured too: padding and the row's end are not predicted. Losses mean nothing
     elsewhere."""
@@ -44,19 +47,27 @@ class TokenTable:
     variance_ordinary: Float[Tensor, " n"]
     """The same about the mean of the tokens that are not massive."""
     cosine: Float[Tensor, " n"]
+    """Cosine of z with z_hat."""
     l0: Float[Tensor, " n"]
+    """How many latents are active."""
     z_squared: Float[Tensor, " n"]
+    """||z||^2, with z the SAE's target."""
     z_hat_squared: Float[Tensor, " n"]
+    """||z_hat||^2, the squared norm of the reconstruction."""
     f_squared: Float[Tensor, " n"]
     """Squared norm of the scaled latents and b_dec, see :func:`feature_norm_squared`."""
     ce_clean: Float[Tensor, " n"]
+    """Loss of the model as it is."""
     ce_spliced: Float[Tensor, " n"]
+    """Loss with the reconstruction in place of the activation."""
     ce_zero: Float[Tensor, " n"]
+    """Loss with zero in place of the activation."""
     ce_mean: Float[Tensor, " n"]
+    """Loss with the mean activation in place of it."""
     ce_ordinary: Float[Tensor, " n"]
     """Spliced, but massive tokens stay clean."""
     kl: Float[Tensor, " n"]
-    """KL(clean || spliced)."""
+    """KL(clean || spliced) of the next token's distribution."""
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -75,13 +86,29 @@ class Measured:
     """What the model was run for: as few times a batch as there are losses, four or five."""
 
     table: TokenTable
+    """The numbers of every measured token."""
     active: Int[Tensor, " d_sae"]
     """Number of tokens that each latent is active on."""
     massive_norm: float
     """``MASSIVE_TIMES`` the median norm of the SAE's inputs."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """An SAE, where it reads, and where what it reconstructs is."""
+
+    sae: SAE
+    """The SAE or transcoder itself."""
+    site: Site
+    """Whose activations it reads."""
+    target: Site
+    """Whose activations it reconstructs."""
+
+    def from_site(self, x: Float[Tensor, "batch position _"]) -> Float[Tensor, "batch position _"]:
+        """What it gives for activations at its site."""
+        return self.sae(x.to(self.sae.W_enc.dtype))
+
+
 def measure_tokens(
     sae: SAE,
     model: Model,
@@ -94,45 +121,96 @@ def measure_tokens(
     first_position: int,
     drop_tokens: Sequence[int] = (),
 ) -> Measured:
-    """Run the model over the first ``count`` rows, and keep nothing wider than a number a token.
+    """:func:`measure_together` of one SAE."""
+    (found,) = measure_together(
+        [Placed(sae=sae, site=site, target=target)],
+        model,
+        rows,
+        count=count,
+        batch_rows=batch_rows,
+        first_position=first_position,
+        drop_tokens=drop_tokens,
+    )
+    return found
 
-    Three sweeps, since the mean, and which tokens are massive, are known only after the first: clean, spliced and zero;
-    spliced without massive tokens, in batches that have some; mean. Each later sweep looks at the clean activation in
-    the run that replaces it.
 
-    Raises ValueError where the SAE has another width than its site, or its target runs before it.
+@torch.no_grad()
+def measure_together(
+    members: Sequence[Placed],
+    model: Model,
+    rows: TokenRows,
+    *,
+    count: int,
+    batch_rows: int,
+    first_position: int,
+    drop_tokens: Sequence[int] = (),
+) -> list[Measured]:
+    """Run the model over the first ``count`` rows, and keep nothing wider than a number a token and SAE.
+
+    Three sweeps, since the mean, and which tokens are massive, are known only after the first: clean (one run for all
+    SAEs), each SAE spliced and zero; spliced without massive tokens, in batches that have some; mean. Each later sweep
+    looks at the clean activation in the run that replaces it. An SAE's figures are those of measuring it alone.
+
+    Raises ValueError where an SAE has another width than its site, or its target runs before it.
     """
-    device = sae.W_enc.device
-    columns: dict[str, list[Tensor]] = defaultdict(list)
-    norms: list[Tensor] = []
-    active = torch.zeros(sae.d_sae, dtype=torch.int64)
-    total, total_massive = (torch.zeros(sae.d_out, dtype=torch.float64, device=device) for _ in range(2))
+    device = next(model.parameters()).device
+    gathering = [_Gathering(member) for member in members]
 
-    seen: dict[Site, Tensor] = {}
-
-    def reconstruction() -> Tensor:
-        return sae(seen[site].to(sae.W_enc.dtype))
-
-    def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for ids, documents in row_batches(rows, count, batch_rows, device=device):
+    def batches(sweep: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        steps = row_batches(rows, count, batch_rows, device=device)
+        for ids, documents in counted(steps, f"evaluate, {sweep} sweep of 3", -(-count // batch_rows), unit="batches"):
             yield ids, documents, measured(documents, first_position, ids=ids, drop_tokens=drop_tokens)
 
-    def keep(kept: Tensor, **values: Tensor) -> None:
-        for name, value in values.items():
-            columns[name].append(value[kept].cpu())
+    for ids, documents, kept in batches("first"):
+        seen: dict[Site, Tensor] = {}
+        clean = edited_logits(model, ids, looking([s for m in members for s in (m.site, m.target)], seen))
+        for one in gathering:
+            _check_fit(one.member, seen)
+            one.first(model, ids, documents, kept, seen, clean)
+    for one in gathering:
+        one.find_massive()
+    for number, (ids, _, kept) in enumerate(batches("second")):
+        for one in gathering:
+            one.without_massive(number, model, ids, kept)
+    for one in gathering:
+        one.find_means()
+    for ids, _, kept in batches("third"):
+        for one in gathering:
+            one.about_means(model, ids, kept)
+    return [one.measured() for one in gathering]
 
-    for ids, documents, kept in batches():
-        clean = edited_logits(model, ids, looking((site, target), seen))
-        _check_fit(sae, seen, site, target)
-        given = seen[site].to(sae.W_enc.dtype)
+
+class _Gathering:
+    """What is kept of one SAE, a sweep at a time."""
+
+    def __init__(self, member: Placed) -> None:
+        self.member, sae = member, member.sae
+        self.columns: dict[str, list[Tensor]] = defaultdict(list)
+        self.norms: list[Tensor] = []
+        self.active = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.total, self.total_massive = (
+            torch.zeros(sae.d_out, dtype=torch.float64, device=sae.W_enc.device) for _ in range(2)
+        )
+
+    def keep(self, kept: Tensor, **values: Tensor) -> None:
+        """The values of measured tokens."""
+        for name, value in values.items():
+            self.columns[name].append(value[kept].cpu())
+
+    def first(
+        self, model: Model, ids: Tensor, documents: Tensor, kept: Tensor, seen: dict[Site, Tensor], clean: Tensor
+    ) -> None:
+        """Of a batch what the clean run shows, and the runs with the reconstruction and with zero in its place."""
+        sae, target = self.member.sae, self.member.target
+        given = seen[self.member.site].to(sae.W_enc.dtype)
         latents = sae.encode(given)
-        x, z, z_hat = seen[site].float(), seen[target].float(), sae.decode(latents, given).float()
+        x, z, z_hat = seen[self.member.site].float(), seen[target].float(), sae.decode(latents, given).float()
         spliced = spliced_logits(model, ids, target, z_hat, where=kept)
         zero = spliced_logits(model, ids, target, torch.zeros_like(z), where=kept)
-        keep(
+        self.keep(
             kept,
             documents=documents,
-            positions=torch.arange(ids.shape[1], device=device).expand_as(ids),
+            positions=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
             predicts=functional.pad(kept[:, 1:], (0, 1)),
             error=(z - z_hat).square().sum(-1),
             cosine=functional.cosine_similarity(z, z_hat, dim=-1),
@@ -145,43 +223,64 @@ def measure_tokens(
             ce_spliced=_loss(spliced, ids),
             ce_zero=_loss(zero, ids),
         )
-        norms.append(x.norm(dim=-1)[kept].cpu())
+        self.norms.append(x.norm(dim=-1)[kept].cpu())
         chosen = latents.indices[(latents.values != 0) & kept[..., None]]
-        active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
-        total += z[kept].double().sum(0)
+        self.active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
+        self.total += z[kept].double().sum(0)
 
-    if not sum(map(len, norms)):
-        raise ValueError("no token is left to evaluate on: every token is special or left out; give more text")
-    massive_norm = MASSIVE_TIMES * float(torch.cat(norms).median())
-    columns["massive"] = [part > massive_norm for part in norms]
-    for number, (ids, _, kept) in enumerate(batches()):
-        massive = torch.zeros_like(kept).masked_scatter(kept, columns["massive"][number].to(device))
+    def find_massive(self) -> None:
+        """After the first sweep: which tokens are massive."""
+        if not sum(map(len, self.norms)):
+            raise ValueError("no token is left to evaluate on: every token is special or left out; give more text")
+        self.massive_norm = MASSIVE_TIMES * float(torch.cat(self.norms).median())
+        self.columns["massive"] = [part > self.massive_norm for part in self.norms]
+
+    def without_massive(self, number: int, model: Model, ids: Tensor, kept: Tensor) -> None:
+        """Of a batch the run with the reconstruction in place of the tokens that are not massive."""
+        member, seen = self.member, dict[Site, Tensor]()
+        massive = torch.zeros_like(kept).masked_scatter(kept, self.columns["massive"][number].to(kept.device))
         if not massive.any():
-            columns["ce_ordinary"].append(columns["ce_spliced"][number])
-            continue
-        before = looking((site, target), seen)
-        logits = spliced_logits(model, ids, target, reconstruction, where=kept & ~massive, before=before)
-        keep(kept, ce_ordinary=_loss(logits, ids))
-        total_massive += seen[target].float()[massive].double().sum(0)
+            self.columns["ce_ordinary"].append(self.columns["ce_spliced"][number])
+            return
+        logits = spliced_logits(
+            model,
+            ids,
+            member.target,
+            lambda: member.from_site(seen[member.site]),
+            where=kept & ~massive,
+            before=looking((member.site, member.target), seen),
+        )
+        self.keep(kept, ce_ordinary=_loss(logits, ids))
+        self.total_massive += seen[member.target].float()[massive].double().sum(0)
 
-    is_massive = torch.cat(columns["massive"])
-    mean = (total / len(is_massive)).float()
-    ordinary_mean = ((total - total_massive) / (~is_massive).sum()).float()
-    for ids, _, kept in batches():
-        logits = spliced_logits(model, ids, target, mean, where=kept, before=looking([target], seen))
+    def find_means(self) -> None:
+        """After the second sweep: means of all tokens and of those that are not massive."""
+        is_massive = torch.cat(self.columns["massive"])
+        self.mean = (self.total / len(is_massive)).float()
+        self.ordinary_mean = ((self.total - self.total_massive) / (~is_massive).sum()).float()
+
+    def about_means(self, model: Model, ids: Tensor, kept: Tensor) -> None:
+        """Of a batch the run with the mean in the activation's place, and squares about means."""
+        target, seen = self.member.target, dict[Site, Tensor]()
+        logits = spliced_logits(model, ids, target, self.mean, where=kept, before=looking([target], seen))
         z = seen[target].float()
-        keep(
+        self.keep(
             kept,
-            variance=(z - mean).square().sum(-1),
-            variance_ordinary=(z - ordinary_mean).square().sum(-1),
+            variance=(z - self.mean).square().sum(-1),
+            variance_ordinary=(z - self.ordinary_mean).square().sum(-1),
             ce_mean=_loss(logits, ids),
         )
-    table = TokenTable(**{name: torch.cat(parts) for name, parts in columns.items()})
-    return Measured(table=table, active=active, massive_norm=massive_norm)
+
+    def measured(self) -> Measured:
+        """All of it."""
+        table = TokenTable(**{name: torch.cat(parts) for name, parts in self.columns.items()})
+        return Measured(table=table, active=self.active, massive_norm=self.massive_norm)
 
 
-def _check_fit(sae: SAE, seen: dict[Site, Tensor], site: Site, target: Site) -> None:
-    if next(iter(seen)) != site:
+def _check_fit(member: Placed, seen: dict[Site, Tensor]) -> None:
+    sae, site, target = member.sae, member.site, member.target
+    order = list(seen)
+    if order.index(target) < order.index(site):
         raise ValueError(f"{target} runs before {site}, so nothing read there can stand in for it; pass another site")
     for place, takes in ((site, sae.d_in), (target, sae.d_out)):
         if (width := seen[place].shape[-1]) != takes:

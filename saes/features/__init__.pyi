@@ -7,5 +7,7 @@ from .examples import Text as Text
 from .examples import count_latents as count_latents
 from .examples import spread_over_density as spread_over_density
 from .examples import top_examples as top_examples
+from .exports import dashboard_batch as dashboard_batch
+from .exports import write_exports as write_exports
 from .page import write_feature_page as write_feature_page
 from .parts import look_up_parts as look_up_parts

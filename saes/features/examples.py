@@ -17,6 +17,7 @@ from torch.nn import functional
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import vectors_at
+from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -77,7 +78,7 @@ def count_latents(sae: SAE, text: Text) -> LatentCounts:
     """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's."""
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
-    for _, latents in _encoded(sae, text):
+    for _, latents in encoded(sae, text):
         on = latents.values != 0
         indices = latents.indices[on]
         active += torch.bincount(indices, minlength=sae.d_sae)
@@ -115,8 +116,8 @@ def top_examples(
     shape, device = (len(latents), 0), sae.W_enc.device
     values, windows = torch.zeros(shape, device=device), torch.zeros(*shape, width, device=device)
     rows, positions = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
-    for first_row, found in _encoded(sae, text, whole_rows=True):
-        dense = _columns(found, latents)
+    for first_row, found in encoded(sae, text, whole_rows=True):
+        dense = dense_columns(found, latents)
         peaks, at = dense.max(1)
         around = at[:, None] + torch.arange(width, device=device)[:, None]
         window = functional.pad(dense, (0, 0, before, after)).gather(1, around)
@@ -153,12 +154,14 @@ def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w
     )
 
 
-def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
+def encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
     """Number of the first row and latents of each batch: of measured tokens alone, or of whole rows, with zeros."""
     check_same_model(sae, name_of(text.model))
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
-    for ids, documents in row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device):
+    batches = row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device)
+    what = "find examples" if whole_rows else "count latents"
+    for ids, documents in counted(batches, what, -(-count // text.batch_rows), unit="batches"):
         x = vectors_at(text.model, ids, *text.sites, attention_mask=documents >= 0).to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
             at = ", ".join(map(str, text.sites))
@@ -172,7 +175,7 @@ def _encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
         first_row += len(ids)
 
 
-def _columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
+def dense_columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
     """Dense activations of the chosen latents alone."""
     column = torch.full((latents.d_sae,), len(chosen), device=latents.indices.device)
     column[list(chosen)] = torch.arange(len(chosen), device=latents.indices.device)

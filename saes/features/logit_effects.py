@@ -1,6 +1,6 @@
 """Which next tokens a latent raises and lowers by writing to the residual stream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,23 +37,31 @@ def logit_effects(sae: SAE, model: Model, latents: Sequence[int], *, k: int = 10
 
     None where the SAE does not write to the residual stream (a transcoder writes at its target site).
     """
+    return effects_of(sae.W_dec[list(latents)], model, k=k) if writes_to_the_residual(sae) else None
+
+
+def writes_to_the_residual(sae: SAE) -> bool:
+    """Whether what it reconstructs is the residual stream, or is added to it."""
     site = sae.target_site or (None if is_transcoder(sae) else sae.site)
-    if site is None or Site.parse(site).kind not in WRITES_TO_THE_RESIDUAL:
-        return None
-    return effects_of(sae.W_dec[list(latents)], model, k=k)
+    return site is not None and Site.parse(site).kind in WRITES_TO_THE_RESIDUAL
 
 
 @torch.no_grad()
 def effects_of(rows: Float[Tensor, "n d"], model: Model, *, k: int = 10) -> list[Effects]:
     """The ``k`` most raised and most lowered tokens of each row that is added to the residual stream."""
-    W_U = model.W_U.float()
-    k = min(k, W_U.shape[1])
+    k = min(k, model.W_U.shape[1])
     found = []
-    for chunk in rows.split(_CHUNK):
-        logits = through_final_norm(model, chunk.float()) @ W_U
+    for logits in logits_of(rows, model):
         for high, low in zip(_pairs(logits, k, largest=True), _pairs(logits, k, largest=False), strict=True):
             found.append(Effects(raised=high, lowered=low))
     return found
+
+
+def logits_of(rows: Float[Tensor, "n d"], model: Model) -> Iterator[Float[Tensor, "some vocab"]]:
+    """What each row adds to every logit, some rows at a time."""
+    W_U = model.W_U.float()
+    for chunk in rows.split(_CHUNK):
+        yield through_final_norm(model, chunk.float()) @ W_U
 
 
 @torch.no_grad()

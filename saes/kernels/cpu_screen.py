@@ -35,18 +35,23 @@ class Screen:
     """A table prepared to screen blocks of rows."""
 
     table: Float[Tensor, "d_sae d"]
+    """Encoder's weights, a row a latent."""
     bias: Float[Tensor, " d_sae"] | None
+    """What is added to products; None for nothing."""
     low: Float[Tensor, "d_sae d"]
     """The table in bfloat16."""
     low_bias: Float[Tensor, " d_sae"] | None
+    """The bias in bfloat16; None where there is none."""
     longest: Float[Tensor, ""]
     """Largest norm of the table's rows."""
     most_rounded: Float[Tensor, ""]
     """Largest norm of what rounding took from a row."""
     largest_bias: Float[Tensor, ""]
+    """Largest magnitude of an entry of the bias."""
     products: Float[Tensor, "rows size groups"]
     """Room for a block's products in bfloat16."""
     k: int
+    """How many entries of a row are wanted."""
 
     @staticmethod
     def pays(x: Float[Tensor, "n d"], table: Float[Tensor, "d_sae d"], k: int) -> bool:

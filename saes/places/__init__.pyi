@@ -6,7 +6,9 @@ from .files import embedded_transcoders as embedded_transcoders
 from .files import load_any as load_any
 from .files import load_dictionary as load_dictionary
 from .files import save_dictionary as save_dictionary
+from .gemma_scope import read_gemma_scope as read_gemma_scope
 from .layout import KINDS as KINDS
 from .layout import Layout as Layout
+from .llamascopium import read_llamascopium as read_llamascopium
 from .part import Part as Part
 from .stores import SameRows as SameRows

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.arguments.kinds import require
 from saes.activations import Activation, BatchTopK
 from saes.kernels.encode import pre_activations
 from saes.latents import Latents
@@ -70,6 +71,7 @@ class Dictionary(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        require(layout, Layout, what="a layout", fix="saes.Layout('clt', reads, writes)")
         self.layout, self.budget, self.provenance = layout, budget, provenance or {}
         self.read_widths, self.written_widths = tuple(widths[0]), tuple(widths[1])
         subtract_b_dec = layout.autoencodes if subtract_b_dec is None else subtract_b_dec
@@ -215,11 +217,18 @@ class Dictionary(nn.Module):
             for (part, _), its in zip(self.placed(), latents, strict=True):
                 part.activation.after_step(part, its)
             return
+        for (part, _), smallest in zip(self.placed(), self.smallest_kept(latents), strict=True):
+            assert isinstance(part.activation, BatchTopK)
+            part.activation.move_threshold(part, smallest)
+
+    def smallest_kept(self, latents: Sequence[Latents]) -> Float[Tensor, " parts"]:
+        """BatchTopK: the smallest score among each part's latents, or among all latents where parts share a budget."""
         activation = self.activation
         assert isinstance(activation, BatchTopK)
-        smallest = [activation.smallest_kept(part, its) for (part, _), its in zip(self.placed(), latents, strict=True)]
-        for part, _ in self.placed():
-            activation.move_threshold(part, torch.stack(smallest).min())
+        smallest = torch.stack(
+            [activation.smallest_kept(part, its) for (part, _), its in zip(self.placed(), latents, strict=True)]
+        )
+        return smallest if self.budget == "part" else smallest.min().expand_as(smallest)
 
     @torch.no_grad()
     def fold_scales(self, reads: Sequence[float], writes: Sequence[float]) -> "Dictionary":

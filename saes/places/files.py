@@ -1,7 +1,7 @@
 """A dictionary over places on disk: ``cfg.json``, and one safetensors file a part, whose rows can be read alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from interp.files.writing import sha256_of_file
 from interp.models.names import EMBEDDED
 from saes.activations import activation_from_config, activation_to_config
 from saes.embedded import TRANSCODERS
-from saes.places.circuit_tracer import CONFIG as CIRCUIT_TRACER
-from saes.places.circuit_tracer import read_circuit_tracer
+from saes.hub import located
+from saes.places import circuit_tracer, gemma_scope, llamascopium
 from saes.places.dictionary import Dictionary
 from saes.places.layout import Layout
 from saes.sae import CONFIG, SAE
@@ -93,11 +93,12 @@ def load_dictionary(path: str | Path, *, device: str | torch.device = "cpu") -> 
 def load_any(
     path: str | Path,
     *,
+    revision: str | None = None,
     site: str | None = None,
     target_site: str | None = None,
     device: str | torch.device = "cpu",
 ) -> SAE | Dictionary:
-    """An SAE or a dictionary over places, whichever the folder holds; of circuit-tracer's too.
+    """An SAE or a dictionary over places, whichever the folder or hub id holds: ours, or another tool's.
 
     ``embedded`` is the set that ships: see ``embedded_transcoders``.
 
@@ -105,14 +106,22 @@ def load_any(
         ValueError: as ``SAE.load`` and ``load_dictionary``; a ``site`` or ``target_site`` for what has several.
     """
     shipped = str(path) == EMBEDDED
-    ours = shipped or holds_places(Path(path))
-    if not ours and not (Path(path) / CIRCUIT_TRACER).is_file():
-        return SAE.load(path, site=site, target_site=target_site, device=device)
+    folder = Path(TRANSCODERS) if shipped else located(path, revision, several=True)
+    read = _reader_of(folder)
+    if read is None:
+        return SAE.load(folder, site=site, target_site=target_site, device=device)
     if site is not None or target_site is not None:
         raise ValueError(f"{path} is a dictionary over several places, which its files name: it takes no single site")
-    if shipped:
-        return embedded_transcoders(device=device)
-    return load_dictionary(path, device=device) if ours else read_circuit_tracer(path).to(device)
+    return embedded_transcoders(device=device) if shipped else read(folder).to(device)
+
+
+def is_over_places(folder: Path) -> bool:
+    """Whether one dictionary over several places is there, ours or another tool's."""
+    return _reader_of(folder) is not None
+
+
+def _reader_of(folder: Path) -> Callable[[Path], Dictionary] | None:
+    return next((read for recognises, read in _READERS if folder.is_dir() and recognises(folder)), None)
 
 
 def embedded_transcoders(*, device: str | torch.device = "cpu") -> Dictionary:
@@ -135,6 +144,15 @@ def holds_places(folder: Path) -> bool:
         return bool(read_json(folder / CONFIG).get("format") == FORMAT)
     except (ValueError, AttributeError):
         return False
+
+
+_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dictionary]], ...] = (
+    (holds_places, load_dictionary),
+    (llamascopium.recognises, llamascopium.read_llamascopium),
+    (gemma_scope.recognises, gemma_scope.read_gemma_scope),
+    (circuit_tracer.recognises, circuit_tracer.read_circuit_tracer),
+)
+"""How each tool's folders are known, and read."""
 
 
 def _described(config: Mapping[str, Any]) -> Dictionary:

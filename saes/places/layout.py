@@ -89,6 +89,11 @@ class Layout:
         """Whether it writes what it reads, so that input and output share a bias, as an SAE's do."""
         return self.reads == self.writes
 
+    @property
+    def name(self) -> str:
+        """The kind in words: a CLT that writes what it reads is a weakly causal crosscoder (Lindsey et al. 2024)."""
+        return "weakly causal crosscoder" if self.kind == "clt" and self.autoencodes else self.kind
+
 
 def _pairs(reads: Sequence[str], writes: Sequence[str]) -> str:
     return f"read {', '.join(reads)}; written {', '.join(writes)}"

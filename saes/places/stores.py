@@ -94,6 +94,10 @@ class HasSites(Protocol):
         """Size of an activation."""
         ...
 
+    def __len__(self) -> int:
+        """Number of activations at each place."""
+        ...
+
 
 def places_in(source: HasSites, patterns: Sequence[str]) -> tuple[str, ...]:
     """Names of places, in the order of the patterns, for ``*`` and ``2-5`` in the order of layers.

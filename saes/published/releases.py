@@ -20,17 +20,25 @@ class Published:
     """One dictionary of the directory."""
 
     release: str
+    """Name of its release in the directory."""
     sae_id: str
+    """Name of the dictionary in its release."""
     repo: str
+    """Repository on the hub that holds it."""
     path: str
     """Folder or file in the repository."""
     model: str
+    """Name of the model that it was trained on."""
     loader: str
     """SAELens's name of the layout."""
     factor: float | None
     """What inputs were multiplied by in training, where the files do not say it."""
     normalise: str | None
     """What is done to inputs, where the files say something else."""
+    l0: float | None
+    """As the directory has it."""
+    variance_explained: float | None
+    """As the directory has it, on a text that it does not name."""
 
 
 @cache
@@ -90,4 +98,11 @@ def _entry(release: str, sae_id: str) -> Published:
         loader=content["loader"],
         factor=content.get("factors", {}).get(sae_id),
         normalise=content.get("normalise"),
+        l0=_figure(content, "l0", sae_id),
+        variance_explained=_figure(content, "variance_explained", sae_id),
     )
+
+
+def _figure(content: dict[str, Any], name: str, sae_id: str) -> float | None:
+    value = content.get(name, {}).get(sae_id)
+    return None if value is None else float(value)

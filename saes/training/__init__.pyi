@@ -1,7 +1,7 @@
 from .config import TrainConfig as TrainConfig
 from .finetune_config import FinetuneConfig as FinetuneConfig
 from .finetuning import finetune as finetune
-from .loop import initial_state as initial_state
+from .initial import initial_state as initial_state
 from .loop import train as train
 from .loop import train_all as train_all
 from .loop import train_dictionary as train_dictionary

@@ -36,7 +36,9 @@ class TrainState:
     """Everything that a checkpoint holds."""
 
     sae: SAE | Dictionary
+    """What is trained, with its weights."""
     optimizer: torch.optim.Adam
+    """Adam, with its moments of every weight."""
     scales: tuple[float, ...]
     """What the activations at every place that is read are multiplied with."""
     target_scales: tuple[float, ...]
@@ -44,10 +46,11 @@ class TrainState:
     silent: Int[Tensor, "*parts d_sae"]
     """Steps since each latent was last active; of a dictionary over places a row a part."""
     step: int = 0
-    """Steps done."""
+    """How many steps are done."""
     finished: bool = False
     """The SAE is written, and nothing is left to do."""
     metrics: dict[str, float | None] = field(default_factory=dict)
+    """Figures of a step that is logged, by name; empty on others."""
 
     @property
     def alone(self) -> SAE:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from interp.counts import Count
+from interp.counts import Count, Counts
 
 if TYPE_CHECKING:
     from saes.activations import Activation
@@ -83,6 +83,8 @@ class TrainConfig:
     """Seed of the order of the data."""
     checkpoint_every: int = 500
     """Steps from one checkpoint to the next."""
+    keep_steps: Counts = ()
+    """Steps at which a finished SAE is also written, below out/steps, such as 1k,2k,5k: dictionaries in training."""
     log_every: int = 10
     """Steps from one line of log.jsonl to the next."""
     device: str | None = None
@@ -142,8 +144,9 @@ class TrainConfig:
         return {name: weight for name, weight in weights.items() if weight}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what does not make a run another one: where it is, who is told of it, who computes."""
-        others = ("out", "log_to", "latent_shards", "device")
+        """Plain data, without what does not make a run another one: where it is, who is told of it, who computes, and
+        what is kept on the way."""
+        others = ("out", "log_to", "latent_shards", "device", "keep_steps")
         own = {name: value for name, value in asdict(self).items() if name not in others}
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         plain["normalise"] = self.normalisation
@@ -160,7 +163,7 @@ def check(config: TrainConfig) -> None:
     """
     from saes.activations import ACTIVATIONS
     from saes.losses import TERMS
-    from saes.training.sinks import SINKS
+    from saes.training.figures.sinks import SINKS
 
     for name in ("d_sae", "tokens", "batch_size", "checkpoint_every", "log_every", "latent_shards"):
         if getattr(config, name) < 1:
@@ -168,9 +171,11 @@ def check(config: TrainConfig) -> None:
     for name in ("warmup", "decay", "sparsity_warmup"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it is a share of the steps, between 0 and 1")
-    for name in ("peak_lr", "clip"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be above 0")
+    for name, value in (("lr", config.peak_lr), ("clip", config.clip)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be above 0")
+    if late := [step for step in config.keep_steps if not 1 <= step < config.steps]:
+        raise ValueError(f"keep_steps names {late[0]}; it must be from 1 to {config.steps - 1}: the end is kept anyway")
     if strangers := set(config.log_to) - set(SINKS):
         raise ValueError(f"log_to names {', '.join(sorted(strangers))}; there are {', '.join(SINKS)}")
     if config.activation not in ACTIVATIONS:

@@ -12,24 +12,26 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from rich.progress import Progress
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp import metrics
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits, vectors_at
 from interp.stopping import held_back
 from interp.store.shuffle import Permutation
+from interp.terminal.progress import progress as working
 from interp.tokens.batches import measured
-from interp.tokens.token_rows import TokenRows
+from interp.tokens.token_rows import TokenRows, require_rows
 from saes import losses
 from saes.losses import TERMS
 from saes.own_sites import is_transcoder, own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
+from saes.training.calibration import batch_count, calibrate
 from saes.training.checkpoints import (
     TrainState,
     appended_log,
@@ -40,7 +42,8 @@ from saes.training.checkpoints import (
     sync_log,
 )
 from saes.training.finetune_config import FinetuneConfig
-from saes.training.loop import fresh_state, set_learning_rate, update
+from saes.training.initial import fresh_state
+from saes.training.loop import set_learning_rate, update
 
 
 @torch.enable_grad()
@@ -55,6 +58,8 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
             that holds another run.
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
     """
+    require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
+    require_rows(rows)
     refuse_inference_mode("fine-tuning an SAE", sae, model)
     site = _check(sae, model, rows, config)
     check_same_model(sae, name_of(model))
@@ -65,6 +70,7 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
         state = _initial_state(sae, model, rows, site, config)
         resume(state, config.out)
         _loop(state, model, rows, site, config, progress=progress)
+        calibrate(state.alone, _first_inputs(state, model, rows, site, config))
         state.alone.eval().fold_scales(state.scale)
         sync_log(config.out)
         state.alone.save(config.out)
@@ -78,16 +84,16 @@ def _loop(
     with (
         _frozen(model),
         appended_log(config.out) as log,
-        Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not progress) as bar,
+        working("fine-tune", steps, done=state.step, unit="steps", show=progress) as advance,
         held_back() as stopped,
     ):
-        task = bar.add_task("finetune", total=steps, completed=state.step, figures="")
         while state.step < steps and not stopped():
             _step(state, model, rows, site, config, steps)
             if state.step % config.log_every == 0 or state.step == steps:
                 log({"step": state.step, **state.metrics})
                 shown = "  ".join(f"{name} {state.metrics[name]:.3f}" for name in (config.loss, "fvu", "l0"))
-                bar.update(task, completed=state.step, figures=shown)
+                advance(0, shown)
+            advance(1)
             if state.step % config.checkpoint_every == 0 or stopped():
                 save_checkpoint(state, config.out)
 
@@ -166,6 +172,17 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
         "l0": float(forward.latents.l0.float().mean()),
         "gradient_norm": float(gradient),
     }
+
+
+def _first_inputs(
+    state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig
+) -> Iterator[list[Float[Tensor, "n d"]]]:
+    """What the run's first batches show the SAE."""
+    count = batch_count(config.tokens, config.batch_rows * rows.ids.shape[1])
+    for step in range(min(count, _steps(rows, config))):
+        ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, step))
+        x = vectors_at(model, ids, site, attention_mask=documents >= 0).float()
+        yield [x[measured(documents, config.first_position)] * state.scale]
 
 
 def _steps(rows: TokenRows, config: FinetuneConfig) -> int:

@@ -6,64 +6,48 @@ takes the steps that it would take alone.
 """
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import Tensor
 
 from interp import processes
+from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
-from interp.sites.site import Site
 from interp.stopping import held_back
-from interp.store.activation_store import ActivationStore
+from interp.terminal.progress import progress as working
 from saes import losses
-from saes.distributed.launch import Group, arrange, one_for_all
+from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents
-from saes.layer_norm import RowScale
 from saes.losses import SPARSITY, TERMS, Pass
 from saes.places import losses as places_losses
 from saes.places.dictionary import Dictionary, parts_of
-from saes.places.files import load_any, save_dictionary
+from saes.places.files import load_any
 from saes.places.losses import Forward
+from saes.places.stores import HasSites
 from saes.sae import SAE
-from saes.same_model import check_same_model, said_model
-from saes.training.adam import adam_step, make_moments, remove_parallel
 from saes.training.checkpoints import TrainState, appended_log, claim, is_finished, resume, save_checkpoint, sync_log
 from saes.training.config import TrainConfig, check
-from saes.training.memory import keep_freed_memory
-from saes.training.sinks import OpenSinks
-from saes.training.site_statistics import SiteStatistics
+from saes.training.figures.sinks import OpenSinks
+from saes.training.figures.site_statistics import SiteStatistics
+from saes.training.finishing import finish, keep, save
+from saes.training.initial import device_of, initial_state
+from saes.training.optimiser.adam import adam_step, remove_parallel
+from saes.training.optimiser.memory import keep_freed_memory
+from saes.training.plan import plan
+from saes.training.sources import Source, as_read, batches, source_of
 from saes.training.spread import collect, spread
+from saes.training.verdict import Watch, fvu_of, judge, save_verdict
 
 logger = logging.getLogger(__name__)
 
 DIVERGED = 1000
 """How many times the norm of the activations that of the reconstruction may be."""
-ADAM_EPS = 1e-18
-"""Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
-dimensions, so that the root of the second moment of a latent that is rarely active can be 1e-8 and less: with
-PyTorch's eps, of that size, it would take a fraction of Adam's step."""
-STATISTICS_ROWS = 65_536
-"""Rows read before the first step, for the data's mean and norm."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """What training needs of ``interp.ActivationStore`` or live activations."""
-
-    def __len__(self) -> int: ...
-    def batches_of(
-        self, sites: Sequence[Site], batch_size: int, seed: int = 0, start: int = 0
-    ) -> Iterator[dict[Site, Tensor]]:
-        """One epoch of float32 [batch, d], from batch number ``start`` on; row i of every site is of the same token."""
-        ...
 
 
 def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
@@ -79,7 +63,7 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
 
 def train_dictionary(config: TrainConfig, store: Source, *, progress: bool = False) -> Dictionary:
     """``train`` of a transcoder set, cross-layer transcoder or crosscoder (``config.kind``)."""
-    if config.kind is None:
+    if getattr(config, "kind", None) is None:
         raise ValueError("this config has no kind: train an SAE or transcoder of one site with saes.train")
     (trained,) = train_all([config], store, progress=progress)
     assert isinstance(trained, Dictionary)
@@ -93,7 +77,7 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
     size and number of tokens, or share a folder.
     """
-    if kinds := sorted({config.kind for config in configs if config.kind is not None}):
+    if kinds := sorted({str(kind) for config in configs if (kind := getattr(config, "kind", None)) is not None}):
         raise ValueError(f"{', '.join(kinds)} among the configs: train those with saes.training.train_all")
     return [sae for sae in train_all(configs, store, progress=progress) if isinstance(sae, SAE)]
 
@@ -103,7 +87,13 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
 def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE | Dictionary]:
     """``train_many`` of SAEs and of dictionaries over several places."""
     refuse_inference_mode("training an SAE")
+    for config in configs:
+        require(config, TrainConfig, what="a config", fix="saes.TrainConfig(site=..., out=..., k=32)")
+    require(store, Source, what="a store", fix="interp.ActivationStore(folder), or interp.LiveActivations(...)")
     _check_together(configs, store)
+    for config in configs:
+        if isinstance(store, HasSites):
+            plan(config, store).check(device_of(config), shards=config.latent_shards)
     groups = [arrange(latent_shards=config.latent_shards, d_sae=config.d_sae) for config in configs]
     leads = groups[0].leads
     with ExitStack() as claims:
@@ -120,15 +110,19 @@ def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool =
         for state, group in zip(states, groups, strict=True):
             spread(state, group)
         unfinished = [(s, c) for s, c in zip(states, configs, strict=True) if not s.finished]
-        if unfinished:
-            _loop(unfinished, store, progress=progress)
-        for state in states:
-            collect(state.sae)
-        for state, config in unfinished:
-            _fold(state, config)
+        last = _loop(unfinished, store, progress=progress) if unfinished else {}
+        for state, config in zip(states, configs, strict=True):
+            state.silent = state.sae.group.whole("silent", state.silent)
+            if state.finished:
+                collect(state.sae)
+                continue
+            finish(state, config, store)
+            dead = int((state.silent >= _dead_after(state, config)).sum())
+            verdict = judge(state.sae, config, last, dead=dead)
             if leads:
                 sync_log(config.out)
-                _save(state.sae.eval(), config.out)
+                save_verdict(verdict, config.out)
+                save(state.sae, config.out)
     return [state.sae.eval() for state in states]
 
 
@@ -140,37 +134,27 @@ def _continue(state: TrainState, config: TrainConfig) -> None:
         resume(state, config.out)
 
 
-def _fold(state: TrainState, config: TrainConfig) -> None:
-    """Let it take raw activations."""
-    if isinstance(state.sae, SAE):
-        state.sae.fold_scales(state.scale, state.target_scales[0])
-        state.sae.layer_norm = config.normalisation == "layer_norm"
-    else:
-        state.sae.fold_scales(state.scales, state.target_scales)
+def _dead_after(state: TrainState, config: TrainConfig) -> int:
+    return config.dead_after_steps or state.sae.activation.dead_after_steps
 
 
-def _save(sae: SAE | Dictionary, folder: Path) -> None:
-    if isinstance(sae, SAE):
-        sae.save(folder)
-    else:
-        save_dictionary(sae, folder)
-
-
-def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> None:
+def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> dict[str, Tensor]:
+    """All steps that are left; returns the last batch."""
     first, leads = runs[0][1], runs[0][0].sae.group.leads
     began, done = time.monotonic(), min(state.step for state, _ in runs)
     sites = sorted({site for _, c in runs for places in c.places for site in places})
+    watches = [Watch(config) for _, config in runs]
+    if done == first.steps:  # ended between its last step and the writing of the SAE
+        return next(batches(store, first, sites, done - 1))
     with ExitStack() as stack:
-        bar = stack.enter_context(
-            Progress(*Progress.get_default_columns(), "{task.fields[figures]}", disable=not (progress and leads))
-        )
         names = ", ".join(config.activation for _, config in runs)
-        task = bar.add_task(f"train {names}", total=first.steps, completed=done, figures="")
+        show = working(f"train {names}", first.steps, done=done, unit="steps", show=progress)
+        advance: Callable[..., None] = stack.enter_context(show) if leads else _write_nothing
         logs = [stack.enter_context(appended_log(c.out)) if leads else _write_nothing for _, c in runs]
         told = [stack.enter_context(OpenSinks(c.log_to if leads else (), c.out, c.to_json())) for _, c in runs]
         stopped = stack.enter_context(held_back()) if processes.current().size == 1 else _never
-        for step, batch in enumerate(_batches(store, first, sites, done), done):
-            for (state, config), log, sinks in zip(runs, logs, told, strict=True):
+        for step, batch in enumerate(batches(store, first, sites, done), done):
+            for (state, config), log, sinks, watch in zip(runs, logs, told, watches, strict=True):
                 if state.step != step:  # this one had come further when the run was killed
                     continue
                 reads, writes = ([batch[place] for place in places] for places in config.places)
@@ -180,13 +164,18 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
                     figures = {**state.metrics, "tokens_per_second": rate}
                     log({"step": state.step, **figures})
                     sinks.write(state.step, figures)
-                    bar.update(task, completed=state.step, figures=_figures(state, rate))
+                    advance(0, _figures(state, rate))
+                    watch.see(state.step, state.metrics["fvu"])
+                if state.step in config.keep_steps:
+                    keep(state, config, store)
                 if state.step % config.checkpoint_every == 0:
                     save_checkpoint(state, config.out)
+            advance(1)
             if stopped():
                 for state, config in runs:
                     save_checkpoint(state, config.out)
                 break
+    return batch
 
 
 def _never() -> bool:
@@ -194,8 +183,8 @@ def _never() -> bool:
     return False
 
 
-def _write_nothing(_figures: dict[str, Any]) -> None:
-    """The log of processes that do not lead."""
+def _write_nothing(*_figures: Any) -> None:
+    """The log and the progress of processes that do not lead."""
 
 
 def _figures(state: TrainState, rate: float) -> str:
@@ -221,16 +210,13 @@ def train_step(
     device = state.silent.device
     read = [batch] if isinstance(batch, Tensor) else list(batch)
     n = len(read[0])
-    xs = [
-        _without_row_scale(group.rows(rows).to(device), config) * scale
-        for rows, scale in zip(read, state.scales, strict=True)
-    ]
+    xs = as_read(state, read, config)
     written = [target] if isinstance(target, Tensor) else target
     targets = xs
     if written is not None:
         targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
     set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
-    dead = state.silent >= (config.dead_after_steps or sae.activation.dead_after_steps)
+    dead = state.silent >= _dead_after(state, config)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward: Pass | Forward
         if isinstance(sae, SAE):
@@ -249,11 +235,11 @@ def train_step(
         start = state.step * config.batch_size
         bad = (~torch.stack([rows.isfinite().all(-1) for rows in read]).all(0)).nonzero().flatten().tolist()
         which = f" ({len(bad)} of them not finite, the first is number {start + bad[0]})" if bad else ""
+        kept = state.step >= config.checkpoint_every
+        good = f"the last checkpoint in {config.out / 'checkpoints'} is good: " if kept else ""
         return FloatingPointError(
-            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run"
-            f"{which}; the"
-            f" last checkpoint in {config.out / 'checkpoints'} is good: lower lr ({config.peak_lr:g}), or check the"
-            " store"
+            f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run{which};"
+            f" {good}lower lr ({config.peak_lr:g}), or check the store"
         )
 
     if not torch.isfinite(values.sum()):
@@ -354,7 +340,7 @@ def _metrics(
     """Of several places, ``fvu`` is the mean over those written and ``l0`` the sum over parts, and each has its own
     beside them."""
     group = state.sae.group
-    fvu = [_fvu(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
+    fvu = [fvu_of(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
     l0 = [float(group.mean(group.over_latents(its.l0.float()))) for its in latents]
     known = [value for value in fvu if value is not None]
     return {
@@ -370,163 +356,6 @@ def _metrics(
     }
 
 
-def _fvu(target: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], group: Group) -> float | None:
-    """Fraction of variance unexplained; None where the rows do not differ by more than the rounding of their mean."""
-    power, error = (group.mean(t.square()).mean() for t in (target, target - x_hat))
-    variance = group.mean((target - group.mean(target)).square()).mean()
-    rounding = (8 * torch.finfo(target.dtype).eps) ** 2 * power
-    return float(error / variance) if variance > rounding else None
-
-
-def initial_state(
-    config: TrainConfig, store: Source, known: dict[tuple[str, bool], SiteStatistics] | None = None
-) -> TrainState:
-    """Weights and optimizer before the first step; the data's mean and norm come from its first rows.
-
-    What these say goes to ``known``, by site and whether rows are layer-normalised, and is not read twice.
-    """
-    known = {} if known is None else known
-    reads, writes = ([_statistics(place, config, store, known) for place in places] for places in config.places)
-    scales, target_scales = (tuple(its.scale(config.normalisation) for its in places) for places in (reads, writes))
-    means = [its.mean * scale for its, scale in zip(writes, target_scales, strict=True)]
-    provenance = {"train": config.to_json(), "source": source_of(store)}
-    if config.layout is not None:
-        dictionary = Dictionary(
-            config.layout,
-            ([len(its.mean) for its in reads], [len(its.mean) for its in writes]),
-            d_sae=config.d_sae,
-            activation=config.build_activation(),
-            skip=config.skip,
-            budget=config.budget,
-            provenance=provenance,
-        )
-        dictionary.initialise(seed=config.seed, means=means)
-        return fresh_state(dictionary.to(device_of(config)), scales, target_scales, decoder=config.decoder)
-    sae = SAE(
-        len(reads[0].mean),
-        config.d_sae,
-        config.build_activation(),
-        d_out=len(writes[0].mean),
-        subtract_b_dec=config.target_site is None,
-        skip=config.skip,
-        site=config.site,
-        target_site=config.target_site,
-        provenance=provenance,
-    )
-    if config.init_from is None:
-        sae.initialise(seed=config.seed, mean=means[0])
-    else:
-        layer_norm = config.normalisation == "layer_norm"
-        _start_from(sae, SAE.load(config.init_from), scales[0], target_scales[0], layer_norm=layer_norm)
-    if config.decoder == "tied":
-        with torch.no_grad():
-            sae.W_enc.copy_(sae.W_dec.T)
-    return fresh_state(sae.to(device_of(config)), scales, target_scales, decoder=config.decoder)
-
-
-def fresh_state(
-    sae: SAE | Dictionary, scales: tuple[float, ...], target_scales: tuple[float, ...], *, decoder: str
-) -> TrainState:
-    """An SAE or dictionary, on its device, with an optimizer that has taken no step."""
-    parts = parts_of(sae)
-    followers = [part.W_dec for part in parts] if decoder == "tied" else []  # each follows its W_enc
-    learned = [
-        parameter
-        for parameter in sae.parameters()
-        if parameter.requires_grad and not any(parameter is follower for follower in followers)
-    ]
-    optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), eps=ADAM_EPS, fused=True)
-    make_moments(optimizer)
-    shape = (sae.d_sae,) if isinstance(sae, SAE) else (len(parts), sae.d_sae)
-    silent = torch.zeros(shape, dtype=torch.int64, device=parts[0].W_enc.device)
-    return TrainState(sae.train(), optimizer, scales, target_scales, silent)
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """The one asked for, else this process's GPU, else the CPU."""
-    name = config.device or processes.default_device() or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, which is not to be had here ({first}); leave it out") from error
-
-
-def _start_from(sae: SAE, other: SAE, scale: float, target_scale: float, *, layer_norm: bool) -> None:
-    """Weights of a finished SAE, brought back to the scale that training runs in."""
-    mine, found = ({name: tuple(p.shape) for name, p in s.named_parameters()} for s in (sae, other))
-    if mine != found or sae.subtract_b_dec != other.subtract_b_dec:
-        raise ValueError(f"the SAE to start from has weights {found}, this one needs {mine}")
-    if other.layer_norm != layer_norm:
-        raise ValueError(
-            f"the SAE to start from {'is' if other.layer_norm else 'is not'} of layer-normalised activations: pass"
-            f" normalise={'layer_norm' if other.layer_norm else 'mean_norm'!r}"
-        )
-    check_same_model(other, said_model(sae), name="the SAE to start from")
-    other.fold_scales(1 / scale, 1 / target_scale)
-    with torch.no_grad():
-        for name, parameter in sae.named_parameters():
-            parameter.copy_(other.get_parameter(name))
-
-
-def _statistics(
-    site: str, config: TrainConfig, store: Source, known: dict[tuple[str, bool], SiteStatistics]
-) -> SiteStatistics:
-    """Of the first rows that training will see; SAEs that are trained together see the same."""
-    key = (site, config.normalisation == "layer_norm")
-    if key not in known:
-        rows, count = [], 0
-        wanted, place = min(STATISTICS_ROWS, len(store)), _place_in(store, site)
-        for batch in store.batches_of([place], min(config.batch_size, wanted), seed=config.data_seed):
-            rows.append(batch[place])
-            count += len(rows[-1])
-            if count >= wanted:
-                break
-        raw = torch.cat(rows)
-        data = _without_row_scale(raw, config)
-        _check_finite(raw, data, site, config, store)
-        known[key] = SiteStatistics.of(data, site=site)
-    return known[key]
-
-
-def _place_in(store: Source, name: str) -> Any:
-    """What the source calls a place: its site, unless it has names of its own (several stores)."""
-    return store.place(name) if hasattr(store, "place") else Site.parse(name)
-
-
-def _check_finite(
-    raw: Float[Tensor, "n d"], data: Float[Tensor, "n d"], site: str, config: TrainConfig, store: Source
-) -> None:
-    if (whole := data.norm(dim=-1).isfinite()).all():
-        return
-    bad = (~whole).nonzero().flatten().tolist()
-    reason = "too large for float32" if raw[bad[0]].isfinite().all() else "not finite"
-    raise ValueError(
-        f"{len(bad)} of the first {len(raw)} activations at {site} are {reason}; the first is number {bad[0]} of the"
-        f" run{_token_of(store, config, bad[0])}. Cache in float32 or bfloat16, or leave such tokens out"
-    )
-
-
-def _token_of(store: Source, config: TrainConfig, number: int) -> str:
-    """Which token of the text stands at a place of the run's first epoch, in words; nothing where that is not known."""
-    if not isinstance(store, ActivationStore):
-        return ""
-    batch, place = divmod(number, config.batch_size)
-    token = int(next(store.indices(config.batch_size, config.data_seed, batch))[place])
-    found = store.tokens(slice(token, token + 1))
-    return f": token {token} of the store, position {int(found.positions)} of document {int(found.documents)}"
-
-
-def _without_row_scale(x: Float[Tensor, "n d"], config: TrainConfig) -> Float[Tensor, "n d"]:
-    """The SAE itself does this once it is trained; the loss is of what it is shown here."""
-    return RowScale.of(x).remove(x) if config.normalisation == "layer_norm" else x
-
-
-def source_of(store: Source) -> dict[str, Any]:
-    """Where the activations come from, as far as the store says: fingerprints of model and data."""
-    return dict(getattr(store, "provenance", {}))
-
-
 def _check_together(configs: Sequence[TrainConfig], store: Source) -> None:
     if len(store) == 0:
         raise ValueError("the store is empty; cache some tokens first")
@@ -538,21 +367,6 @@ def _check_together(configs: Sequence[TrainConfig], store: Source) -> None:
     folders: list[Path] = [config.out.resolve() for config in configs]
     if len(set(folders)) < len(folders):
         raise ValueError(f"every SAE needs a folder of its own; got {', '.join(map(str, folders))}")
-
-
-def _batches(
-    store: Source, config: TrainConfig, sites: Sequence[str], done: int
-) -> Iterator[dict[str, Float[Tensor, "n _"]]]:
-    """The batches of steps ``done``, ``done`` + 1, …: epoch after epoch, each shuffled by its own seed."""
-    per_epoch = math.ceil(len(store) / config.batch_size)
-    places = {name: _place_in(store, name) for name in sites}
-    while done < config.steps:
-        epoch, start = divmod(done, per_epoch)
-        for batch in store.batches_of(list(places.values()), config.batch_size, config.data_seed + epoch, start):
-            yield {name: batch[place] for name, place in places.items()}
-            done += 1
-            if done == config.steps:
-                return
 
 
 def set_learning_rate(state: TrainState, *, peak: float, steps: int, warmup: float, decay: float) -> None:

@@ -1,11 +1,16 @@
-"""Before a run starts: which places of a store it is about, and what it will take in parameters, memory and time."""
+"""Before a run starts: which places of a store it is about, and what it will take in parameters, memory, passes and
+time."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import cache
 
 import torch
 
+from interp.arguments.memory import free_memory
+from interp.store.plan import size
 from saes.places.stores import HasSites, places_in
 from saes.training.config import TrainConfig
 
@@ -31,10 +36,19 @@ class Plan:
     """The size of one run."""
 
     kind: str
+    """What kind it is: transcoders, clt, crosscoder, or SAE or transcoder of one site."""
     places: int
+    """How many places the dictionary reads."""
+    d_sae: int
+    """Number of latents of each part."""
     parameters: int
+    """How many weights it has, biases counted."""
     tokens: int
+    """How many tokens it is trained on."""
     steps: int
+    """How many optimiser steps it takes."""
+    available: int
+    """How many activations the source has; each pass over it takes them once."""
     products: float
     """Multiplications and additions of the encoder in all steps; the decoder's, of few latents, are few beside them."""
 
@@ -54,49 +68,79 @@ class Plan:
             self.steps * self.weight_bytes * _OF_A_STEP / _bytes_a_second() / 86_400
         )
 
+    @property
+    def passes(self) -> float:
+        """How often each activation is seen."""
+        return self.tokens / max(1, self.available)
+
+    def check(self, device: torch.device, *, shards: int = 1) -> None:
+        """Refuse what does not fit the memory of ``device``, of which a process has one of ``shards`` parts.
+
+        Raises ValueError with the bytes, and what is free.
+        """
+        free, wanted = free_memory(device), self.training_bytes // shards
+        if free is not None and wanted > free:
+            raise ValueError(
+                f"{self.d_sae:,} latents take {size(wanted)} of memory ({self.parameters // shards:,} weights, with"
+                f" gradients and Adam's moments), and {device} has {size(free)} free: lower d_sae, or share the latents"
+                " between processes (latent_shards)"
+            )
+
     def lines(self) -> list[str]:
         """For the terminal."""
         days = self.days()
-        hours = f"{24 * days:.2g} hours" if days < 2 else f"{days:.3g} days"
+        least = str(timedelta(seconds=round(86_400 * days))) if days < 2 else f"{days:.3g} days"
+        over = f"{self.kind} over {self.places} places" if self.places > 1 else f"{self.kind}, {self.d_sae:,} latents"
+        passes = f"{self.passes:.3g} passes over {self.available:,}" if self.passes > 1 else f"of {self.available:,}"
         return [
-            f"{self.kind} over {self.places} places: {self.parameters:,} parameters",
-            f"{_size(self.weight_bytes)} of weights, {_size(self.training_bytes)} with gradients and Adam's moments",
-            f"{self.tokens:,} tokens in {self.steps:,} steps; at least {hours} on this machine (an estimate from the"
-            " speed of products and memory; reading activations comes on top)",
+            f"{over}: {self.parameters:,} parameters",
+            f"{size(self.weight_bytes)} of weights, {size(self.training_bytes)} with gradients and Adam's moments",
+            f"{self.tokens:,} activations ({passes}) in {self.steps:,} steps; at least {least} on this machine (from"
+            " the speed of products and memory; reading activations comes on top)",
         ]
 
 
 def plan(config: TrainConfig, source: HasSites) -> Plan:
-    """Of a config whose places are names in ``source``.
+    """Of a config whose places are names in ``source``: an SAE, a transcoder, or a dictionary over several places.
 
     A CLT of L layers of width d has d * d_sae * (L + L (L + 1) / 2) weights and a few biases.
     """
     layout = config.layout
-    if layout is None:
-        raise ValueError("a plan is of a dictionary over several places (kind); this config is of one site")
-    reads, writes = ([source.width(place) for place in places] for places in (layout.reads, layout.writes))
+    reads, writes = ([source.width(place) for place in places] for places in config.places)
     extras = sum(config.d_sae if extra.per_latent else 1 for extra in config.build_activation().extras.values())
     parameters, products = 0, 0.0
-    for part in layout.parts:
-        d_in, d_out = sum(reads[i] for i in part.reads), sum(writes[i] for i in part.own)
-        parameters += config.d_sae * (d_in + sum(writes[i] for i in part.writes) + 1) + d_out + extras
+    shapes: list[tuple[int, ...]] = [(reads[0], writes[0], writes[0])]
+    if layout is not None:
+        shapes = [
+            tuple(
+                sum(widths[i] for i in chosen)
+                for widths, chosen in ((reads, p.reads), (writes, p.own), (writes, p.writes))
+            )
+            for p in layout.parts
+        ]
+    for d_in, d_out, d_written in shapes:
+        parameters += config.d_sae * (d_in + d_written + 1) + d_out + extras
         parameters += d_in * d_out if config.skip else 0
         products += 2.0 * d_in * config.d_sae * config.steps * config.batch_size
     return Plan(
-        kind=layout.kind,
-        places=len(layout.reads),
+        kind=config.kind or ("SAE" if config.target_site is None else "transcoder"),
+        places=len(reads),
+        d_sae=config.d_sae,
         parameters=parameters,
         tokens=config.tokens,
         steps=config.steps,
+        available=len(source),
         products=products,
     )
 
 
+@cache
 def _products_a_second() -> float:
     left, right = torch.ones(512, 512), torch.ones(512, 2048)
     return 2.0 * 512 * 512 * 2048 / _seconds(lambda: left @ right)
 
 
+@cache
 def _bytes_a_second() -> float:
     from_, to = torch.ones(1 << 24), torch.ones(1 << 24)
     return 2.0 * from_.nbytes / _seconds(lambda: to.copy_(from_))
@@ -110,7 +154,3 @@ def _seconds(action: Callable[[], object]) -> float:
         action()
         times.append(time.perf_counter() - begin)
     return max(min(times), 1e-9)
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"

@@ -13,10 +13,14 @@ from circuits import Task
 from tests.tiny_models import _GROUPED, _SHARED, FAMILIES, VOCAB, tiny_model
 
 ALL_FAMILIES = (*FAMILIES, "qwen2")
-MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "llama4_text")
+LATENT = ("deepseek_v2", "deepseek_v3")
+"""Mixtures too, whose keys and values are made of one small vector."""
 WIRED = (
-    *ALL_FAMILIES, *MIXTURES, "gpt_neox_sequential", "gemma3_mixed", "gemma", "mistral", "qwen3", "smollm3", "olmo",
-    "glm4", "stablelm", "starcoder2", "phi3", "gpt_neo", "falcon_1b",
+    *ALL_FAMILIES, *(case for case in MIXTURES if case != "llama4_text"), "gpt_neox_sequential", "gemma3_mixed",
+    "gemma", "mistral", "qwen3", "smollm3", "olmo", "olmo2", "olmo3", "exaone4", "glm4", "granite", "cohere",
+    "cohere_normed", "stablelm", "stablelm_parallel", "starcoder2", "phi", "phi_normed", "phi3", "gptj", "gpt_neo",
+    "falcon_7b", "falcon_40b", "falcon_11b", "falcon_1b",
 )  # fmt: skip
 """Where edges are known and compared; in every other tiny model they are refused."""
 LENGTH, DIFFERS_AT = 7, 3
@@ -44,8 +48,8 @@ def model_of(family: str, *, dtype: torch.dtype = torch.float32, biases: bool = 
 
 
 def precise(family: str) -> PreTrainedModel:
-    """In float64; experts are multiplied in float32 at most."""
-    return model_of(family, dtype=torch.float32 if family in (*MIXTURES, "deepseek_v3") else torch.float64)
+    """In float64; experts are multiplied in float32 at most, and XGLM's attention cannot do more."""
+    return model_of(family, dtype=torch.float32 if family in (*MIXTURES, *LATENT, "xglm") else torch.float64)
 
 
 def bridge_of(model: PreTrainedModel) -> TransformerBridge:

@@ -1,7 +1,9 @@
 """Circuits: pruning, faithfulness at its ends, areas by hand, and files that come back equal."""
 
 import json
+from dataclasses import replace
 
+import jsonschema
 import networkx
 import pytest
 import torch
@@ -11,10 +13,12 @@ from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.attribution.edges import attribute_edges
 from circuits.circuit import Circuit
 from circuits.draw import circuit_graph
+from circuits.explorer.graph import Graph, Link, part_of
 from circuits.export import to_dot, to_neuronpedia, write_graphml
 from circuits.faithfulness import ABLATIONS, Evaluator
 from circuits.runs.pair import open_session
 from interp.sites.norms import linear_norm
+from tests.circuits.graphs.schema import GRAPH_FILE
 from tests.circuits.pairs import model_of, random_task
 from tests.tiny_models import HEADS
 
@@ -237,20 +241,47 @@ def test_the_graph_is_drawn_from_the_input_up() -> None:
     assert figure.data[1].line.color == "#b2182b"  # the negative edge
 
 
-def test_dot_and_neuronpedia() -> None:
+def test_dot() -> None:
     circuit = by_hand().prune(threshold=0.5)
     dot = to_dot(circuit)
     assert '"embed" -> "a0.h0" [penwidth=4.50, color="#2166ac", label="v"];' in dot
     assert '"a0.h0" -> "m1" [penwidth=3.17, color="#b2182b"];' in dot
-    graph = to_neuronpedia(circuit, slug="toy", model="tiny", prompt="a b", tokens=["a", " b"])
-    ids = {node["node_id"] for node in graph["nodes"]}
-    assert ids == {"E_embed_1", "0_a0.h0_1", "1_m1_1", "2_logits_1"}
-    assert all(link["source"] in ids and link["target"] in ids for link in graph["links"])
-    # What Neuronpedia's CLTGraphNode requires of every node.
-    required = (
-        "node_id feature layer ctx_idx feature_type token_prob is_target_logit run_idx reverse_ctx_idx jsNodeId clerp"
-    )
-    assert all(set(required.split()) <= set(node) for node in graph["nodes"])
-    assert set(graph["qParams"]) == {"linkType", "pinnedIds", "clickedId", "supernodes", "sg_pos"}
+
+
+def test_a_circuit_by_position_is_a_file_of_neuronpedia() -> None:
+    """Nodes stand where they act, influence is cumulative by hand, links into a head's q, k and v are one."""
+    parts = [part_of("embed", 1.0, position=0), part_of("embed", 1.0, position=1), part_of("a0.h0", -2.0, position=1)]
+    parts += [part_of("m1", 0.5, position=1), part_of("logits", 0.0, position=1)]
+    named = {part.id: part for part in parts}
+    links = [
+        Link(source="embed@0", target="a0.h0@1", score=1.0, reader="k"),
+        Link(source="embed@0", target="a0.h0@1", score=2.0, reader="v"),
+        Link(source="embed@1", target="a0.h0@1", score=-1.0, reader="q"),
+        Link(source="a0.h0@1", target="m1@1", score=1.0),
+        Link(source="m1@1", target="logits@1", score=-3.0),
+        Link(source="a0.h0@1", target="logits@1", score=1.0),
+    ]
+    unfolded = Graph(parts=named, links=links, columns=["[a]", " b"], by_position=True)
+    graph = to_neuronpedia(unfolded, slug="toy", model="tiny", prompt="a b", tokens=["a", " b"])
+    jsonschema.validate(graph, GRAPH_FILE)
+    nodes = {node["clerp"] + str(node["ctx_idx"]): node for node in graph["nodes"]}
+    assert {node["node_id"] for node in graph["nodes"]} == {
+        "E_embed_0",
+        "E_embed_1",
+        "0_a0.h0_1",
+        "1_m1_1",
+        "3_logits_1",
+    }
+    # a0.h0 1, of which 3/4 from embed@0 and 1/4 from embed@1; m1 3/4: in all 2.75.
+    cumulative = [nodes[name]["influence"] for name in ("a0.h01", "embed0", "m11", "embed1")]
+    assert cumulative == pytest.approx([1 / 2.75, 1.75 / 2.75, 2.5 / 2.75, 1.0])
+    weights = {(link["source"], link["target"]): link["weight"] for link in graph["links"]}
+    assert weights["E_embed_0", "0_a0.h0_1"] == 3.0
+    assert len(weights) == 5
+    assert graph["metadata"]["prompt"] == "a b"
     assert graph["metadata"]["prompt_tokens"] == ["a", " b"]
-    assert [node["node_id"] for node in graph["nodes"] if node["is_target_logit"]] == ["2_logits_1"]
+    assert [node["node_id"] for node in graph["nodes"] if node["is_target_logit"]] == ["3_logits_1"]
+    with pytest.raises(ValueError, match="no positions"):
+        to_neuronpedia(replace(unfolded, by_position=False), slug="toy", model="t", prompt="a b", tokens=["a", " b"])
+    with pytest.raises(ValueError, match="at its 3 tokens"):
+        to_neuronpedia(unfolded, slug="toy", model="t", prompt="a b c", tokens=["a", " b", " c"])

@@ -128,7 +128,7 @@ def test_patch_writes_a_page_that_shows_prompts_as_text(tmp_path, capsys, embedd
         about=TaskOptions(task=str(path)),
         nodes=("attn_out",),
         html=tmp_path / "page.html",
-        out=tmp_path / "scores.json",
+        save=tmp_path / "scores.json",
     )
     page = (tmp_path / "page.html").read_text()
     body = page[page.index("<body>") :]
@@ -143,13 +143,13 @@ def test_patch_writes_a_page_that_shows_prompts_as_text(tmp_path, capsys, embedd
 
 def test_circuit_writes_every_file(tmp_path, capsys) -> None:
     files = {name: tmp_path / f"circuit.{name}" for name in ("html", "graphml", "dot", "neuronpedia", "mib")}
-    circuit("embedded", about=TaskOptions(prompts=4), size=30, method="eap", out=tmp_path / "circuit.json", **files)
+    circuit("embedded", absave=TaskOptions(prompts=4), size=30, method="eap", out=tmp_path / "circuit.json", **files)
     assert all(file.stat().st_size for file in files.values())
     loaded = Circuit.load(tmp_path / "circuit.json")
     assert 0 < len(loaded.edges) <= 30
     assert loaded.about["task"] == "ioi_swap"
     assert "faithfulness" in capsys.readouterr().out
-    options = {"direction": "denoise", "method": "eap-ig", "steps": 2, "out": tmp_path / "denoise.json"}
+    options = {"direction": "denoise", "method": "eap-ig", "steps": 2, "save": tmp_path / "denoise.json"}
     circuit("embedded", about=TaskOptions(prompts=4), size=30, **options)
     assert "eap-ig: 3 forwards, 2 backwards" in " ".join(capsys.readouterr().out.split())
     assert Circuit.load(tmp_path / "denoise.json").about["direction"] == "denoise"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import circuits
 from circuits.anatomy.anatomy import anatomy_of
-from circuits.anatomy.nodes import places
+from circuits.anatomy.nodes import node_hooks
 from circuits.rules import PRESETS, relevance, rule_set
 from circuits.runs.runner import Runner
 from tests.circuits.pairs import ALL_FAMILIES, VOCAB, bridge_of, model_of, random_task
@@ -181,9 +181,9 @@ def test_relp_is_exact_patching_of_a_frozen_replica(family: str, direction: str)
     names = ["embed", "resid_pre", "z", "v", "attn_out", "mlp_post", "mlp_out"]
     scores = circuits.attribute(model, task, nodes=names, method="relp", rules="paper")
     anatomy = anatomy_of(model)
-    spots = {name: places(anatomy, name) for name in names}
+    by_name = {name: node_hooks(anatomy, name) for name in names}
     runner = Runner(anatomy, prompts=len(task))
-    read = [place.value for layers in spots.values() for place in layers]
+    read = [hooks.value for layers in by_name.values() for hooks in layers]
     source, base = (runner.forward(tokens, read=read) for tokens in (task.source, task.base))
     handles = frozen_replica(model, task.base)
     measured = scores["z"].clean_metric - scores["z"].corrupt_metric
@@ -195,9 +195,9 @@ def test_relp_is_exact_patching_of_a_frozen_replica(family: str, direction: str)
 
     unpatched = metric(runner.forward(task.base).logits)
     worst = 0.0
-    for name, layers in spots.items():
-        for layer, place in enumerate(layers):
-            whole = source.value(place.value) - base.value(place.value)
+    for name, layers in by_name.items():
+        for layer, hooks in enumerate(layers):
+            whole = source.value(hooks.value) - base.value(hooks.value)
             for position in range(3, task.length):
                 delta = torch.zeros_like(whole)
                 if name == "mlp_post":
@@ -209,7 +209,7 @@ def test_relp_is_exact_patching_of_a_frozen_replica(family: str, direction: str)
                 else:
                     delta[:, position] = whole[:, position]
                     expected = scores[name].values[layer, position]
-                effect = metric(runner.forward(task.base, add={place.change: delta}).logits) - unpatched
+                effect = metric(runner.forward(task.base, add={hooks.change: delta}).logits) - unpatched
                 worst = max(worst, abs(effect - float(expected)))
     for handle in handles:
         handle.remove()
@@ -263,7 +263,7 @@ def test_neurons_get_what_their_output_weights_pass_back(family: str) -> None:
     model, task = model_of(family, dtype=torch.float64), random_task()
     anatomy = anatomy_of(model)
     runner = Runner(anatomy, prompts=len(task))
-    neuron, out = (places(anatomy, name)[1].change for name in ("mlp_post", "mlp_out"))
+    neuron, out = (node_hooks(anatomy, name)[1].change for name in ("mlp_post", "mlp_out"))
     with relevance(model, rules="paper"):
         passed = runner.forward(task.base, read=[neuron, out], gradients=True)
         found = runner.gradients(passed.logits[:, 5].sum(), passed, [neuron, out])

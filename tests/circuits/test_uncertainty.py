@@ -18,9 +18,11 @@ from circuits.comparison import compare
 from circuits.draw import agreement_table
 from circuits.explorer.explorer import Explorer
 from circuits.features.comparison import compare_features
+from circuits.mib.areas import mib_areas
 from circuits.runs.runner import Cost
 from circuits.scores.nodes import Scores
-from circuits.scores.uncertainty import standard_error
+from circuits.scores.uncertainty import jackknife, mean_estimate, standard_error
+from interp.metrics import Estimate
 from saes import SAE, TopK
 from tests.circuits.pairs import model_of, random_task
 
@@ -36,6 +38,37 @@ def test_the_standard_error_is_that_of_a_mean() -> None:
     values = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=torch.float64)
     assert standard_error(values).tolist() == [pytest.approx(1.0), 0.0]  # (3 - 1) / sqrt(2) / sqrt(2)
     assert all(math.isnan(error) for error in standard_error(values[:1]).tolist())
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = jackknife(values, lambda means: float(means.sum()))
+    expected = mean_estimate(values.sum(0))
+    assert (found.value, found.standard_error) == pytest.approx((expected.value, expected.standard_error))
+    assert found.n == expected.n == 7
+    # Of a square: |2 mean| times that of the mean, to first order.
+    narrow = 5 + 1e-3 * values[:1]
+    squared = jackknife(narrow, lambda means: float(means[0] ** 2))
+    assert squared.standard_error == pytest.approx(10 * mean_estimate(narrow[0]).standard_error, rel=1e-3)
+    assert str(jackknife(values[:, :1], lambda means: 1.0)) == "1 (n = 1)"
+
+
+def test_faithfulness_and_its_areas_are_estimates() -> None:
+    model = model_of("gpt2")
+    for n in (1, 3):
+        task = random_task(n=n, direction="noise")
+        whole = Circuit.from_edges(circuits.attribute_edges(model, task, method="eap"))
+        evaluator = circuits.Evaluator(model, task)
+        measured, curve = evaluator.evaluate(whole.prune(size=30)), evaluator.curve(whole, fractions=[0.1, 1.0])
+        areas = mib_areas(evaluator, whole)
+        estimates = [measured.faithfulness, measured.completeness, *curve.faithfulness, curve.area, curve.distance]
+        estimates += [areas.cpr, areas.cmd, *areas.by_signed_score, *areas.by_absolute_score]
+        for estimate in estimates:
+            assert isinstance(estimate, Estimate)
+            assert estimate.n == measured.n == curve.n == areas.n == n
+            assert math.isnan(estimate.standard_error) == (n == 1)
+            assert estimate.error().startswith("(n = 1)" if n == 1 else "± ")
+        assert curve.area.value == pytest.approx(0.45 * (curve.faithfulness[0] + curve.faithfulness[1]), abs=1e-6)
 
 
 def test_agreement_on_one_prompt_has_no_interval() -> None:
@@ -92,7 +125,11 @@ def test_the_largest_scores_in_words() -> None:
 
 def test_commands_say_n_is_1(tmp_path, capsys) -> None:
     patch(
-        "embedded", about=TaskOptions(prompts=1), nodes=("attn_out",), out=tmp_path / "p.json", html=tmp_path / "p.html"
+        "embedded",
+        about=TaskOptions(prompts=1),
+        nodes=("attn_out",),
+        save=tmp_path / "p.json",
+        html=tmp_path / "p.html",
     )
     circuit("embedded", about=TaskOptions(prompts=1), size=30, method="eap", html=tmp_path / "c.html")
     printed = capsys.readouterr().out

@@ -1,6 +1,8 @@
 """Each metric against a value worked out by hand."""
 
+import copy
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -14,6 +16,19 @@ def test_mean_and_its_standard_error() -> None:
     assert estimate.standard_error == pytest.approx(math.sqrt(5 / 3 / 4))
     assert estimate.n == 4
     assert str(metrics.Estimate(0.123456, 0.00123, 4)) == "0.1235 ± 0.0012"
+
+
+def test_an_estimate_counts_as_its_value() -> None:
+    estimate = metrics.Estimate(0.5, 0.1, 4)
+    assert 0.4 < estimate < 0.6
+    assert estimate == 0.5
+    assert f"{estimate:.2f} {estimate}" == "0.50 0.5 ± 0.1"
+    assert type(1 - estimate) is float
+    assert torch.tensor([estimate]).tolist() == [0.5]
+    for same in (copy.deepcopy(estimate), replace(estimate), metrics.Estimate(**asdict(estimate))):
+        assert (same, same.standard_error, same.n) == (estimate, 0.1, 4)
+    assert estimate != metrics.Estimate(0.5, 0.2, 4)
+    assert len({estimate, metrics.Estimate(0.5, 0.1, 4), metrics.Estimate(0.5, 0.2, 4)}) == 2
 
 
 def test_groups_make_repeated_rows_count_once() -> None:

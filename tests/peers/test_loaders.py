@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.peers import made_python
 from saes import SAE
 from saes.convert.site_names import of_hook
+from saes.publishing import identity_of, publish
 from tests.saes.convert.by_hand import save_json
 from tests.saes.convert.layouts import FACTOR, LAYER, PLACED, K
 
@@ -101,6 +102,21 @@ OTHER_NAMES = {
 }
 
 
+PUBLISHED = "what interp sae publish writes"
+
+
+def _published(work: Path, number: int) -> dict[str, Any]:
+    """A job of the folder that we publish, as SAELens loads it from the hub."""
+    layout = PLACED["saelens, residual"]
+    sae = SAE.load(layout.write(work / "unpublished", layout.weights()))
+    figures = {name: {"value": 0.5, "standard_error": 0.1, "n": 9} for name in ("fvu", "l0", "ce_recovered_zero")}
+    figures |= {"tokens": 100, "documents": 9, "sae": identity_of(sae)}
+    inside = publish(sae, work / "published", evaluation=figures, license="mit", repo="me/mine")
+    save_file({"x": layout.between()[0].flatten(0, 1).contiguous()}, work / f"{number}.x.safetensors")
+    job = {"loader": "sae_lens", "repo_id": "me/mine", "at": str(inside.parent), "folder": inside.name}
+    return job | {"number": number, "factor": 1.0, "path": str(inside), "overrides": {}}
+
+
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which SAELens has computed all of them."""
@@ -123,6 +139,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs[name] |= {"factor": FACTOR, "path": str(path), "overrides": {}}
         if loader == "gemma_2":  # which takes the width from the repository's name, and scales embeddings by it
             jobs[name]["overrides"] = {"d_in": x.shape[1]}
+    jobs[PUBLISHED] = _published(work, len(LOADERS))
     save_json(work / "jobs.json", jobs)
     worker = subprocess.run(
         [str(python), str(HERE / "worker_saelens_loaders.py"), str(work)], capture_output=True, text=True
@@ -132,7 +149,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("name", [*LOADERS, PUBLISHED])
 def test_saelens_reads_the_same(name: str, loaded: Path) -> None:
     job = json.loads((loaded / "jobs.json").read_text())[name]
     theirs = load_file(loaded / f"{job['number']}.safetensors")

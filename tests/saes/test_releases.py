@@ -42,6 +42,10 @@ def test_the_table_is_whole() -> None:
     }
     assert [path for path in paths if not hub._ID.fullmatch(path)] == []
     assert sum(len(release.get("factors", {})) for release in releases.values()) == 304
+    assert sum(len(release.get("l0", {})) for release in releases.values()) == 12_147
+    first = of_name("gpt2-small-res-jb/blocks.3.hook_resid_pre")
+    assert first is not None
+    assert (first.l0, first.variance_explained) == (23.0, 0.999)
 
 
 def test_a_release_and_an_id_are_loaded(cache: Path) -> None:
@@ -66,6 +70,14 @@ def test_a_release_of_files_is_loaded(cache: Path) -> None:
     there.write_bytes(written.read_bytes())
     sae = SAE.load(f"{entry.release}/{entry.sae_id}")
     assert sae.site == f"blocks.{entry.path.removeprefix('layer').split('.')[0]}.hook_resid_post"
+
+
+def test_a_folder_that_is_called_as_a_file_is(cache: Path) -> None:
+    entry = of_name("gpt2-small-resid-post-v5-32k/blocks.0.hook_resid_post")
+    assert entry is not None
+    assert entry.path == "v5_32k_layer_0.pt"
+    write(random_sae(ReLU(), dtype=torch.float32), "saelens", repository(cache, entry.repo) / entry.path)
+    assert SAE.load("gpt2-small-resid-post-v5-32k/blocks.0.hook_resid_post").activation == ReLU()
 
 
 def test_what_is_not_there_is_told_with_what_is() -> None:

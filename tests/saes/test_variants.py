@@ -7,7 +7,7 @@ import torch
 
 from saes import SAE, TrainConfig, train
 from saes.activations import ACTIVATIONS, Activation
-from saes.training.loop import initial_state
+from saes.training.initial import initial_state
 from tests.saes.sources import MemorySource, planted
 from tests.saes.variants import VARIANTS, inputs, random_sae
 

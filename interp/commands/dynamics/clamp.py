@@ -3,8 +3,15 @@
 from cyclopts import App
 
 from interp.commands.dynamics.one_or_all import Options, measure
+from interp.terminal.help_text import examples
 
-app = App(name="clamp", help="Loss with a head's attention held at a value: progress measures of induction.")
+app = App(
+    name="clamp",
+    help="Loss with a head's attention held at a value: progress measures of induction.",
+    help_epilogue=examples(
+        "interp clamp embedded --data repeated --spec induction:2.1:0.7 --steps all --out runs/clamp",
+    ),
+)
 
 
 @app.default

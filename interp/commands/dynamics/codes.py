@@ -3,8 +3,15 @@
 from cyclopts import App
 
 from interp.commands.dynamics.one_or_all import Options, measure
+from interp.terminal.help_text import examples
 
-app = App(name="codes", help="Patterns of signs of a model's neurons: how many repeat, and what they tell apart.")
+app = App(
+    name="codes",
+    help="Patterns of signs of a model's neurons: how many repeat, and what they tell apart.",
+    help_epilogue=examples(
+        "interp codes gpt2 --data my_text/ --html codes.html",
+    ),
+)
 
 
 @app.default

@@ -5,8 +5,17 @@ from pathlib import Path
 from cyclopts import App
 
 from interp.commands.options import ModelOptions, OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="concept", help="Concept vectors at every layer: held-out accuracy, TCAV with significance, stability.")
+app = App(
+    name="concept",
+    help="Concept vectors at every layer: held-out accuracy, TCAV with significance, stability.",
+    help_epilogue=examples(
+        "interp concept gpt2 --positive dogs.txt --negative rest.txt --target ' bark' --html concept.html",
+    ),
+)
 
 
 @app.default
@@ -20,7 +29,7 @@ def concept(
     prompts: Path | None = None,
     sets: int = 20,
     loading: ModelOptions = ModelOptions(),
-    report: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Fit a concept vector at every layer, and test whether the target's logit depends on it.
 
@@ -38,8 +47,8 @@ def concept(
         Prompts after which it is; by default those of --negative.
     sets
         Random sets, 20 or more.
-    report
-        HTML file to write.
+    html
+        Page to write.
     """
     from rich.console import Console
     from rich.table import Table
@@ -55,6 +64,7 @@ def concept(
     ids = loaded.tokenizer(target, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
         raise ValueError(f"--target {target!r} is {len(ids)} tokens; give one, often with a space in front")
+    say_plan(f"{len(own)} prompts of the concept against {sets} random sets of {len(others)} others, at every layer")
     found = across_layers(
         last_states(loaded, own), last_states(loaded, others), target_gradients(loaded, inputs, ids[0]), sets=sets
     )
@@ -77,12 +87,13 @@ def concept(
         f" range / mean {found.range_ratio:.3f}."
     )
     console.print(stability)
-    if report:
+    answer(found)
+    if html:
         from interp.pages.html_page import Page
 
         page = Page(f"A concept in {model}", subtitle=f"{len(own)} prompts of it, {len(others)} others, {sets} sets")
         page.table(columns, rows).text(stability)
-        console.print(f"Report: {page.write(report)}")
+        console.print(f"Report: {page.write(html)}")
 
 
 def _lines(path: Path) -> list[str]:

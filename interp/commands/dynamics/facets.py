@@ -5,8 +5,17 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from interp.commands.options import ModelOptions, OutFile, RowOptions
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
-app = App(name="facets", help="The different reasons for which a neuron fires: clusters of its contexts.")
+app = App(
+    name="facets",
+    help="The different reasons for which a neuron fires: clusters of its contexts.",
+    help_epilogue=examples(
+        "interp facets gpt2 --unit blocks.5.mlp.hook_post:17 --data my_text/ --html facets.html",
+    ),
+)
 
 
 @app.default
@@ -18,7 +27,7 @@ def facets(
     data: str,
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(sequences=200, context=128),
     loading: ModelOptions = ModelOptions(),
-    report: OutFile | None = None,
+    html: OutFile | None = None,
 ) -> None:
     """Cluster the contexts in which a unit is active, by the residual stream before its block.
 
@@ -30,8 +39,8 @@ def facets(
         Site and index, such as blocks.2.mlp.hook_post:17.
     data
         Text or token ids, as interp cache takes them.
-    report
-        HTML file to write.
+    html
+        Page to write.
     """
     from rich.console import Console
 
@@ -46,6 +55,7 @@ def facets(
     loaded = load_model(model, **vars(loading))
     tokens, mask = text_rows(loaded, data, **vars(rows))
     tokens = tokens[mask.all(1)]
+    say_plan(f"{unit} in {len(tokens)} rows of {tokens.shape[1]} tokens; clusters of its contexts against noise")
     contexts = contexts_of(loaded, tokens, site, int(index))
     found = cluster(contexts.vectors, contexts.activation, direction=_direction(loaded, site, int(index)))
     console = Console(highlight=False)
@@ -62,13 +72,14 @@ def facets(
         for text in texts:
             console.print(f"  {text}", markup=False)
         cells.append((f"Facet {number}: share {facet.share}, activation {facet.activation}", texts))
-    if report:
+    answer(found)
+    if html:
         from interp.pages.html_page import Page
 
         page = Page(f"Facets of {unit} in {model}", subtitle=summary)
         for title, texts in cells:
             page.heading(title).table(["contexts nearest to the centre"], [[text] for text in texts])
-        console.print(f"Report: {page.write(report)}")
+        console.print(f"Report: {page.write(html)}")
 
 
 def _direction(model: Any, site: str, index: int) -> Any:

@@ -3,9 +3,16 @@
 from cyclopts import App
 
 from interp.commands.dynamics.one_or_all import Options, measure
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
 
 app = App(
-    name="gains", help="Top singular values, stable rank and measured gain of every matrix, now or over training."
+    name="gains",
+    help="Top singular values, stable rank and measured gain of every matrix, now or over training.",
+    help_epilogue=examples(
+        "interp gains embedded --data my_text/ --steps log --out runs/gains",
+        "interp gains pythia-14m pythia-31m pythia-70m --data my_text/",
+    ),
 )
 
 
@@ -25,8 +32,8 @@ def gains(model: str, /, *widths: str, options: Options) -> None:
     if not widths:
         measure(model, "Gains", [measurement()], options)
         return
-    if options.steps is not None or options.report is not None:
-        raise ValueError("--steps and --report are for one model: leave them out, or name one model alone")
+    if options.steps is not None or options.html is not None:
+        raise ValueError("--steps and --html are for one model: leave them out, or name one model alone")
     _over_widths((model, *widths), options)
 
 
@@ -59,5 +66,6 @@ def _over_widths(models: tuple[str, ...], options: Options) -> None:
             known = exponent.n > 2
             cells.append(f"{exponent.slope:.3f}" + (f" ± {exponent.standard_error:.2g}" if known else " (n = 2)"))
         table.add_row(matrix, *(f"{value:.3g}" for value in means), *cells)
+    answer([{"model": name, "gains": each} for name, each in zip(models, found, strict=True)])
     console.print(table)
     console.print("Top singular values, geometric mean over blocks; an exponent of 0 is invariance.")

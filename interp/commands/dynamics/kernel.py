@@ -3,8 +3,15 @@
 from cyclopts import App
 
 from interp.commands.dynamics.one_or_all import Options, measure
+from interp.terminal.help_text import examples
 
-app = App(name="kernel", help="Lazy or rich: tangent kernel, weights and linearised loss against an early checkpoint.")
+app = App(
+    name="kernel",
+    help="Lazy or rich: tangent kernel, weights and linearised loss against an early checkpoint.",
+    help_epilogue=examples(
+        "interp kernel embedded --data my_text/ --steps log --out runs/kernel",
+    ),
+)
 
 
 @app.default

@@ -3,8 +3,15 @@
 from cyclopts import App
 
 from interp.commands.dynamics.one_or_all import Options, measure
+from interp.terminal.help_text import examples
 
-app = App(name="monitor", help="Attention logits, log Z, sizes of activations and gradients, now or over training.")
+app = App(
+    name="monitor",
+    help="Attention logits, log Z, sizes of activations and gradients, now or over training.",
+    help_epilogue=examples(
+        "interp monitor pythia-70m --data my_text/ --steps paper --out runs/monitor",
+    ),
+)
 
 
 @app.default

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from interp.commands.options import OutFile, OutFolder, RowOptions
+from interp.terminal.answers import answer
 
 if TYPE_CHECKING:
     from interp.checkpoints import Measurement
@@ -28,13 +29,14 @@ class Options:
     """Checkpoints: all, paper, log or a list such as 0,512,143000. By default the last alone."""
     out: OutFolder = Path("runs/dynamics")
     """Folder for the results of --steps; killed and started again, it continues there."""
-    report: OutFile | None = None
-    """HTML file to write; with --steps it is report.html in --out."""
+    html: OutFile | None = None
+    """Page to write; with --steps it is report.html in --out."""
     budget: str | None = None
     """Disk that downloaded checkpoints may take, such as 5GB; with room for two, the next is fetched ahead."""
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions()
+    """How text is laid out in rows, and how many of them."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Of the weights: their number format."""
     device: str | None = None
     """By default a GPU where there is one."""
 
@@ -52,13 +54,14 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
 
         loaded = load_model(model, dtype=options.dtype, device=options.device)
         whole = whole_rows(loaded, options)
+        console.print(f"{title} of {model}: {len(whole)} rows of {whole.shape[1]} tokens")
         found = [(each, each.run(loaded, whole)) for each in measurements]
-        console.print(f"{len(whole)} rows of {whole.shape[1]} tokens")
+        answer({what.name: quantities for what, quantities in found})
         for what, quantities in found:
             print_quantities(console, what, quantities)
-        if options.report:
+        if options.html:
             page = model_page(f"{title} of {model}", found, tokens=whole)
-            console.print(f"Report: {page.write(options.report)}")
+            console.print(f"Report: {page.write(options.html)}")
         return
     from transformers import AutoConfig
 
@@ -71,6 +74,9 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
         whole = _repeated(config.vocab_size, config.max_position_embeddings, options)
     else:
         whole = _checked(*training_rows(source, options.data, **vars(options.rows)))
+    console.print(
+        f"{title}: {len(whole)} rows of {whole.shape[1]} tokens, {options.steps} checkpoints of {source.name}"
+    )
     run = sweep(
         source,
         whole,
@@ -82,7 +88,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
         budget=_bytes(options.budget),
         tell=console.print,
     )
-    console.print(f"{len(whole)} rows of {whole.shape[1]} tokens")
+    answer({"results": options.out / "results.jsonl", "done": run.done})
     print_run(console, run)
     curves = [each for each in run.curves.values() if each.points]
     if curves:

@@ -27,6 +27,9 @@ class Mixture:
     """Its output ends in weights and indices ``[token, chosen]``."""
     experts: str = "experts"
     """Called with hidden states, indices and weights; its output is the sum over experts."""
+    dense: bool = False
+    """Every expert runs on every token, one expert after the other, of what the router multiplied; the router's output
+    begins with these factors ``[token, expert]``, 0 for those that were not chosen (Llama 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +38,11 @@ class Latent:
     attention. A key is a part made of that vector, and behind it a rotary part that all heads share."""
 
     down: str = "kv_a_proj_with_mqa"
+    """Projection from the residual stream to the small vector and the rotary part."""
     norm: str = "kv_a_layernorm"
+    """The norm of the small vector."""
     up: str = "kv_b_proj"
+    """Projection from the small vector to keys and values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,9 @@ class Family:
     attention and MLP there; None is a part that the family does not have."""
 
     blocks: str = "model.layers"
+    """Path of the list of blocks, from the model."""
     embedding: str = "model.embed_tokens"
+    """Path of the token embedding, from the model."""
     embedding_projection: str | None = None
     """Brings a narrower embedding to the width of the residual stream."""
     embedding_multiplier: float = 1.0
@@ -53,6 +61,7 @@ class Family:
     position_embedding: str | None = None
     """Its output is added to the token's embedding."""
     final_norm: str | None = "model.norm"
+    """Path of the norm before the unembedding, from the model."""
 
     parallel: bool = False
     """Attention and MLP read the same residual stream, so that there is none between them."""
@@ -69,21 +78,31 @@ class Family:
     norm1: str | None = "input_layernorm"
     """The norm before attention; before the MLP too, where a parallel block has no ``norm2``."""
     attention: str = "self_attn"
+    """Path of the module that is the block's attention."""
     fusion: Fusion = "separate"
+    """How queries, keys and values come from projections."""
     q: str = "q_proj"
+    """The projection whose output is queries."""
     k: str = "k_proj"
+    """The projection whose output is keys."""
     v: str = "v_proj"
     """All three the same module where they are fused."""
     key_value_heads: int | None = None
     """Where the config has no ``num_key_value_heads``; None for that, or else for as many as there are heads."""
     latent: Latent | None = None
+    """Says how keys and values come of one small vector, where they do."""
     o: str = "o_proj"
+    """The projection of all heads' outputs to the residual stream."""
     q_norm: str | None = None
+    """A norm of queries, behind their projection."""
     k_norm: str | None = None
+    """A norm of keys, behind their projection."""
     query_key_norm_axes: Literal["heads", "heads_first", "flat"] = "heads"
     """Axes of what the two norms see: [batch, position, head, d_head]; head before position; or heads in one vector."""
     inner_norms: tuple[str, ...] = ()
     """Other norms inside attention, which no rule touches."""
+    left_padding: bool = True
+    """False where attention counts columns of the batch, not positions, so that padding before a prompt changes it."""
     eager: bool = True
     """False where transformers' eager attention is not the model's: Falcon's linear biases are counted twice there
     (transformers 5.23). Only fused attention runs then, which shows no scores and patterns."""
@@ -93,16 +112,19 @@ class Family:
     """A norm between attention and the residual stream."""
 
     norm2: str | None = "post_attention_layernorm"
+    """The norm before the MLP, where that has one of its own."""
     mlp: str | None = "mlp"
     """None where the block holds the MLP's projections itself (OPT)."""
     first: str | None = None
     """The MLP's first projection, named only where there is no module around the MLP."""
     activation: str = "act_fn"
+    """The module that is the MLP's nonlinear function."""
     up: str | None = "up_proj"
     """The branch that the activated gate multiplies; None where there is no gate, or one module gives both."""
     gate_up: str | None = None
     """The module that gives the gate and, behind it, the branch that it multiplies."""
     down: str = "down_proj"
+    """The MLP's last projection, whose input are its neurons."""
     mixture: Mixture | None = None
     """In layers whose MLP has these parts; others have a plain MLP."""
     mlp_post_norm: str | None = None

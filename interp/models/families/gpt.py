@@ -51,6 +51,21 @@ PHI = Family(
     down="fc2",
 )
 
+XGLM = Family(
+    position_embedding="model.embed_positions",
+    final_norm="model.layer_norm",
+    norm1="self_attn_layer_norm",
+    o="out_proj",
+    norm2="final_layer_norm",
+    mlp=None,
+    first="fc1",
+    activation="activation_fn",
+    up=None,
+    down="fc2",
+    bridge=BRIDGE - {"scores"},
+    unread=UNREAD_PATTERN,
+)
+
 STARCODER2 = Family(activation="act", up=None, down="c_proj")
 
 

@@ -12,6 +12,7 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "gpt_neox": gpt.gpt_neox,
     "gptj": gpt.GPTJ,
     "opt": gpt.opt,
+    "xglm": gpt.XGLM,
     "falcon": gpt.falcon,
     "phi": gpt.phi,
     "starcoder2": gpt.STARCODER2,
@@ -37,9 +38,19 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "qwen3_moe": mixtures.QWEN3_MOE,
     "olmoe": mixtures.OLMOE,
     "gpt_oss": mixtures.GPT_OSS,
-    "deepseek_v3": mixtures.deepseek_v3,
+    "granitemoe": mixtures.granitemoe,
+    "llama4_text": mixtures.LLAMA4,
+    "deepseek_v2": mixtures.deepseek,
+    "deepseek_v3": mixtures.deepseek,
 }
 """A declaration, or a function of the model's config that gives it."""
+NOT_DECLARED = {
+    "bloom": "its MLP and attention add the residual stream themselves",
+    "mamba": "it has neither attention nor an MLP",
+    "openai-gpt": "its blocks and its attention return lists, and it runs without a cache",
+    "qwen3_next": "most of its blocks have a recurrent layer in the place of attention, which shows no patterns",
+}
+"""Families that people ask for, and why they have no declaration."""
 COMPARED_IN_ALL = ("gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama")
 """Those in which everything of the packages was compared: what is measured through training is refused in others."""
 
@@ -48,6 +59,12 @@ def declared(config: Any) -> Family | None:
     """The declaration for a model's config; None for a family that has none."""
     found = FAMILIES.get(getattr(config, "model_type", None) or "")
     return found(config) if callable(found) else found
+
+
+def reason(name: str | None) -> str:
+    """Why a family is not declared, to stand behind its name; empty for one that nobody tried."""
+    why = NOT_DECLARED.get(name or "")
+    return f" ({why})" if why else ""
 
 
 def family_of(config: Any) -> Family:
@@ -60,7 +77,8 @@ def family_of(config: Any) -> Family:
     if family is None:
         name = getattr(config, "model_type", None)
         raise ValueError(
-            f"the parts of a {name!r} block are not known; families declared are {', '.join(FAMILIES)}. Another is one"
-            " declaration in interp/models/families and one tiny model in tests/tiny_models.py (see CONTRIBUTING.md)"
+            f"the parts of a {name!r} block are not known{reason(name)}; families declared are {', '.join(FAMILIES)}."
+            " Another is one declaration in interp/models/families and one tiny model in tests/tiny_models.py (see"
+            " CONTRIBUTING.md)"
         )
     return family

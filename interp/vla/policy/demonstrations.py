@@ -27,14 +27,17 @@ class Demonstrations:
     """Steps of all episodes; instructions are worded when a batch is drawn, from task and speed."""
 
     hand: Float[np.ndarray, "steps 3"]
-    """Metres."""
+    """Where the hand is, in metres."""
     goal: Float[np.ndarray, "steps 3"]
+    """Where the goal is, in metres."""
     action: Float[np.ndarray, "steps 3"]
+    """What the demonstrator does, each entry in [-1, 1]."""
     task: Int[np.ndarray, " steps"]
-    """Index into ``words.TASKS``."""
+    """Number of the step's task in ``words.TASKS``."""
     speed: Int[np.ndarray, " steps"]
-    """Index into ``words.SPEEDS``."""
+    """Number of the step's speed in ``words.SPEEDS``."""
     image: UInt8[np.ndarray, "steps size size 3"] | None = None
+    """What the camera sees; None for demonstrations without one."""
 
     def __len__(self) -> int:
         return len(self.hand)

@@ -36,9 +36,13 @@ class PolicyConfig:
     camera: int | None = None
     """Width of the square image, pixels. With a camera the state is the hand alone: the goal is only in the image."""
     hidden: int = 96
+    """Width of the residual stream."""
     layers: int = 4
+    """How many blocks it has."""
     heads: int = 4
+    """Attention heads of each block."""
     intermediate: int = 256
+    """Neurons of each block's MLP."""
 
     def check(self) -> None:
         """Refuse sizes that no model has (ValueError)."""
@@ -54,8 +58,9 @@ class Actions:
     """What the policy does at one step of a batch of episodes."""
 
     values: Float[np.ndarray, "batch 3"]
-    """In [-0.996, 0.996]."""
+    """What the hand is told, each in [-0.996, 0.996]."""
     tokens: Int[Tensor, "batch 3"]
+    """Ids of the action tokens."""
     word: Bool[np.ndarray, " batch"]
     """A word was likelier than every action token at least once: the model is off its distribution."""
 

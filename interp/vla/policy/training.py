@@ -40,6 +40,7 @@ class Recipe:
     seed: int = 0
     """Of the demonstrations, the first weights and the batches."""
     steps: int = 1000
+    """How many optimiser steps are taken."""
     camera: int | None = None
     """Width of the camera image, pixels; None for a policy that is told where the goal is."""
     language_steps: int = 300
@@ -48,11 +49,15 @@ class Recipe:
     text_weight: float = 0.5
     """Of the loss on sentences; 0 for no text co-training."""
     action_rows: int = 32
+    """Steps of demonstrations in a batch."""
     question_rows: int = 16
+    """Questions about a scene in a batch."""
     text_rows: int = 16
+    """Sentences of plain text in a batch."""
     learning_rate: float = 2e-3
+    """Largest learning rate of the schedule."""
     episodes: int = EPISODES
-    """Of demonstrations."""
+    """How many episodes are demonstrated."""
 
     def check(self) -> None:
         """Refuse what cannot be trained."""

@@ -29,9 +29,13 @@ class Condition:
     """What the policy is told, and how it is steered; no neurons for not at all."""
 
     instruction: str
+    """What the policy is told, in words."""
     neurons: tuple[Neuron, ...] = ()
+    """Layer and number of each neuron that is set."""
     value: float = 0.0
+    """What their activations are set to."""
     scope: str = "all"
+    """At which positions they are set, by name."""
     steps: int = STEPS
     """The horizon; every episode is as long, whatever happens in it."""
     swap_images: bool = False
@@ -45,12 +49,19 @@ class Measured:
     speed: tuple[float, ...]
     """mm a step, as are the displacements."""
     right: tuple[float, ...]
+    """Displacement to the right, in mm a step."""
     forward: tuple[float, ...]
+    """Displacement forwards, in mm a step."""
     up: tuple[float, ...]
+    """Displacement upwards, in mm a step."""
     success: tuple[bool, ...]
+    """Whether the hand came within 5 cm of the goal."""
     length: tuple[int, ...]
+    """Steps until then, or all of them."""
     clipped: tuple[float, ...]
+    """Share of steps cut at the edge of the box."""
     words: tuple[float, ...]
+    """Share of steps in which a word was likelier than every action."""
 
     @classmethod
     def of(cls, rollout: Rollout) -> "Measured":
@@ -74,8 +85,11 @@ class Activations:
     """Natural sizes of neurons' activations: a strength means something only beside them."""
 
     median: float
+    """Median over neurons and steps."""
     p99: float
+    """What one activation in a hundred exceeds."""
     largest: float
+    """The largest that was seen."""
 
 
 @torch.no_grad()

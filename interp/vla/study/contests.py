@@ -38,7 +38,9 @@ class Target:
     """What a concept should do to the hand."""
 
     metric: str
+    """Which measure of the hand's movement it is."""
     sign: int
+    """1 where the concept should raise it, -1 where it should lower it."""
 
 
 TARGETS = {
@@ -58,9 +60,13 @@ class Contest:
     """A cluster, that of the opposite, and random sets to compare with."""
 
     concept: str
+    """Name of the concept, such as fast."""
     cluster: Cluster
+    """The neurons of the concept."""
     opposite: Cluster
+    """The neurons of its opposite."""
     random: tuple[tuple[Neuron, ...], ...]
+    """Sets of as many random neurons of the same layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +78,7 @@ class Dose:
     effect: Estimate
     """± over episodes, which is not the uncertainty that counts."""
     opposite: Estimate
+    """Effect of the opposite's neurons; ± over episodes."""
     random: tuple[float, ...]
     """Of every random set."""
     band: tuple[float, float]
@@ -85,6 +92,7 @@ class Dose:
     words: float
     """Share of steps in which the steered policy would rather have said a word than acted."""
     verdict: str
+    """What the figures say, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +100,13 @@ class Share:
     """Successes among episodes, with Wilson's 95 % interval."""
 
     successes: int
+    """Episodes that reached the goal."""
     n: int
+    """How many episodes there were."""
     low: float
+    """Lower end of the interval, 0 to 1."""
     high: float
+    """Upper end of the interval, 0 to 1."""
 
 
 def contest(

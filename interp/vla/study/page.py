@@ -14,19 +14,19 @@ from interp.vla.study.study import Study
 _SHOWN_TOKENS = 6
 
 
-def study_page(found: Study, film: bytes) -> Page:
+def study_page(study: Study, film: bytes) -> Page:
     """Figures, tables and the film of a study."""
-    options, head, target = found.options, found.headline, TARGETS[found.options.concept]
+    options, head, target = study.options, study.headline, TARGETS[study.options.concept]
     concept, unit = options.concept, f"{target.metric}, mm a step"
     n = f"n = {options.episodes} episodes of {options.steps} steps, {options.sets} random sets"
     page = Page(
         f"Steering a policy by its {concept!r} neurons",
-        subtitle=f"Policy {found.policy} on Meta-World reach-v3, {found.date}. {n}. Method: Häon et al. 2025"
+        subtitle=f"Policy {study.policy} on Meta-World reach-v3, {study.date}. {n}. Method: Häon et al. 2025"
         " (arXiv 2509.00328), activations set to a constant.",
     )
     page.cards(
         [
-            (f"strength {options.value:g}", re.split("[:,]", head.verdict)[0], f"on {found.instruction!r}"),
+            (f"strength {options.value:g}", re.split("[:,]", head.verdict)[0], f"on {study.instruction!r}"),
             (
                 "effect",
                 f"{head.effect.value:+.2f} mm a step",
@@ -39,26 +39,26 @@ def study_page(found: Study, film: bytes) -> Page:
             ),
             (
                 "the word instead",
-                f"{found.word.value:+.2f} mm a step",
-                repr(words.with_word(found.instruction, concept)),
+                f"{study.word.value:+.2f} mm a step",
+                repr(words.with_word(study.instruction, concept)),
             ),
             (
                 "damage from",
-                "not seen" if found.damage_from is None else f"strength {found.damage_from:g}",
+                "not seen" if study.damage_from is None else f"strength {study.damage_from:g}",
                 f"random sets leave ± {STEERS_FROM} mm a step",
             ),
         ]
     )
-    natural = found.natural
+    natural = study.natural
     page.text(
         f"Verdict at strength {options.value:g}: {head.verdict}. The unit of chance is the set of neurons,"
         " not the episode, since rollouts are nearly the same every time: p = (1 + sets that do at least as much) /"
         f" (1 + sets). Natural activations: median {natural.median:.2g}, 99th percentile {natural.p99:.2g}, largest"
         f" {natural.largest:.2g}."
     )
-    page.heading("Side by side").gif(film, f"One episode, {found.instruction!r}, at strength {options.value:g}.")
+    page.heading("Side by side").gif(film, f"One episode, {study.instruction!r}, at strength {options.value:g}.")
     page.heading("Strength").figures(
-        (dose_figure(found), f"Change of {unit}, against the same episodes unsteered; {n}."),
+        (dose_figure(study), f"Change of {unit}, against the same episodes unsteered; {n}."),
         (_sets_figure(head, options.value, concept), f"Strength {options.value:g}: each random set, and the cluster."),
     )
     columns = [
@@ -73,7 +73,7 @@ def study_page(found: Study, film: bytes) -> Page:
     ]
     page.table(
         ["strength", *columns],
-        [_dose_row(f"{each.value:g}", each) for each in found.doses],
+        [_dose_row(f"{each.value:g}", each) for each in study.doses],
     )
     page.text(
         "Heading: cosine of where the hand went with where it goes unsteered."
@@ -82,9 +82,9 @@ def study_page(found: Study, film: bytes) -> Page:
         " strength."
     )
     page.heading("Instructions and layers")
-    page.table(["instruction", *columns], [_dose_row(text, each) for text, each in found.instructions.items()])
-    page.table(["layers", *columns], [_dose_row(text, each) for text, each in found.layers.items()])
-    page.heading("Scope: which positions are steered").figures((_scope_figure(found), f"Change of {unit}."))
+    page.table(["instruction", *columns], [_dose_row(text, each) for text, each in study.instructions.items()])
+    page.table(["layers", *columns], [_dose_row(text, each) for text, each in study.layers.items()])
+    page.heading("Scope: which positions are steered").figures((_scope_figure(study), f"Change of {unit}."))
     page.text(
         "The first action token (x, left and right) is predicted from the prompt, the other two (y and z) from action"
         " tokens: steering while decoding cannot move x, and steering the prompt moves y and z only through what later"
@@ -101,7 +101,7 @@ def study_page(found: Study, film: bytes) -> Page:
                 o.length,
                 o.clipped,
             ]
-            for label, o in found.outcomes.items()
+            for label, o in study.outcomes.items()
         ],
     )
     page.table(
@@ -109,8 +109,8 @@ def study_page(found: Study, film: bytes) -> Page:
         [
             [
                 label,
-                str(getattr(found.side_effects, name)),
-                float(np.median(random := [getattr(each, name).value for each in found.random_side_effects])),
+                str(getattr(study.side_effects, name)),
+                float(np.median(random := [getattr(each, name).value for each in study.random_side_effects])),
                 max(random),
             ]
             for name, label in (("text", "neutral sentences"), ("actions", "first action, reach the goal"))
@@ -121,37 +121,37 @@ def study_page(found: Study, film: bytes) -> Page:
         ["layer", "index", "score", "top tokens"],
         [
             [m.layer, m.index, m.score, ", ".join(token.text for token in m.tokens[:_SHOWN_TOKENS])]
-            for m in found.between.cluster.members
+            for m in study.between.cluster.members
         ],
     )
     return page
 
 
-def dose_figure(found: Study) -> go.Figure:
+def dose_figure(study: Study) -> go.Figure:
     """Effect over strength: the cluster, its opposite, the band of random sets."""
-    concept = found.options.concept
-    at = [0.0, *(each.value for each in found.doses)]
-    low, high = ([0.0, *(each.band[i] for each in found.doses)] for i in (0, 1))
+    concept = study.options.concept
+    at = [0.0, *(each.value for each in study.doses)]
+    low, high = ([0.0, *(each.band[i] for each in study.doses)] for i in (0, 1))
     figure = go.Figure()
     figure.add_scatter(x=at, y=high, mode="lines", line={"width": 0}, showlegend=False, hoverinfo="skip")
     figure.add_scatter(
         x=at, y=low, mode="lines", line={"width": 0}, fill="tonexty", fillcolor="rgba(140,133,124,.3)",
-        name=f"{found.options.sets} random sets, middle 95 %",
+        name=f"{study.options.sets} random sets, middle 95 %",
     )  # fmt: skip
     for name, values, color in (
-        (f"{concept!r} neurons", [each.effect.value for each in found.doses], COLORS[0]),
-        (f"{words.ANTONYMS[concept]!r} neurons", [each.opposite.value for each in found.doses], COLORS[1]),
+        (f"{concept!r} neurons", [each.effect.value for each in study.doses], COLORS[0]),
+        (f"{words.ANTONYMS[concept]!r} neurons", [each.opposite.value for each in study.doses], COLORS[1]),
     ):
         figure.add_scatter(x=at, y=[0.0, *values], mode="lines+markers", line={"color": color}, name=name)
     figure.add_hline(
-        y=found.word.value, line={"dash": "dot", "color": COLORS[2]}, annotation_text="the word in the prompt"
+        y=study.word.value, line={"dash": "dot", "color": COLORS[2]}, annotation_text="the word in the prompt"
     )
-    if found.damage_from is not None:
+    if study.damage_from is not None:
         figure.add_vline(
-            x=found.damage_from, line={"dash": "dash", "color": COLORS[3]}, annotation_text="damage from here"
+            x=study.damage_from, line={"dash": "dash", "color": COLORS[3]}, annotation_text="damage from here"
         )
     return figure.update_layout(
-        title=f"{found.instruction!r}: effect by strength",
+        title=f"{study.instruction!r}: effect by strength",
         xaxis_title="what the activations are set to (0: unsteered)",
         yaxis_title=f"change of {TARGETS[concept].metric}, mm a step",
     )
@@ -165,9 +165,9 @@ def _sets_figure(dose: Dose, value: float, concept: str) -> go.Figure:
     return figure.update_layout(title="Against random sets", xaxis_title="mm a step", yaxis_title="sets")
 
 
-def _scope_figure(found: Study) -> go.Figure:
+def _scope_figure(study: Study) -> go.Figure:
     figure = go.Figure()
-    for text, effects in found.scopes.items():
+    for text, effects in study.scopes.items():
         figure.add_bar(x=list(effects), y=list(effects.values()), name=repr(text))
     return figure.update_layout(barmode="group", xaxis_title="scope", yaxis_title="mm a step")
 

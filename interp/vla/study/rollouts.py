@@ -29,8 +29,9 @@ class Rollout:
     """Episodes side by side, under one instruction."""
 
     hand: Float[np.ndarray, "episode position 3"]
-    """Metres, start included."""
+    """Where the hand was, in metres, its start included."""
     actions: Float[np.ndarray, "episode step 3"]
+    """What the policy did at each step, each entry in [-1, 1]."""
     success: Bool[np.ndarray, " episode"]
     """The hand came within 5 cm of the goal at some step."""
     length: Int[np.ndarray, " episode"]

@@ -41,12 +41,15 @@ class Options:
     value: float = 2.0
     """Strength at which everything but the dose curve is measured."""
     doses: tuple[float, ...] = DOSES
+    """Strengths of the dose curve, ascending."""
     top: int = 20
     """Neurons in a cluster."""
     method: str = "logit"
+    """How neurons of a concept are found: ``logit`` or ``neighbours``."""
     sets: int = 40
-    """Matched random sets."""
+    """How many matched random sets there are."""
     episodes: int = 8
+    """Episodes of every condition, which are pairs between conditions."""
     steps: int = STEPS
     """Horizon of every episode; three times as many where success is counted."""
     seed: int = 0
@@ -58,6 +61,7 @@ class Outcome:
     """Of a condition on "reach the goal"."""
 
     success: Share
+    """Share of episodes that reached the goal."""
     length: float
     """Mean steps until the goal, or the horizon."""
     clipped: float
@@ -69,13 +73,17 @@ class Study:
     """Everything measured of one concept."""
 
     options: Options
+    """What was asked to be measured."""
     date: str
+    """Day of the measurement, year first."""
     policy: str
+    """Name of the policy that was steered."""
     instruction: str
     """Of the dose curve."""
     setting: dict[str, Any]
     """Fingerprint, episodes, seed and horizon."""
     between: Contest
+    """The neurons, and those that they are compared with."""
     natural: Activations
     """Of the unsteered policy on the instruction; compare strengths with it."""
     baseline: dict[str, float]
@@ -83,16 +91,21 @@ class Study:
     word: Estimate
     """Effect of saying the word in the instruction, mm a step."""
     doses: tuple[Dose, ...]
+    """Effects at each strength, in order."""
     damage_from: float | None
     """The least strength at which random sets leave ± 0.5 mm a step."""
     instructions: dict[str, Dose]
+    """The same at one strength, by instruction."""
     scopes: dict[str, dict[str, float]]
     """Instruction -> scope -> effect, mm a step."""
     layers: dict[str, Dose]
+    """The same with neurons of some layers alone, by their name."""
     outcomes: dict[str, Outcome]
     """Condition -> what becomes of "reach the goal"."""
     side_effects: side_effects.PolicySideEffects
+    """What steering does to the rest of what the policy says."""
     random_side_effects: tuple[side_effects.PolicySideEffects, ...]
+    """The same of every random set."""
 
     @property
     def headline(self) -> Dose:

@@ -32,6 +32,7 @@ class Downstream:
     """Cross-entropy in nats a token, of the held-out documents' tokens that lie behind a spliced position."""
 
     ce_clean: Estimate
+    """Cross-entropy of the model as it is, in nats a token."""
     ce: Mapping[str, Estimate]
     """By name in ``SPLICES``."""
     ce_added: Mapping[str, Estimate]
@@ -43,6 +44,7 @@ class Downstream:
     norm_share: Mapping[str, float]
     """Mean norm of the addition over mean norm of the error."""
     tokens: int
+    """How many tokens' losses were measured."""
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ class NormPrediction:
     norm_share: Mapping[str, Estimate]
     """Mean norm of ``linear`` and ``nonlinear`` over that of the error, held out; they add to more than 1."""
     squared_norms: Float[Tensor, "n vectors"]
-    """Of every row."""
+    """The squared norm of each vector, of every row."""
 
 
 def norm_prediction(rows: Rows, split: ErrorSplit, *, seed: int = 0) -> NormPrediction:

@@ -20,8 +20,11 @@ class Interval:
     """A fitted number with its central 95 % interval."""
 
     value: float
+    """The number that fits best."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,13 @@ class PowerLaw:
     c: Interval
     """FVU that no width takes away, at this L0."""
     a: Interval
+    """Factor of the part that falls with width."""
     m: Interval
+    """Exponent of that fall: FVU falls as W^-m."""
     residual: float
     """Root mean square of the points about the curve."""
     points: int
+    """How many SAEs it was fitted to."""
 
     def __call__(self, width: int | float) -> float:
         """The fitted FVU at a width."""
@@ -47,7 +53,9 @@ class Horizon:
     """FVU at each width, cut into three: they add up to the fitted curve."""
 
     law: PowerLaw
+    """The curve that was fitted to FVU over width."""
     widths: tuple[int, ...]
+    """Numbers of latents of the SAEs, ascending."""
     absent: tuple[float, ...]
     """Features that a wider SAE learns: the fitted curve less c."""
     linear: float

@@ -31,6 +31,7 @@ class Figures:
     """What one probe does on the rows that it was not fitted on."""
 
     fit_intercept: bool
+    """Whether the probe has an intercept."""
     ridge: float
     """Added to the diagonal of xᵀx, as scikit-learn's alpha."""
     fvu_nonlinear: Estimate
@@ -65,8 +66,11 @@ class ErrorSplit:
     held: Bool[Tensor, " n"]
     """Rows that were judged."""
     split_by: SplitBy
+    """Whether whole documents or single tokens were held out."""
     n_train: int
+    """How many rows the probe was fitted on."""
     n_test: int
+    """How many rows it was judged on."""
 
     @property
     def fit_intercept(self) -> bool:

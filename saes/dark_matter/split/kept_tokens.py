@@ -20,11 +20,15 @@ class KeptTokens:
     """Tokens of a store that are used; row ``i`` below is the ``i``-th of them."""
 
     store: ActivationStore
+    """The store that they are in."""
     rows: Int[Tensor, " n"]
     """Their numbers in the store, ascending."""
     documents: Int[Tensor, " n"]
+    """Number of the document that each token is of."""
     positions: Int[Tensor, " n"]
+    """Position of each token in its row."""
     ids: Int[Tensor, " n"]
+    """Id of each token, in the tokenizer's vocabulary."""
     norm_limit: float
     """Tokens with a larger norm were left out, here or when they were cached; infinite where none was."""
     warnings: tuple[str, ...]

@@ -15,7 +15,9 @@ class LinearMap:
     """``z @ weights + intercept``, in float64."""
 
     weights: Float[Tensor, "p q"]
+    """What inputs are multiplied by."""
     intercept: Float[Tensor, " q"]
+    """What is added behind the product."""
 
     def __call__(self, z: Float[Tensor, "n p"]) -> Float[Tensor, "n q"]:
         """What it predicts from each row."""

@@ -62,10 +62,15 @@ class RowsInMemory:
     """Given tensors."""
 
     x: Float[Tensor, "n d"]
+    """Activations, a row a token."""
     x_hat: Float[Tensor, "n d"]
+    """What the SAE makes of them."""
     documents: Int[Tensor, " n"]
+    """Number of the document that each token is of."""
     positions: Int[Tensor, " n"] | None = None
+    """Position of each token in its row, where it is known."""
     l0: Int[Tensor, " n"] | None = None
+    """Active latents of each token, where they are known."""
 
     @property
     def d(self) -> int:
@@ -98,8 +103,11 @@ class RowsOfSAE:
     """A store's tokens as one SAE reconstructs them, computed anew in every pass: nothing of size n x d is kept."""
 
     kept: KeptTokens
+    """The tokens, and the store that they are in."""
     site: Site
+    """Site of the store that the SAE reads."""
     reconstruct: Callable[[Float[Tensor, "n d"]], Reconstruction]
+    """Makes a reconstruction of rows of activations."""
 
     @classmethod
     def by_encoder(cls, kept: KeptTokens, sae: SAE, site: Site) -> "RowsOfSAE":

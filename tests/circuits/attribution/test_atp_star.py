@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import circuits
-from circuits.anatomy.nodes import places
+from circuits.anatomy.nodes import node_hooks
 from circuits.runs.pair import contrast, open_session
 from tests.circuits.pairs import model_of, random_task
 from tests.tiny_models import LAYERS
@@ -22,16 +22,16 @@ def last_layer_exact(model, task, name: str) -> torch.Tensor:
     """Effects of queries or keys in the last layer with everything behind its heads linearised at the base run: the
     heads are run again with each query or key patched alone, and multiplied by the gradient there."""
     session = open_session(model, task)
-    z, spots = places(session.anatomy, "z")[-1], places(session.anatomy, name)[-1]
-    found = contrast(session, [z, spots], gradients=True)
+    z, hooks = node_hooks(session.anatomy, "z")[-1], node_hooks(session.anatomy, name)[-1]
+    found = contrast(session, [z, hooks], gradients=True)
     slope = session.runner.gradients(found.base_metric.sum(), found.base, [z.change])[z.change].detach()
-    difference = found.difference(spots)
+    difference = found.difference(hooks)
     effects = torch.zeros(difference.shape[:-1], dtype=torch.float64)
     for position in range(difference.shape[1]):
         for head in range(difference.shape[2]):
             only = torch.zeros_like(difference)
             only[:, position, head] = difference[:, position, head]
-            patched = session.runner.forward(task.base, read=[z.value], add={spots.change: only})
+            patched = session.runner.forward(task.base, read=[z.value], add={hooks.change: only})
             moved = patched.value(z.value) - found.base.value(z.value).detach()
             effects[:, position, head] = (moved * slope).sum((1, 2, 3))
     return effects

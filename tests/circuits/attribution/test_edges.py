@@ -12,7 +12,8 @@ from circuits.attribution.edges import attribute_edges
 from circuits.runs.pair import open_session
 from circuits.tasks.task import Task
 from tests.circuits.pairs import ALL_FAMILIES, MIXTURES, WIRED, model_of, precise, random_task
-from tests.tiny_models import HEADS, cases
+from tests.interp.sites.family_oracle import FACTS, recompute
+from tests.tiny_models import HEADS, cases, tiny_model
 
 
 def node_scores(model, task, **options) -> dict[str, float]:
@@ -70,14 +71,31 @@ def test_projections_are_read_off_rightly(family: str) -> None:
     block = wiring.anatomy.blocks[1]
     x = torch.randn(2, 3, 32)
     for part in PARTS:
-        place = wiring.spots.parts[part][1]
+        hook = wiring.hooks.parts[part][1]
         weights, bias = wiring.projections[part][1]
-        expected = place.change.read(place.change.module(x))
+        expected = hook.change.read(hook.change.module(x))
         torch.testing.assert_close(torch.einsum("npd,had->npha", x, weights) + bias, expected, rtol=1e-4, atol=1e-5)
     z = torch.randn(2, 3, HEADS, output_weights(wiring.anatomy, block).shape[1])
     whole = torch.einsum("npha,had->npd", z, output_weights(wiring.anatomy, block))
     expected = block.o(z.flatten(-2)) - block.o(torch.zeros_like(z).flatten(-2))
+    expected = expected * FACTS[family].get("times", 1.0)
     torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in WIRED if case != "qwen2"])
+def test_writers_write_what_the_modules_add_to_the_stream(case: str) -> None:
+    """Heads sum to what attention adds but for its bias, by the oracle of sites, which checks the sum of all."""
+    model, task = tiny_model(case), random_task()
+    session = open_session(model, task)
+    wiring = Wiring(session.anatomy)
+    written = dict(zip([u.name for u in wiring.writers], EdgePatcher(session, wiring).written(task.base), strict=True))
+    sites, facts = recompute(case, model, task.base), FACTS[case]
+    torch.testing.assert_close(written["embed"], sites["blocks.0.hook_resid_pre"])
+    for layer, block in enumerate(session.anatomy.blocks):
+        bias = 0 if getattr(block.o, "bias", None) is None else block.o.bias * facts.get("times", 1.0)
+        heads = sum(written[f"a{layer}.h{head}"] for head in range(HEADS))
+        torch.testing.assert_close(heads + bias, sites[f"blocks.{layer}.hook_attn_out"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(written[f"m{layer}"], sites[f"blocks.{layer}.hook_mlp_out"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", cases(WIRED))
@@ -91,9 +109,13 @@ def test_path_patching_is_a_patch_of_one_reader(family: str) -> None:
     patcher = EdgePatcher(session, wiring)
     source, base = patcher.written(task.source), patcher.written(task.base)
     inputs: dict[nn.Module, Tensor] = {}
+
+    def keep_input(module, args, kwargs) -> None:
+        inputs[module] = (args[0] if args else kwargs["hidden_states"]).clone()
+
     blocks = session.anatomy.blocks
-    norms = [norm for block in blocks for norm in (block.norm1, block.norm2)] + [session.anatomy.final_norm]
-    hooks = [norm.register_forward_pre_hook(lambda m, args: inputs.__setitem__(m, args[0])) for norm in norms]
+    looked_at = [module for block in blocks for module in (block.whole, block.norm2, block.mlp) if module is not None]
+    hooks = [module.register_forward_pre_hook(keep_input, with_kwargs=True) for module in looked_at]
     with torch.no_grad():
         model(task.base)
     for hook in hooks:
@@ -114,23 +136,30 @@ def patched_reader(anatomy: Anatomy, model, task, reader, inputs, gap: Tensor, w
         handle = anatomy.final_norm.register_forward_pre_hook(lambda _m, args: (args[0] + gap,))
     elif reader.is_mlp:
         block = anatomy.blocks[reader.layer]
-        value = block.mlp.forward(block.norm2(inputs[block.norm2] + gap))
+        if block.norm2 is not None:
+            read = block.norm2(inputs[block.norm2] + gap)
+        elif block.norm1 is not None:  # in parallel with attention, through its norm
+            read = block.norm1(inputs[block.whole] + gap)
+        else:  # no norm before it
+            read = inputs[block.mlp] + gap
+        value = block.mlp.forward(read)
         handle = block.mlp.register_forward_hook(lambda *_: value)
     else:
         block = anatomy.blocks[reader.layer]
         module = getattr(block, reader.part)
-        place = wiring.spots.parts[reader.part][reader.layer].change
-        new = place.read(module.forward(block.norm1(inputs[block.norm1] + gap)))
+        hook = wiring.hooks.parts[reader.part][reader.layer].change
+        stream = inputs[block.whole] + gap
+        new = hook.read(module.forward(stream if block.norm1 is None else block.norm1(stream)))
 
         def replace(_module, _args, output):
             only = torch.zeros_like(new)
-            only[:, :, reader.head] = (new - place.read(output))[:, :, reader.head]
-            return output + place.embed(only)
+            only[:, :, reader.head] = (new - hook.read(output))[:, :, reader.head]
+            return output + hook.embed(only)
 
         handle = module.register_forward_hook(replace)
     logits = model(task.base).logits[:, -1]
     handle.remove()
-    return float((patcher.found.measure(logits) - patcher.found.base_metric).mean())
+    return float((patcher.pair.measure(logits) - patcher.pair.base_metric).mean())
 
 
 @pytest.mark.parametrize("family", cases(WIRED))
@@ -143,8 +172,8 @@ def test_cutting_everything_is_the_other_run_and_cutting_a_node_is_patching_it(f
     head = torch.zeros_like(wiring.mask)
     row = [u.name for u in wiring.writers].index("a1.h2")
     head[row] = wiring.mask[row]
-    effects = (patcher.found.measure(patcher.logits(torch.stack([nothing, everything, head]))).mean(1)).sub(
-        patcher.found.base_metric.mean()
+    effects = (patcher.pair.measure(patcher.logits(torch.stack([nothing, everything, head]))).mean(1)).sub(
+        patcher.pair.base_metric.mean()
     )
     assert float(effects[0]) == pytest.approx(0, abs=1e-5)
     assert float(effects[1]) == pytest.approx(1, abs=1e-4)
@@ -288,7 +317,7 @@ def test_acdc_in_batches_is_acdc_one_edge_after_the_other() -> None:
     session = open_session(model, task)
     wiring = Wiring(session.anatomy)
     patcher = EdgePatcher(session, wiring)
-    whole = patcher.found.base.logits.log_softmax(-1)
+    whole = patcher.pair.base.logits.log_softmax(-1)
     cut, current, costs = torch.zeros_like(wiring.mask), 0.0, torch.zeros(wiring.mask.shape, dtype=torch.float64)
     for column in reversed(range(len(wiring.readers))):
         for row in reversed(wiring.mask[:, column].nonzero().flatten().tolist()):

@@ -7,7 +7,7 @@ import torch
 
 import circuits
 from circuits import Task
-from circuits.anatomy.nodes import family_info, places
+from circuits.anatomy.nodes import family_info, node_hooks
 from circuits.runs.pair import contrast, open_session
 from tests.circuits.pairs import ALL_FAMILIES, DIFFERS_AT, LENGTH, bridge_of, model_of, random_task
 from tests.tiny_models import HEADS, LAYERS
@@ -112,11 +112,11 @@ def test_atp_is_the_derivative_of_patching(name: str) -> None:
     model, task = model_of("gpt2", dtype=torch.float64), random_task()
     scores = circuits.attribute(model, task, nodes=name, method="atp", by_position=False)
     session = open_session(model, task)
-    spots = places(session.anatomy, name)
-    found = contrast(session, spots)
+    layers = node_hooks(session.anatomy, name)
+    found = contrast(session, layers)
     step = 1e-4
-    for layer, place in enumerate(spots):
-        whole = found.difference(place)
+    for layer, hooks in enumerate(layers):
+        whole = found.difference(hooks)
         flat = scores.values[layer].flatten()
         units = whole.shape[2:] if family_info(name).entries else whole.shape[2:-1]
         for unit in range(min(len(flat), 3)):
@@ -126,7 +126,7 @@ def test_atp_is_the_derivative_of_patching(name: str) -> None:
             else:
                 delta = whole
             high, low = (
-                found.measure(session.runner.forward(task.base, add={place.change: sign * step * delta}).logits).mean()
+                found.measure(session.runner.forward(task.base, add={hooks.change: sign * step * delta}).logits).mean()
                 for sign in (1, -1)
             )
             assert float(high - low) / (2 * step) == pytest.approx(float(flat[unit]), rel=2e-4, abs=1e-7)

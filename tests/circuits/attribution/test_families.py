@@ -9,17 +9,19 @@ from torch import Tensor
 
 import circuits
 from circuits import Task
-from circuits.anatomy.nodes import places
+from circuits.anatomy.nodes import node_hooks
 from circuits.rules import relevance
 from circuits.runs.pair import open_session
 from tests.circuits.attribution.test_atp_star import last_layer_exact
-from tests.circuits.pairs import LENGTH, MIXTURES, WIRED, model_of, precise, random_task
+from tests.circuits.pairs import LATENT, LENGTH, MIXTURES, WIRED, model_of, precise, random_task
 from tests.interp.sites.edits_by_hand import hooked, module_of
 from tests.interp.sites.family_oracle import FACTS
 from tests.tiny_models import CONFIGS, LAYERS, cases
 
+WITHOUT_MLP = ("opt", "opt_post_norm", "xglm", "llama4_text")
+"""Whose MLPs put nothing out that could be patched."""
 NODES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
-WITH_RULES = tuple(case for case in CONFIGS if case not in (*MIXTURES, "deepseek_v3"))
+WITH_RULES = tuple(case for case in CONFIGS if case not in (*MIXTURES, *LATENT))
 
 
 def metric(model: Any, tokens: Tensor, task: Task) -> Tensor:
@@ -74,7 +76,7 @@ def by_hand(case: str, model: Any, task: Task, node: str, layer: int) -> tuple[T
 
 
 def nodes_of(case: str) -> list[str]:
-    return [node for node in NODES if not (node == "mlp_out" and FACTS[case]["mlp"] is None)]
+    return [node for node in NODES if node != "mlp_out" or case not in WITHOUT_MLP]
 
 
 @pytest.mark.parametrize("case", cases(CONFIGS))
@@ -122,7 +124,7 @@ def test_the_qk_fix_of_atp_star_recomputes_attention(case: str) -> None:
         with pytest.raises(ValueError, match="one norm goes over the queries"):
             circuits.attribute(model, task, nodes="q", method="atp*")
         return
-    for name in ("q",) if case == "deepseek_v3" else ("q", "k"):
+    for name in ("q",) if case in LATENT else ("q", "k"):
         star = circuits.attribute(model, task, nodes=name, method="atp*").per_prompt[:, -1]
         expected = last_layer_exact(model, task, name).abs()
         torch.testing.assert_close(star, expected, rtol=0, atol=1e-4 * float(expected.max()))
@@ -163,21 +165,30 @@ def test_relevance_is_conserved_under_the_rules(case: str) -> None:
     embedding, positions = model.get_input_embeddings(), FACTS[case].get("pos")
     with relevance(model, rules="paper"):
         x = embedding(task.clean).detach().requires_grad_()
-        handle = embedding.register_forward_hook(lambda *_: x)
+        handles = [embedding.register_forward_hook(lambda *_: x)]
         biases = [
             parameter
             for name, parameter in model.named_parameters()
-            if (name.endswith("bias") and "q_layernorm" not in name and "k_layernorm" not in name)
-            or name == f"{positions}.weight"
+            if name.endswith("bias") and "q_layernorm" not in name and "k_layernorm" not in name
         ]
+        if positions:  # some are no parameters
+            added: list[Tensor] = []
+
+            def keep(_module: Any, _args: Any, output: Tensor) -> Tensor:
+                added.append(output.detach().requires_grad_())
+                return added[0]
+
+            handles.append(model.get_submodule(positions).register_forward_hook(keep))
         logit = model(task.clean).logits[0, -1, 5]
-        handle.remove()
-        gradients = torch.autograd.grad(logit, [x, *biases], allow_unused=True)
-    total = sum((a.detach() * g).sum() for a, g in zip([x, *biases], gradients, strict=True) if g is not None)
+        for handle in handles:
+            handle.remove()
+        constants = [x, *biases, *(added if positions else [])]
+        gradients = torch.autograd.grad(logit, constants, allow_unused=True)
+    total = sum((a.detach() * g).sum() for a, g in zip(constants, gradients, strict=True) if g is not None)
     torch.testing.assert_close(total, logit.detach(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", [*MIXTURES, "deepseek_v3"])
+@pytest.mark.parametrize("case", [*MIXTURES, *LATENT])
 def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case: str) -> None:
     with pytest.raises(ValueError, match=r"mixtures of experts.*Exact patching, 'atp'"):
         circuits.attribute(model_of(case), random_task(), nodes="resid_pre", method="relp")
@@ -189,13 +200,14 @@ def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case:
         ("cohere", "resid_mid", "in parallel; use resid_pre"),
         ("opt_post_norm", "resid_mid", "normalises the residual stream behind attention"),
         ("opt", "mlp_out", "no module is the MLP"),
+        ("llama4_text", "mlp_out", "put tokens out without a batch"),
         ("mixtral", "mlp_post", "whose neurons are in every expert; use mlp_out"),
         ("deepseek_v3", "v", "makes keys and values of one small vector"),
     ],
 )
 def test_nodes_that_a_family_lacks(case: str, node: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        places(open_session(model_of(case), random_task()).anatomy, node)
+        node_hooks(open_session(model_of(case), random_task()).anatomy, node)
 
 
 @pytest.mark.parametrize("case", sorted(set(CONFIGS) - set(WIRED)))

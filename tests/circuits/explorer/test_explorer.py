@@ -13,6 +13,7 @@ from circuits.explorer.graph import graph_of_circuit, part_of
 from circuits.explorer.interventions import Interventions
 from circuits.explorer.positions import unfold
 from circuits.features.edges import feature_edges
+from tests.circuits.attribution.test_families import WITHOUT_MLP
 from tests.circuits.features.test_features import sae_at
 from tests.circuits.pairs import DIFFERS_AT, LENGTH, WIRED, model_of, precise, random_task
 from tests.circuits.test_circuit import by_hand
@@ -156,7 +157,7 @@ def test_the_selection_is_measured_by_running_the_model(explorer: Explorer) -> N
 
 
 @pytest.mark.parametrize(
-    "family", cases(case for case in CONFIGS if not case.startswith("opt"))
+    "family", cases(case for case in CONFIGS if case not in WITHOUT_MLP)
 )  # whose MLPs have no place
 def test_setting_parts(family: str) -> None:
     """All parts of a stage set is the other run; two at once, in different layers, are where the second one is kept."""
@@ -182,7 +183,11 @@ def test_setting_parts(family: str) -> None:
         lab.measure([], to="noise")
 
 
-@pytest.mark.parametrize("family", cases(family for family in WIRED if family != "olmoe"))
+SHARE_A_NORM = ("olmo2", "olmo3", "olmoe")
+"""Whose heads have one norm of queries, and one of keys."""
+
+
+@pytest.mark.parametrize("family", cases(family for family in WIRED if family not in SHARE_A_NORM))
 def test_unfolded_links_sum_to_their_edge(family: str) -> None:
     model, task = precise(family), random_task(direction="noise")
     options = {"method": "relp", "rules": "no_ah"} if family == "gemma2" else {"method": "eap"}
@@ -210,8 +215,9 @@ def test_unfolded_links_sum_to_their_edge(family: str) -> None:
     assert nodes["a1.h2"] == pytest.approx(circuit.nodes["a1.h2"], rel=1e-5, abs=1e-6)
 
 
-def test_positions_are_refused_where_heads_share_a_norm_of_queries_and_keys() -> None:
-    model, task = model_of("olmoe"), random_task()
+@pytest.mark.parametrize("family", SHARE_A_NORM)
+def test_positions_are_refused_where_heads_share_a_norm_of_queries_and_keys(family: str) -> None:
+    model, task = model_of(family), random_task()
     circuit = Circuit.from_edges(attribute_edges(model, task, method="eap")).prune(size=10)
     with pytest.raises(ValueError, match=r"cannot unfold by position .*: one norm goes over the queries"):
         unfold(model, task, circuit)

@@ -10,7 +10,8 @@ from torch import Tensor
 from circuits.explorer.details import Details
 from circuits.explorer.graph import Part, part_of
 from circuits.explorer.interventions import Interventions
-from tests.circuits.pairs import random_task
+from tests.circuits.attribution.test_families import WITHOUT_MLP
+from tests.circuits.pairs import MIXTURES, random_task
 from tests.interp.sites.family_oracle import FACTS, recompute
 from tests.tiny_models import CONFIGS, cases, tiny_model
 
@@ -65,8 +66,8 @@ def test_details_are_what_the_modules_do(case: str) -> None:
     last = model.config.num_hidden_layers - 1
     for name, written in vectors(case, model, sites, 1).items():
         part = part_of(name, 0.0, position=POSITION) if name != "neuron" else neuron(1)
-        if (name == "m1" and FACTS[case]["mlp"] is None) or (name == "neuron" and "moe" in case):
-            with pytest.raises(ValueError, match=r"no module is the MLP|mixtures of experts"):
+        if (name == "m1" and case in WITHOUT_MLP) or (name == "neuron" and case in MIXTURES):
+            with pytest.raises(ValueError, match=r"no module is the MLP|mixtures of experts|without a batch"):
                 details.of(part)
             continue
         wanted = direct(case, model, sites, written)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import circuits
-from circuits.anatomy.nodes import places
+from circuits.anatomy.nodes import node_hooks
 from circuits.attribution.features import FeatureCircuit, attribute_features, splices
 from circuits.features.edges import feature_edges
 from circuits.features.faithfulness import FeatureEvaluator
@@ -44,7 +44,7 @@ def test_a_spliced_sae_changes_no_logits_and_passes_gradients_straight_through()
     model, task = model_of("llama"), random_task()
     sae = sae_at("blocks.1.hook_resid_post", dtype=torch.float32)
     session = open_session(model, task)
-    place, upstream = (places(session.anatomy, name)[1 - i] for i, name in enumerate(("resid_post", "resid_pre")))
+    hooks, upstream = (node_hooks(session.anatomy, name)[1 - i] for i, name in enumerate(("resid_post", "resid_pre")))
     plain = model(task.base).logits
     leaves = []
 
@@ -58,15 +58,15 @@ def test_a_spliced_sae_changes_no_logits_and_passes_gradients_straight_through()
         return x.detach() + (rebuilt - rebuilt.detach()) + (x - x.detach())
 
     with relevance(model, rules="paper"):
-        passed = session.runner.forward(task.base, read=[place.change, upstream.change], gradients=True)
-        expected = session.runner.gradients(passed.logits[:, 5].sum(), passed, [place.change, upstream.change])
+        passed = session.runner.forward(task.base, read=[hooks.change, upstream.change], gradients=True)
+        expected = session.runner.gradients(passed.logits[:, 5].sum(), passed, [hooks.change, upstream.change])
         handle = session.anatomy.blocks[1].whole.register_forward_hook(splice)
         passed = session.runner.forward(task.base, read=[upstream.change], gradients=True)
         found = torch.autograd.grad(passed.logits[:, 5].sum(), [*leaves, passed.wholes[upstream.change]])
         assert torch.equal(model(task.base).logits, plain)
         handle.remove()
-    torch.testing.assert_close(found[0], expected[place.change] @ sae.W_dec.T, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found[1], expected[place.change], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[0], expected[hooks.change] @ sae.W_dec.T, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[1], expected[hooks.change], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found[2], expected[upstream.change], rtol=1e-4, atol=1e-6)
 
 
@@ -151,10 +151,10 @@ def test_edges_are_derivatives_of_one_feature_by_another(family: str) -> None:
     session = open_session(model, task)
     spliced = splices(model, session, saes)
     by_name = {s.name: s for s in spliced}
-    found = contrast(session, [s.place for s in spliced], gradients=True)
-    slopes = session.runner.gradients(found.base_metric.sum(), found.base, [s.place.change for s in spliced])
+    found = contrast(session, [s.hooks for s in spliced], gradients=True)
+    slopes = session.runner.gradients(found.base_metric.sum(), found.base, [s.hooks.change for s in spliced])
     written = session.anatomy.blocks[1].mlp
-    held = found.base.wholes[by_name["blocks.1.hook_mlp_out"].place.value].detach()
+    held = found.base.wholes[by_name["blocks.1.hook_mlp_out"].hooks.value].detach()
     step, tolerance = (1e-4, 1e-3) if family == "gpt2" else (1e-2, 2e-2)  # Granite's norms compute in float32
     checked = 0
     # Every seventh: pairs of all kinds, in the time of a test.
@@ -169,14 +169,14 @@ def test_edges_are_derivatives_of_one_feature_by_another(family: str) -> None:
         )
         values = []
         for sign in (1, -1):
-            add = {above.place.change: sign * step * delta}
+            add = {above.hooks.change: sign * step * delta}
             skips = up.site == "blocks.0.hook_resid_post" and down.site == "blocks.1.hook_resid_post"
             handle = written.register_forward_hook(lambda *_: held) if skips else None
-            passed = session.runner.forward(task.base, read=[below.place.value], add=add)
+            passed = session.runner.forward(task.base, read=[below.hooks.value], add=add)
             if handle is not None:
                 handle.remove()
-            features, rest = below.parts(passed.value(below.place.value))
-            slope = slopes[below.place.change]
+            features, rest = below.parts(passed.value(below.hooks.value))
+            slope = slopes[below.hooks.change]
             values.append(
                 (rest * slope)[0, down.position].sum()
                 if down.feature is None

@@ -32,6 +32,20 @@ def test_an_ungrouped_model_computes_the_same_and_its_edges_sum_to_the_shared_on
     assert len(scores) > len(shared.edges)
 
 
+@pytest.mark.parametrize(
+    ("family", "shared"),
+    [
+        ("phi3", "qkv_proj"),
+        ("falcon_7b", "query_key_value"),
+        ("cohere_normed", "k_norm"),
+        ("stablelm_parallel", "k_lay"),
+    ],
+)
+def test_heads_that_share_more_than_two_projections_stay_together(family: str, shared: str) -> None:
+    with pytest.raises(ValueError, match=rf"cannot have keys and values of their own: .*{shared}"):
+        ungroup(model_of(family))
+
+
 def their_graph(evaluator: Evaluator, circuit: Circuit, n: int, *, absolute: bool) -> torch.Tensor:
     """``Graph.apply_topn`` and ``prune`` with its loop over nodes: which of the edges ``[writer, reader]`` are kept."""
     wiring = evaluator.wiring

@@ -24,7 +24,7 @@ def call(app: App, *line: str) -> None:
 
 @pytest.mark.parametrize("name", APPS)
 def test_one_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call(APPS[name], "embedded", *ROWS, "--report", str(tmp_path / "page.html"))
+    call(APPS[name], "embedded", *ROWS, "--html", str(tmp_path / "page.html"))
     assert "2 rows of 16 tokens" in capsys.readouterr().out
     assert "figcaption" in (tmp_path / "page.html").read_text()
 

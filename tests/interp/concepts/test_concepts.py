@@ -174,7 +174,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     others.write_text(
         "\n".join(f"I saw {word}" for word in "the a it them that this some one all what no more".split())
     )
-    line = ["embedded", "--positive", str(names), "--negative", str(others), "--report", str(tmp_path / "page.html")]
+    line = ["embedded", "--positive", str(names), "--negative", str(others), "--html", str(tmp_path / "page.html")]
     app([*line, "--target", " and"], print_error=False, exit_on_error=False, result_action="return_value")
     assert "Over layers TCAV" in capsys.readouterr().out
     assert "held-out accuracy" in (tmp_path / "page.html").read_text()

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import logging
+import shutil
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
-from interp import load_model
+from interp import embedded, load_model
+from interp.checkpoints import open_source
 from interp.embedded import FOLDER, MODEL_FOLDER, TEXT_FOLDER, steps
 from interp.embedded.evaluate import (
     CURVES,
@@ -252,3 +256,24 @@ def test_the_shipped_text_is_what_the_sampler_cuts():
         assert all(row.keys() == {"text", "book"} and row["text"].strip() for row in rows)
         assert len({row["book"] for row in rows}) == expected
         assert sum(len(row["text"]) for row in rows) < 1.3 * BYTES[split]
+
+
+def test_where_a_wheel_has_one_checkpoint_the_others_are_said_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The wheel's patterns, as a folder."""
+    patterns = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = patterns["tool"]["setuptools"]["package-data"]["interp.embedded"]
+    for file in (file for pattern in shipped for file in embedded.FOLDER.glob(pattern)):
+        place = tmp_path / file.relative_to(embedded.FOLDER)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 6_000_000
+    monkeypatch.setattr(embedded, "MODEL_FOLDER", tmp_path / "model")
+    assert embedded.steps() == [5792]
+    assert load_model("embedded").cfg.n_layers == 4
+    with pytest.raises(ValueError, match=r"no revision 'step512'.*set DEEPFIELD_EMBEDDED=CLONE/interp/embedded/model"):
+        load_model("embedded", revision="step512")
+    with caplog.at_level(logging.WARNING):
+        assert list(open_source("embedded").checkpoints) == [5792]
+    assert "one checkpoint of the embedded model here" in caplog.text

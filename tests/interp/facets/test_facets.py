@@ -93,7 +93,7 @@ def test_contexts_are_the_strongest_and_some_of_each_decile() -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["embedded", "--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "40", "--context", "32"]
     options = {"print_error": False, "exit_on_error": False, "result_action": "return_value"}
-    app([*line, "--unit", "blocks.2.mlp.hook_post:17", "--report", str(tmp_path / "page.html")], **options)
+    app([*line, "--unit", "blocks.2.mlp.hook_post:17", "--html", str(tmp_path / "page.html")], **options)
     assert "Facet 0: share" in capsys.readouterr().out
     assert "contexts nearest to the centre" in (tmp_path / "page.html").read_text()
     with pytest.raises(ValueError, match="write site:index"):

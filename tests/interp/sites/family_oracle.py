@@ -80,6 +80,9 @@ FACTS: dict[str, dict[str, Any]] = {
     "gpt_neo": _GPT | {"attn": "attn.attention", "qkv": "q_proj k_proj v_proj", "o": "out_proj"},
     "opt": _OPT,
     "opt_post_norm": _OPT | {"final": None, "n1": None, "n2": None, "embed": "model.decoder.project_in"},
+    "xglm": _OPT | {
+        "at": "model.layers", "embed": "model.embed_tokens", "pos": "model.embed_positions", "final": "model.layer_norm"
+    },
     "falcon_7b": _FALCON | {"n2": None},
     "falcon_40b": _FALCON | {"n1": "ln_attn", "n2": "ln_mlp"},
     "falcon_11b": _FALCON | {"n2": None},
@@ -89,8 +92,12 @@ FACTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": _LLAMA | _NORMED,
     "olmoe": _LLAMA | _NORMED,
     "gpt_oss": _LLAMA | {"router": "router"},
+    "granitemoe": _LLAMA | {"times": 0.5, "embed_times": 3.0, "mlp": "block_sparse_moe", "router": "router"},
+    "llama4_text": _LLAMA | {"mlp": "feed_forward", "router": "router"},
+    "deepseek_v2": _LLAMA | {"qkv": "q_proj"},
     "deepseek_v3": _LLAMA | {"qkv": "q_b_proj"},
-}
+}  # fmt: skip
+LATENT = ("deepseek_v2", "deepseek_v3")
 PARALLEL = {"gpt_neox", "cohere", "cohere_normed", "stablelm_parallel", "phi", "phi_normed", "gptj"} | {
     "falcon_7b", "falcon_40b", "falcon_11b"
 }  # fmt: skip
@@ -160,17 +167,17 @@ def _attention(
     attn = f"{facts['at']}.{layer}.{facts['attn']}"
     module, x = model.get_submodule(attn), ins[attn]
     heads = config.num_attention_heads
-    q, k, v = _latent(module, config, x) if case == "deepseek_v3" else _projected(case, module, config, facts, x)
+    q, k, v = _latent(module, config, x) if case in LATENT else _projected(case, module, config, facts, x)
     sites[at + "hook_q"], sites[at + "hook_k"], sites[at + "hook_v"] = q, k, v
     if facts.get("qn"):
         sites[at + "q_norm.hook_out"] = _query_key_norm(case, module, facts["qn"], q, facts)
         sites[at + "k_norm.hook_out"] = _query_key_norm(case, module, facts["kn"], k, facts)
     if case == "falcon_1b":  # fused attention ran, which shows neither
-        pattern = _falcon_scores(case, q, k).softmax(-1)
+        pattern = _own_scores(case, q, k).softmax(-1)
     else:
         sites[at + "hook_pattern"] = pattern
     if case not in ("gpt_oss", "falcon_1b"):
-        scores = seen[attn] if attn in seen else _falcon_scores(case, q, k)
+        scores = seen[attn] if attn in seen else _own_scores(case, q, k)
         torch.testing.assert_close(scores.softmax(-1), pattern)
         sites[at + "hook_attn_scores"] = scores
     values = v.repeat_interleave(heads // v.shape[2], dim=2)
@@ -217,7 +224,10 @@ def _head_size(config: Any) -> int:
 
 def _latent(module: Any, config: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     heads, nope, rope = config.num_attention_heads, config.qk_nope_head_dim, config.qk_rope_head_dim
-    q = linear(_rms(linear(x, module.q_a_proj.weight), module.q_a_layernorm), module.q_b_proj.weight)
+    if config.q_lora_rank is None:
+        q = linear(x, module.q_proj.weight)
+    else:
+        q = linear(_rms(linear(x, module.q_a_proj.weight), module.q_a_layernorm), module.q_b_proj.weight)
     small = linear(x, module.kv_a_proj_with_mqa.weight)
     both = linear(_rms(small[..., :-rope], module.kv_a_layernorm), module.kv_b_proj.weight).unflatten(-1, (heads, -1))
     shared = small[..., None, -rope:].repeat_interleave(heads, dim=-2)
@@ -246,8 +256,8 @@ def _query_key_norm(case: str, module: Any, name: str, x: Tensor, facts: Any) ->
     return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
 
 
-def _falcon_scores(case: str, q: Tensor, k: Tensor) -> Tensor:
-    """Scaled products with Falcon's rotary or linear biases, and its causal mask."""
+def _own_scores(case: str, q: Tensor, k: Tensor) -> Tensor:
+    """Scaled products and causal mask of XGLM; and of Falcon, with its rotary or linear biases."""
     heads, size, length = q.shape[2], q.shape[-1], q.shape[1]
     k = k.repeat_interleave(heads // k.shape[2], dim=2)
     hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
@@ -255,6 +265,8 @@ def _falcon_scores(case: str, q: Tensor, k: Tensor) -> Tensor:
         slopes = torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])
         bias = slopes[:, None, None] * torch.arange(length)
         scores = (torch.einsum("bqhd,bkhd->bhqk", q, k) + bias) / math.sqrt(size)
+    elif case == "xglm":
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(size)
     else:
         half = size // 2
         angle = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(half) * 2 / size)
@@ -301,6 +313,9 @@ def _neurons(model: Any, mlp: str, at: str, facts: Any, ins: Any, sites: Any, ba
 def _experts(case: str, model: Any, mlp: str, at: str, facts: Any, ins: Any, outs: Any, sites: Any, batch: int) -> None:
     """Each expert's output for every token from its own weights, times the router's weight of it."""
     experts, x = model.get_submodule(f"{mlp}.experts"), sites[at + "mlp.hook_in"]
+    if case == "llama4_text":
+        _dense_experts(model, mlp, at, outs, sites, batch)
+        return
     _, chosen, numbers = outs[f"{mlp}.{facts.get('router', 'gate')}"]
     weights = torch.zeros(*x.shape[:2], experts.num_experts)
     for row in range(chosen.shape[0]):
@@ -317,14 +332,32 @@ def _experts(case: str, model: Any, mlp: str, at: str, facts: Any, ins: Any, out
             gate, up = linear(x, experts.gate_up_proj[number]).chunk(2, -1)
             outputs.append(linear(gate * torch.sigmoid(gate) * up, experts.down_proj[number]))
     sites[at + "mlp.hook_expert_weights"] = weights
-    sites[at + "mlp.hook_expert_out"] = torch.stack(outputs, 2) * weights[..., None]
+    sites[at + "mlp.hook_expert_out"] = torch.stack(outputs, 2) * weights[..., None] * facts.get("times", 1.0)
     rest = sites[at + "hook_mlp_out"] - sites[at + "mlp.hook_expert_out"].sum(2)
-    if case == "deepseek_v3":
+    if case in LATENT:
         rest = rest - outs[f"{mlp}.shared_experts"]
     if case == "qwen2_moe":
         shared = torch.sigmoid(outs[f"{mlp}.shared_expert_gate"]) * outs[f"{mlp}.shared_expert"]
         rest = rest - _rows(shared, batch)
     assert rest.abs().max() < 1e-4
+
+
+def _dense_experts(model: Any, mlp: str, at: str, outs: Any, sites: Any, batch: int) -> None:
+    """Llama 4: the sigmoids of a token's largest logits multiply what the experts get, not what they give."""
+    router, experts = model.get_submodule(f"{mlp}.router"), model.get_submodule(f"{mlp}.experts")
+    x = sites[at + "mlp.hook_in"]
+    logits = linear(x, router.weight)
+    least = logits.topk(model.config.num_experts_per_tok, -1).values[..., -1:]
+    weights = torch.sigmoid(logits) * (logits >= least)
+    outputs = []
+    for number in range(experts.num_experts):
+        gate, up = (x * weights[..., number, None] @ experts.gate_up_proj[number]).chunk(2, -1)
+        outputs.append((up * gate * torch.sigmoid(gate)) @ experts.down_proj[number])
+    sites[at + "mlp.hook_expert_weights"], sites[at + "mlp.hook_expert_out"] = weights, torch.stack(outputs, 2)
+    shared = model.get_submodule(f"{mlp}.shared_expert")
+    gate = linear(x, shared.gate_proj.weight)
+    rest = linear(gate * torch.sigmoid(gate) * linear(x, shared.up_proj.weight), shared.down_proj.weight)
+    assert (sites[at + "hook_mlp_out"] - torch.stack(outputs, 2).sum(2) - rest).abs().max() < 1e-4
 
 
 def _apply(module: Any, x: Tensor) -> Tensor:

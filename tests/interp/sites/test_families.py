@@ -1,6 +1,7 @@
 """Every site that is listed of every family has the value of the Hugging Face modules."""
 
 import functools
+import re
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BloomConfig, GraniteMoeConfig, MambaConfig, OpenAIGPTConfig
+from transformers import BloomConfig, MambaConfig, OpenAIGPTConfig, Qwen3NextConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from interp.models.families.table import FAMILIES, family_of
+from interp.models.families.table import FAMILIES, NOT_DECLARED, family_of
 from interp.models.loading import load_hf_model, load_model
 from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites, check_site
@@ -112,9 +113,11 @@ def test_attention_that_transformers_computes_wrongly_is_refused() -> None:
 UNDECLARED = {
     "openai-gpt": OpenAIGPTConfig(vocab_size=VOCAB, n_positions=32, n_embd=32, n_layer=2, n_head=4),
     "bloom": BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4),
-    "granitemoe": GraniteMoeConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, num_local_experts=4, num_experts_per_tok=2, residual_multiplier=0.5,
+    "qwen3_next": Qwen3NextConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=48, linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=8,
+        linear_value_head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
+        shared_expert_intermediate_size=16, layer_types=["linear_attention", "full_attention"],
     ),
     "mamba": MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=4),
 }  # fmt: skip
@@ -139,7 +142,8 @@ def test_of_other_families_there_is_the_stream_around_blocks_and_nothing_else(na
     assert torch.equal(found[Site("resid_post", 0)], found[Site("resid_pre", 1)])
     for site in (Site("mlp_out", 1), Site("resid_mid", 1)):
         for either in (model, hf_model):
-            with pytest.raises(ValueError, match=f"the family '{name}' is not declared"):
+            why = re.escape(NOT_DECLARED[name])
+            with pytest.raises(ValueError, match=rf"the family '{name}' is not declared in .* \({why}\)"):
                 capture(either, TOKENS, site)
 
 

@@ -61,3 +61,20 @@ def test_a_damaged_file_of_options_is_named(
     said = "".join(capsys.readouterr())
     assert "run.toml is not a TOML file of options" in " ".join(said.split())
     assert reason in said
+
+
+def test_many_passes_are_told_unless_they_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("When Emma and Jack went to the market, Emma gave a book to Jack. " * 60)
+    line = ["train", "--model", "embedded", "--data", str(text), "--bos", "never", *SIZE[:4], "--batch-size", "512"]
+    assert run(*line, "--k", "4", "--tokens", "40k", "--out", str(tmp_path / "silent")) == 0
+    shown = capsys.readouterr()
+    assert f"SAE, 128 latents: {2 * 128 * 96 + 128 + 96:,} parameters" in shown.out
+    assert "passes over" in shown.out
+    assert "warning: --tokens 40000 are" in shown.err
+    assert "learned by heart" in shown.err
+    assert run(*line, "--k", "4", "--epochs", "12", "--out", str(tmp_path / "asked")) == 0
+    shown = capsys.readouterr()
+    assert "(12 passes over" in shown.out
+    assert "learned by heart" not in shown.err
+    assert run(*line, "--k", "4", "--epochs", "0", "--out", str(tmp_path / "none")) == 2

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from interp.embedded import MODEL_FOLDER
-from saes import SAE, ReLU
+from saes import SAE, ReLU, TopK
 from saes.conditions import Conditions, conditions_of
 from saes.convert import write
+from saes.same_model import said_model
 from tests.saes.convert.by_hand import CONTEXT, K, Layout, activations, saved_model, token_ids, topk
 from tests.saes.convert.layouts import BLOCK, NEOX, PLACED, RESID_POST, gemma_scope_2, saelens, sparsify
 from tests.saes.evaluation.evaluated import SITE, WIDTH, run, sae_at_site, text_rows
@@ -93,7 +94,7 @@ def test_eval_takes_them_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     sae = layout.write(folder, layout.weights())
     out = tmp_path / "report.json"
-    arguments = ["eval", str(sae), "--model", str(model), "--data", str(tmp_path / "ids.npy"), "--out", str(out)]
+    arguments = ["eval", str(sae), "--model", str(model), "--data", str(tmp_path / "ids.npy"), "--save", str(out)]
 
     def fvu(kept: torch.Tensor) -> float:
         target, output = x[kept], topk(layout.weights(), x)[1][kept]
@@ -135,12 +136,12 @@ def test_special_tokens_of_the_embedded_model(embedded: Any, tmp_path: Path) -> 
     rows = text_rows(embedded.tokenizer, tmp_path, bos="row")
     out = tmp_path / "report.json"
     arguments = [str(tmp_path / "sae"), "--model", str(MODEL_FOLDER), "--data", str(tmp_path / "text.jsonl")]
-    assert run("eval", *arguments, "--packing", "document", "--out", str(out)) == 0
+    assert run("eval", *arguments, "--packing", "document", "--save", str(out)) == 0
     report = json.loads(out.read_text())
     kept = (rows.documents >= 0) & ~np.isin(rows.ids, rows.info["special_ids"])
     assert 0 < kept.sum() < (rows.documents >= 0).sum()
     assert report["tokens"] == int(kept.sum())
-    assert run("sae", "features", *arguments, "--packing", "document", "--out", str(tmp_path / "page.html")) == 0
+    assert run("sae", "features", *arguments, "--packing", "document", "--html", str(tmp_path / "page.html")) == 0
     assert f"{int(kept.sum()):,} tokens" in (tmp_path / "page.html").read_text()
     assert (sae.site, sae.d_in) == (SITE, WIDTH)
 
@@ -169,3 +170,31 @@ def test_they_reach_saelens(tmp_path: Path) -> None:
     write(SAE.load(tmp_path / "a"), "saelens", tmp_path / "b")
     assert conditions_of(SAE.load(tmp_path / "b").provenance) == again
     assert json.loads((tmp_path / "b" / "cfg.json").read_text())["metadata"]["model_name"] == "EleutherAI/pythia-70m"
+
+
+@pytest.mark.parametrize("tool", ["saelens", "sparsify", "dictionary_learning"])
+def test_there_and_back_model_checkpoint_and_text_are_known(tool: str, tmp_path: Path) -> None:
+    """Of a file that we wrote; in the second round nothing has grown."""
+    source = {"model": "pythia-70m", "revision": "step1000", "context": 24, "bos": "never"}
+    sae = SAE(8, 24, TopK(2), site=RESID_POST, provenance={"source": source, "train": {"k": 2}})
+    sizes = []
+    for round_ in range(3):
+        write(sae, tool, tmp_path / f"{tool}{round_}")
+        sae = SAE.load(tmp_path / f"{tool}{round_}")
+        assert said_model(sae) == "pythia-70m"
+        assert sae.provenance["source"] == source
+        assert sae.provenance["train"] == {"k": 2}
+        assert conditions_of(sae.provenance) == Conditions(context=24, bos="never")
+        sizes.append(len(json.dumps(sae.provenance)))
+    assert sizes[2] == sizes[1]
+
+
+@pytest.mark.parametrize("kept", ["x", 3, {"source": "x", "train": 5}, {"source": ["model"]}])
+def test_what_a_foreign_file_says_for_us_is_not_trusted(kept: object, tmp_path: Path) -> None:
+    write(SAE(8, 24, TopK(2), site=RESID_POST), "dictionary_learning", tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    config = json.loads(path.read_text())
+    config["trainer"]["deepfield"] = kept
+    path.write_text(json.dumps(config))
+    found = SAE.load(tmp_path / "a").provenance
+    assert set(found) == {"imported"}

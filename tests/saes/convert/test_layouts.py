@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from saes import SAE
 from tests.saes.convert.by_hand import only, save_json, save_pickle, save_tensors
 from tests.saes.convert.layouts import MLP_IN, MLP_OUT, PLACED, RESID_POST, llamascopium
+from tests.saes.places.by_hand import SEVERAL
 from tests.saes.test_convert import Evil
 
 WRITTEN_HERE = tuple(name for name in PLACED if "options" not in name)
@@ -79,7 +80,7 @@ def test_a_pickle_is_not_executed_whatever_it_is_called(tmp_path: Path) -> None:
         (("conf.yaml", "latest_ckpt.safetensors"), "a temporal SAE.*depend on the tokens before"),
         (
             ("layer_0.safetensors", "layer_1.safetensors"),
-            "take one of its files. There are layer_0",
+            "take one of its files, or load it whole with saes.places.load_any. There are layer_0",
         ),
         (("layer0.sae.pt", "layer1.sae.pt"), r"There are layer0\.sae\.pt, layer1\.sae\.pt"),
     ],
@@ -94,8 +95,8 @@ def test_what_is_no_single_sae_is_refused_by_name(files: tuple[str, ...], messag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sae_type": "clt"}, "'clt' of Llamascopium writes at several layers"),
-        ({"sae_type": "crosscoder"}, "'crosscoder' of Llamascopium reads and writes at several places"),
+        ({"sae_type": "clt"}, "a clt reads or writes at several places; load it with saes.places.load_any"),
+        ({"sae_type": "crosscoder"}, "a crosscoder reads or writes at several places"),
         ({"sae_type": "lorsa"}, "'lorsa' of Llamascopium is not a function of one activation"),
         ({"use_glu_encoder": True}, "its encoder is gated"),
         ({"norm_activation": "token-wise"}, "scaled by its own norm"),
@@ -145,7 +146,7 @@ def test_thresholds_below_zero(tmp_path: Path) -> None:
 MEMORY = """
 import sys, threading, time
 from pathlib import Path
-from saes import SAE
+from saes.places import load_any
 
 
 def anonymous():
@@ -159,12 +160,12 @@ def watch(peak, stopped):
         time.sleep(0.001)
 
 
-SAE.load(sys.argv[1])
+load_any(sys.argv[1])
 for path in sys.argv[2:]:
     begin, peak, stopped = anonymous(), [0], threading.Event()
     watcher = threading.Thread(target=watch, args=(peak, stopped))
     watcher.start()
-    sae = SAE.load(path)
+    sae = load_any(path)
     peak[0] = max(peak[0], anonymous())
     stopped.set()
     watcher.join()
@@ -185,6 +186,16 @@ def test_no_layout_takes_more_memory_than_its_file(tmp_path: Path) -> None:
     small = PLACED["gemma_scope, residual"]
     paths = [small.write(tmp_path / "small", small.weights())]
     paths += [PLACED[name].write(tmp_path / str(number), w) for number, name in enumerate(names)]
+    of_part = {name: value[..., : f // 4] if name != "W_dec" else value[: f // 4] for name, value in w.items()}
+    of_part |= {"b_dec": w["b_dec"], "W_dec_to": of_part["W_dec"].expand(3, -1, -1), "skip": torch.zeros(d, d)}
+    for name in ("gemma_scope 2, clt with affine skip", "llamascopium, clt, jumprelu, by decoder norms"):
+        names += (name,)
+        paths.append(
+            SEVERAL[name].write(
+                tmp_path / name.split(",")[0],
+                [{name: value.clone() for name, value in of_part.items()} for _ in range(3)],
+            )
+        )
     command = [sys.executable, "-c", MEMORY, *map(str, paths)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     for name, path, peak in zip(names, paths[1:], ran.stdout.split(), strict=True):

@@ -43,7 +43,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Any:
         out.unlink(missing_ok=True)
         context = str(token_ids().shape[1])
         arguments = [str(sae), "--model", str(models[layout.model]), "--data", str(folder / "ids.npy")]
-        arguments += ["--context", context, "--bos", "never", "--first-position", "0", "--out", str(out)]
+        arguments += ["--context", context, "--bos", "never", "--first-position", "0", "--save", str(out)]
         assert run("eval", *arguments, *options) == 0
         return json.loads(out.read_text())
 

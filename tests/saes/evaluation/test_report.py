@@ -251,7 +251,7 @@ def test_the_standard_error_of_one_document_is_over_blocks_of_tokens(
         (SAE(12, 24, TopK(2), site=SITE), {}, "have width 96, the SAE's is 12"),
         (SAE(WIDTH, 24, TopK(2), site=SITE), {"max_tokens": 0}, "no token to evaluate on"),
         (SAE(WIDTH, 24, TopK(2), site=SITE), {"first_position": CONTEXT - 1}, f"first_position {CONTEXT - 1}"),
-        (SAE(WIDTH, 24, TopK(2), site=SITE).to("meta"), {}, "the SAE is on meta, the model on cpu"),
+        (SAE(WIDTH, 24, TopK(2), site=SITE).to("meta"), {}, "this SAE is on meta, the model on cpu"),
     ],
 )
 def test_what_cannot_be_measured(
@@ -267,11 +267,11 @@ def test_command_writes_figures_and_page(tmp_path: Path, capsys: pytest.CaptureF
     out, page = tmp_path / "report.json", tmp_path / "page.html"
     command = ["eval", str(tmp_path / "sae"), "--model", "embedded", "--data", str(tmp_path / "text.jsonl")]
     text = ["--bos", "never", "--packing", "document", "--context", str(CONTEXT)]
-    assert run(*command, *text, "--out", str(out), "--html", str(page)) == 0
+    assert run(*command, *text, "--save", str(out), "--html", str(page)) == 0
     printed = capsys.readouterr().out
     report = json.loads(out.read_text())
     assert {"afa", "positions", "without_massive", "only_massive", "fvu"} <= set(report)
-    assert set(report) == {"text"} | set(Report.__dataclass_fields__)
+    assert set(report) == {"text", "data", "sae"} | set(Report.__dataclass_fields__)
     assert "ε_LBO, median" in printed
     assert "positions 16-23" in printed
     html = page.read_text(encoding="utf-8")
@@ -279,7 +279,9 @@ def test_command_writes_figures_and_page(tmp_path: Path, capsys: pytest.CaptureF
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
     stored = re.search(r'<script type="application/json" id="report">(.*?)</script>', html, flags=re.S)
     assert stored
-    assert json.loads(stored[1]) == {name: value for name, value in report.items() if name != "text"}
+    assert json.loads(stored[1]) == {
+        name: value for name, value in report.items() if name in Report.__dataclass_fields__
+    }
     for title in ("ZF plot", "Active latents a token", "How often latents are active", "Loss added by the SAE"):
         assert title in html
 

@@ -22,7 +22,8 @@ from saes.activations import activation_to_config
 from saes.kernels import encode
 from saes.kernels.backend import use
 from saes.training.checkpoints import TrainState, resume, save_checkpoint
-from saes.training.loop import initial_state, train_step
+from saes.training.initial import initial_state
+from saes.training.loop import train_step
 from tests.saes.kernels.kernel_checks import TOLERANCE, close
 from tests.saes.sources import MemorySource, planted
 from tests.saes.variants import VARIANTS

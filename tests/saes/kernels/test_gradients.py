@@ -141,6 +141,19 @@ def test_expected_loss_has_the_estimated_gradient() -> None:
     assert estimate == pytest.approx(exact, rel=1e-9)
 
 
+@pytest.mark.parametrize("input_gradient", [False, True])
+def test_expected_output_has_the_estimated_gradient_of_a_bias(input_gradient: bool) -> None:
+    """Mean of JumpReLU(z + b) over z ~ N(0.5, 1): its derivative in b is P(z > θ) + θ p(θ), of which the equations have
+    the first term, and the second comes with the gradient to the input."""
+    z = 0.5 + torch.randn(2_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    theta, normal = 0.8, torch.distributions.Normal(0.5, 1.0)
+    bias, threshold = torch.zeros((), dtype=torch.float64, requires_grad=True), torch.tensor(theta).double()
+    jump(z + bias, threshold.expand_as(z), 0.05, input_gradient=input_gradient).mean().backward()
+    above = 1 - float(normal.cdf(torch.tensor(theta)))
+    across = theta * float(normal.log_prob(torch.tensor(theta)).exp())
+    assert float(bias.grad) == pytest.approx(above + input_gradient * across, rel=0.01)  # type: ignore[arg-type]
+
+
 def test_thresholds_learn_through_the_latents_near_them(tmp_path: Path) -> None:
     """Both terms move the threshold of a latent whose pre-activation lies just below it, where its value is 0."""
     sae = random_sae(JumpReLU(bandwidth=0.5)).train()

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saes import SAE, BatchTopK, JumpReLU, ReLU, TopK
 from saes.activations import Activation
 from saes.convert import write
-from saes.places import Dictionary, Layout, load_dictionary, save_dictionary
+from saes.places import Dictionary, Layout, load_any, load_dictionary, save_dictionary
 from saes.places.circuit_tracer import decoder_rows, read_circuit_tracer, write_circuit_tracer
 from tests.saes.evaluation.evaluated import run
 from tests.saes.places.kinds import randomised
@@ -101,7 +102,7 @@ def test_rows_are_read_alone(tmp_path: Path) -> None:
         (random("crosscoder", ReLU()), "not a crosscoder"),
         (random("clt", TopK(2)), "cross_layer_transcoder has relu, jumprelu, not topk"),
         (random("transcoders", BatchTopK(2)), "transcoder_set has relu, jumprelu, topk, not batchtopk"),
-        (random("clt", ReLU(), skip=True), "have no skip connection; this one has"),
+        (random("clt", ReLU(), skip=True), "reads no skip connection of a CLT from files; this one has one"),
     ],
 )
 def test_what_cannot_be_written(dictionary: Dictionary, message: str, tmp_path: Path) -> None:
@@ -151,7 +152,8 @@ def test_altered_weights(folder: Path, change: dict[str, Tensor], message: str) 
     ("change", "message"),
     [
         ({"model_kind": "sae"}, "model_kind of config.yaml is 'sae'; it must be one of transcoder_set"),
-        ({"transcoders": ["hf://a/b/c"]}, "names files elsewhere"),
+        ({"transcoders": ["a/b/c"]}, "names 'a/b/c'; names are hf://owner/name/path"),
+        ({"transcoders": {}}, "transcoders of config.yaml is {}; it must be a list"),
         ({"activation": "gelu"}, "activation of config.yaml is 'gelu'"),
         ({"activation": "topk", "k": 0}, "k is 0; it must be a whole number"),
     ],
@@ -187,3 +189,100 @@ def test_the_command_converts_there_and_back(tmp_path: Path, capsys: pytest.Capt
 def test_a_selection_by_decoder_norms_is_not_written_for_tools_without_it(tool: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{tool} selects latents by their values alone"):
         write(SAE(4, 8, BatchTopK(2, decoder_norms=True)), tool, tmp_path)
+
+
+@torch.no_grad()
+def test_the_skip_connection_of_a_clt_is_the_other_way_round(tmp_path: Path) -> None:
+    """circuit-tracer multiplies x @ W_skip in a CLT, and x @ W_skip.T in a set."""
+    write_circuit_tracer(random("clt", JumpReLU()), tmp_path)
+    skips = torch.randn(LAYERS, D, D, generator=torch.Generator().manual_seed(2))
+    xs = torch.randn(LAYERS, 8, D, generator=torch.Generator().manual_seed(1))
+    expected = by_their_arithmetic(tmp_path, "clt", JumpReLU(), xs) + xs @ skips
+    for i in range(LAYERS):
+        file = tmp_path / f"W_enc_{i}.safetensors"
+        save_file(load_file(file) | {f"W_skip_{i}": skips[i].contiguous()}, file)
+    torch.testing.assert_close(torch.stack(read_circuit_tracer(tmp_path)(list(xs))), expected)
+
+
+def test_a_set_without_a_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "mwhanna--qwen3-0.6b-transcoders-lowl0"
+    write_circuit_tracer(random("transcoders", JumpReLU()), folder)
+    (folder / "config.yaml").unlink()
+    dictionary = load_any(folder)
+    assert isinstance(dictionary, Dictionary)
+    assert dictionary.layout == Layout("transcoders", READS, WRITES)
+    assert dictionary.provenance["imported"]["model"] == "Qwen/Qwen3-0.6B"
+
+
+def test_the_published_set_whose_topk_is_in_no_file(tmp_path: Path) -> None:
+    """facebook/crv-8b-instruct-transcoders: their loader knows k = 128 by its name."""
+    config = {"model_kind": "transcoder_set", "model_name": "meta-llama/Llama-3.1-8B-Instruct"}
+    for name in ("models--facebook--crv-8b-instruct-transcoders/snapshots/1", "downloaded"):
+        places = Layout("transcoders", READS, WRITES)
+        dictionary = randomised(Dictionary(places, ((D,) * LAYERS,) * 2, d_sae=130, activation=ReLU()), seed=0)
+        write_circuit_tracer(dictionary, tmp_path / name)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+    known, other = (tmp_path / name for name in ("models--facebook--crv-8b-instruct-transcoders/snapshots/1", name))
+    assert read_circuit_tracer(known).activation == TopK(128)
+    assert SAE.load(known / "layer_1.safetensors").activation == TopK(128)
+    for load in (lambda: read_circuit_tracer(other), lambda: SAE.load(other / "layer_1.safetensors")):
+        with pytest.raises(
+            ValueError, match=r"has TopK with k = 128, which stands in no file of it: write 'activation"
+        ):
+            load()
+    (other / "config.yaml").write_text(yaml.safe_dump(config | {"activation": "relu"}))
+    assert read_circuit_tracer(other).activation == ReLU()
+    (other / "config.yaml").write_text(yaml.safe_dump(config | {"activation": "jump_relu"}))
+    with pytest.raises(ValueError, match="activation is jump_relu, and its files hold no thresholds"):
+        read_circuit_tracer(other)
+
+
+def hub_repository(cache: Path, repo: str) -> Path:
+    """An empty repository in the cache, at its main branch."""
+    place = cache / f"models--{repo.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("a" * 40)
+    return place / "snapshots" / ("a" * 40)
+
+
+@torch.no_grad()
+def test_by_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set and a CLT of the cache, a CLT in a folder, ours, and a set whose files are another repository's."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    xs = list(torch.randn(LAYERS, 8, D, generator=torch.Generator().manual_seed(1)))
+    of_set, clt = random("transcoders", JumpReLU()), random("clt", ReLU())
+    write_circuit_tracer(of_set, hub_repository(tmp_path, "mwhanna/set"))
+    write_circuit_tracer(clt, hub_repository(tmp_path, "mntss/clt-x") / "sub" / "folder")
+    save_dictionary(clt, hub_repository(tmp_path, "me/mine"))
+    names = [f"hf://mwhanna/set/layer_{i}.safetensors?revision=main" for i in range(LAYERS)]
+    listed = hub_repository(tmp_path, "mwhanna/listed")
+    listed.mkdir(parents=True)
+    config = {"model_kind": "transcoder_set", "model_name": "gpt2", "transcoders": names}
+    hooks = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
+    (listed / "config.yaml").write_text(yaml.safe_dump(config | hooks))
+    for name, expected in (
+        ("mwhanna/set", of_set),
+        ("mntss/clt-x/sub/folder", clt),
+        ("me/mine", clt),
+        ("mwhanna/listed", of_set),
+    ):
+        found = load_any(name)
+        assert isinstance(found, Dictionary)
+        assert found.layout == expected.layout
+        for ours, theirs in zip(found(xs), expected(xs), strict=True):
+            assert torch.equal(ours, theirs)
+    assert load_any("mwhanna/set", revision="main").layout == of_set.layout  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="is neither a folder here nor in the hub's cache"):
+        load_any("mwhanna/other")
+    (listed / "config.yaml").write_text(
+        yaml.safe_dump(config | hooks | {"transcoders": [*names[:-1], "hf://a/b/c.npz"]})
+    )
+    with pytest.raises(ValueError, match=r"a/b/c\.npz is neither a folder here"):
+        load_any("mwhanna/listed")
+
+
+def test_one_layer_of_a_clt_by_its_name_in_the_directory() -> None:
+    with pytest.raises(ValueError, match=r"load all of it with saes\.places\.load_any\('mntss/clt-gemma-2-2b-2\.5M'\)"):
+        load_any("mntss-gemma-2-2b-2.5m-clt-as-per-layer/layer_0")
+    with pytest.raises(ValueError, match="is a temporal SAE, whose latents depend on the tokens before"):
+        SAE.load("temporal-sae-gemma-2-2b/blocks.12.hook_resid_post")

@@ -270,7 +270,7 @@ def test_a_flipped_bit_and_missing_and_extra_files(saved: Path) -> None:
 def test_an_sae_is_read_as_one_and_a_dictionary_is_not(saved: Path, tmp_path: Path) -> None:
     SAE(4, 8, TopK(2)).save(tmp_path / "sae")
     assert isinstance(load_any(tmp_path / "sae"), SAE)
-    with pytest.raises(ValueError, match=r"read it with saes.places.load_dictionary"):
+    with pytest.raises(ValueError, match=r"load it with saes.places.load_any"):
         SAE.load(saved)
 
 

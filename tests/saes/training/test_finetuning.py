@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from interp.embedded import TEXT_FOLDER
 from interp.models.fingerprint import weights_fingerprint
 from interp.tokens.token_rows import TokenRows, write_token_rows
-from saes import SAE, JumpReLU, TopK
+from saes import SAE, BatchTopK, JumpReLU, TopK
 from saes.evaluation.report import evaluate
 from saes.training import finetuning, loop
 from saes.training.finetune_config import FinetuneConfig
@@ -63,6 +63,16 @@ def test_the_models_loss_falls_on_other_text(
     assert weights_fingerprint(embedded) == weights
     assert all(parameter.requires_grad for parameter in embedded.parameters())
     assert torch.equal(run(sae, embedded, rows, replace(config, tokens=64 * 4 * 60)).W_enc, tuned.W_enc)
+
+
+def test_the_threshold_is_that_of_the_final_weights(
+    embedded: TransformerBridge, rows: TokenRows, config: FinetuneConfig
+) -> None:
+    sae = SAE(96, 256, BatchTopK(8), site=SITE).initialise(seed=0, mean=torch.zeros(96))
+    with torch.no_grad():
+        sae.threshold.fill_(10.0)
+    tuned = run(sae, embedded, rows, replace(config, decoder="free"))
+    assert evaluate(tuned, embedded, rows, max_tokens=10_000).l0.value == pytest.approx(8, rel=0.05)
 
 
 @pytest.mark.parametrize("loss", ["kl", "ce"])

@@ -18,7 +18,8 @@ from saes import SAE, TrainConfig, train, train_many
 from saes.activations import ACTIVATIONS
 from saes.losses import Pass
 from saes.training import loop
-from saes.training.loop import initial_state, train_step
+from saes.training.initial import initial_state
+from saes.training.loop import train_step
 from tests.interp.store.stores import random_rows, tiny_bridge
 from tests.saes.sources import MemorySource, planted
 from tests.saes.training.killed import kill_in_the_middle, start_slowly
@@ -184,7 +185,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
         ({"activation": "tokp"}, "unknown activation 'tokp'; choose one of topk, batchtopk"),
         ({"activation": "afa"}, "k is for topk, batchtopk, matryoshka; afa finds"),
         ({"warmup": 1.5}, "warmup is 1.5; it is a share"),
-        ({"lr": 0.0}, "peak_lr is 0.0; it must be above 0"),
+        ({"lr": 0.0}, "lr is 0.0; it must be above 0"),
         ({"loss_weights": {"l2": 1.0}}, "no loss term l2; there are mse, l1"),
         ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
         ({"skip": True}, "skip is for transcoders"),
@@ -232,7 +233,7 @@ def test_a_bad_row_of_a_store_is_named_by_its_token(config: TrainConfig, tmp_pat
 
 
 def test_a_bad_row_that_comes_late_is_named(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saes.training.loop.STATISTICS_ROWS", 128)
+    monkeypatch.setattr("saes.training.initial.STATISTICS_ROWS", 128)
     data = planted(1000, d=32)[0]
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(config.data_seed))
     data[order[700]] = torch.nan

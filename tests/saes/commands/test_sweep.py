@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saes import TrainConfig
-from saes.training.sweep import expand
+from saes.commands.sweep import expand
 
 CONFIG = TrainConfig(site="s", out=Path("runs"), k=8, loss_weights={"mse": 2.0})
 

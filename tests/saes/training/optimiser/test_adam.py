@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from saes import SAE, TopK
-from saes.training import adam as update
-from saes.training.adam import adam_step, make_moments, remove_parallel
+from saes.training.optimiser import adam as update
+from saes.training.optimiser.adam import adam_step, make_moments, remove_parallel
 
 
 def five_passes(sae: SAE, optimizer: torch.optim.Adam, clip: float, unit_norm: bool) -> None:

@@ -14,8 +14,11 @@ class SiteStatistics:
     """Of the rows that training reads first."""
 
     site: str
+    """Name of the site that the rows are of."""
     rows: int
+    """How many rows were looked at."""
     mean: Float[Tensor, " d"]
+    """Mean of these rows, entry by entry."""
     norm: float
     """Mean norm of a row."""
     deviation: float

@@ -9,7 +9,7 @@ import torch
 
 from interp.commands.cache import cache
 from saes import SAE, TrainConfig, train, train_many
-from saes.training.site_statistics import SiteStatistics
+from saes.training.figures.site_statistics import SiteStatistics
 from tests.saes.commands.test_train import LIVE, SIZE, run
 from tests.saes.sources import MemorySource, planted
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saes import SAE, TrainConfig, train
-from saes.training import sinks
+from saes.training.figures import sinks
 from tests.patience import PATIENCE
 from tests.saes.sources import MemorySource, planted
 
@@ -64,7 +64,7 @@ def test_trackio_holds_the_log(config: TrainConfig, source: MemorySource, tmp_pa
     environment = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code, str(config.out)],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         env=environment,
         capture_output=True,
         text=True,

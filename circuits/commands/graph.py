@@ -1,0 +1,151 @@
+"""``interp graph``: what latents add to each other and to the output on one prompt, and whether that holds."""
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from interp.commands.options import ModelOptions, OutFile
+from interp.terminal.answers import answer
+from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
+
+app = App(
+    name="graph",
+    help="Draw the attribution graph of a prompt, and measure its edges in the model.",
+    help_epilogue=examples(
+        "interp graph embedded --task induction --prompts 8 --measure --html graph.html",
+        "interp graph gpt2 --transcoders folder --prompt 'The capital of France is' --neuronpedia graph.json",
+    ),
+)
+
+
+@app.default
+def graph(
+    model: str = "embedded",
+    /,
+    *,
+    transcoders: str = "embedded",
+    prompt: str | None = None,
+    task: str | None = None,
+    prompts: int = 50,
+    seed: int = 0,
+    targets: tuple[str, ...] = (),
+    max_nodes: int = 4096,
+    leave_out: tuple[int, ...] = (0,),
+    nodes: float = 0.8,
+    edges: float = 0.98,
+    measure: bool = False,
+    mode: Literal["direct", "frozen_attention", "live"] = "live",
+    loading: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
+    html: OutFile | None = None,
+    neuronpedia: OutFile | None = None,
+    save: OutFile | None = None,
+) -> None:
+    """Draw an attribution graph.
+
+    Parameters
+    ----------
+    model
+        As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
+    transcoders
+        Folder of a transcoder set or cross-layer transcoder (ours or circuit-tracer's), or embedded.
+    prompt
+        The text; without it the first prompt of the task.
+    task
+        ioi, greater_than, agreement, induction, docstring, or a JSONL file. Edges are measured again on its prompts;
+        without a prompt, the target is the right answer's logit minus the wrong one's.
+    prompts
+        How many prompts to draw for a built-in task.
+    seed
+        Of that draw, and of the choice among matched latents.
+    targets
+        Tokens whose logits are explained, such as " Mary"; repeat the option for several. By default the likeliest.
+    max_nodes
+        Most latents that become nodes, by influence.
+    leave_out
+        Positions at which no transcoder stands in: the first, whose activations are massive in most models.
+    nodes
+        Share of influence that the nodes shown hold.
+    edges
+        Share of it that the edges shown hold.
+    measure
+        Take every source out of the model, read its targets, and compare with matched random latents; with a task, on
+        its other prompts too.
+    mode
+        What is held on other prompts and for random latents: all but the source's own paths, patterns, or nothing.
+    html
+        Write a page there; it is one file and opens offline.
+    neuronpedia
+        Write the graph there, in the graph JSON of circuit-tracer and Neuronpedia.
+    save
+        Write what was measured there, as JSON.
+    """
+    if prompt is None and task is None:
+        raise ValueError('there is nothing to explain: pass --prompt "…", or --task ioi for its first prompt')
+    if save is not None and not measure:
+        raise ValueError("--save holds what was measured: pass --measure too")
+
+    from rich.console import Console
+
+    from circuits.commands.inputs import open_drawn_task, require_task
+    from circuits.graphs.building import attribution_graph, plan_graph
+    from circuits.graphs.exchange import write_neuronpedia
+    from circuits.graphs.measured import measure as measure_edges
+    from circuits.graphs.page.report import graph_page
+    from circuits.graphs.targets import Difference, Targets
+    from interp.files.writing import write_json
+    from interp.models.loading import load_model
+    from saes.places.files import load_any
+
+    if task is not None:
+        require_task(task)
+    language_model = load_model(model, revision=loading.revision, dtype=loading.dtype, device=loading.device)
+    device = next(language_model.parameters()).device
+    dictionary = load_any(transcoders, device=device)
+    drawn = None if task is None else open_drawn_task(language_model, task, prompts=prompts, seed=seed)
+    chosen: Targets = targets or None
+    text: Any = prompt
+    if drawn is not None and prompt is None:
+        text = drawn.clean[0]
+        if not targets:
+            chosen = [Difference(int(drawn.correct[0, 0]), int(drawn.wrong[0, 0]))]
+    console = Console(highlight=False, soft_wrap=True)
+    options: dict[str, Any] = {"targets": chosen, "max_nodes": max_nodes, "leave_out": leave_out}
+    say_plan(str(plan_graph(language_model, text, dictionary, **options)))
+    found = attribution_graph(language_model, text, dictionary, **options)
+    kept = found.prune(nodes=nodes, edges=edges)
+    shares = list(zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True))
+    named = ", ".join(f"{name!r} {weight:.3f}" for name, weight in shares)
+    console.print(f"{found.prompt!r} -> {named}", markup=False)
+    console.print(
+        f"Replacement {found.scores.replacement:.3f}, completeness {found.scores.completeness:.3f}; {len(kept):,} of"
+        f" {len(found):,} nodes and {len(kept.links):,} edges hold {nodes:.0%} and {edges:.0%} of the influence"
+        f" ({found.cost['seconds']:.1f} s)"
+    )
+    if found.left_out_positions:
+        console.print(f"Left out at positions {', '.join(map(str, found.left_out_positions))}: what MLPs write there.")
+    for node in found.top(8):
+        console.print(f"  {node.influence:.3f}  {node}", markup=False)
+    measured = None
+    if measure:
+        measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
+        for line in measured.summary():
+            console.print(line, markup=False)
+        if save is not None:
+            write_json(save, measured.to_json())
+    answer(
+        {
+            "prompt": found.prompt,
+            "targets": dict(shares),
+            "scores": found.scores,
+            "nodes": len(found),
+            "kept": {"nodes": len(kept), "edges": len(kept.links)},
+            "top": [{"node": str(node), "influence": node.influence} for node in found.top(8)],
+            "measured": None if measured is None else measured.to_json(),
+        }
+    )
+    if neuronpedia is not None:
+        path = write_neuronpedia(kept, neuronpedia, slug=neuronpedia.stem, scan=model, measurement=measured)
+        console.print(f"The graph is {path}.")
+    if html is not None:
+        console.print(f"The page is {graph_page(kept, measurement=measured).write(html)}: open it in a browser.")

@@ -1,0 +1,395 @@
+"""Graphs as other tools have them: the JSON that Neuronpedia shows and circuit-tracer's page opens, both ways.
+
+``metadata`` (slug, scan, prompt, prompt_tokens, transcoder_list, ..), ``qParams`` (pins and supernodes: the state of
+the view), ``nodes`` (with cumulative influence from 0 to 1) and ``links``. circuit-tracer's own graphs are pickles,
+which are never read.
+"""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from circuits.graphs.graph import ERROR, LATENT, LINEAR_ERROR, TARGET, TOKEN, AttributionGraph, PrunedGraph
+from circuits.graphs.measured import Measurement
+from circuits.graphs.sources import Columns
+from interp import __version__
+from interp.files.outside import read_json, reading, typed
+from interp.files.writing import write_json
+
+FEATURE, ERROR_TYPE, EMBEDDING_TYPE, LOGIT = "cross layer transcoder", "mlp reconstruction error", "embedding", "logit"
+"""Names of kinds of nodes in files; circuit-tracer calls latents of every transcoder by the first."""
+_TYPES = {FEATURE: LATENT, ERROR_TYPE: ERROR, EMBEDDING_TYPE: TOKEN, LOGIT: TARGET}
+VIEW = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileNode:
+    """One node of a file."""
+
+    id: str
+    js_id: str
+    feature: int
+    layer: str
+    position: int
+    kind: str
+    label: str = ""
+    influence: float | None = None
+    activation: float | None = None
+    probability: float = 0.0
+    is_target: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As files have it."""
+        return {
+            "node_id": self.id,
+            "feature": self.feature,
+            "layer": self.layer,
+            "ctx_idx": self.position,
+            "feature_type": self.kind,
+            "jsNodeId": self.js_id,
+            "clerp": self.label,
+            "influence": self.influence,
+            "activation": self.activation,
+            "token_prob": self.probability,
+            "is_target_logit": self.is_target,
+            "run_idx": 0,
+            "reverse_ctx_idx": 0,
+        } | dict(self.more)
+
+
+def file_of(
+    *,
+    slug: str,
+    scan: str,
+    prompt: str,
+    tokens: Sequence[str],
+    nodes: Sequence[FileNode],
+    links: Sequence[Mapping[str, Any]],
+    view: Mapping[str, Any] | None = None,
+    **metadata: Any,
+) -> dict[str, Any]:
+    """A whole file, of any graph.
+
+    Raises:
+        ValueError: two nodes of one id, or a link to none.
+    """
+    ids = [node.id for node in nodes]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"two nodes have the id {next(i for i in ids if ids.count(i) > 1)!r}")
+    if lost := [link for link in links if {link["source"], link["target"]} - set(ids)]:
+        raise ValueError(f"the link from {lost[0]['source']} to {lost[0]['target']} has an end that is no node")
+    about = {"name": "deepfield", "version": __version__}
+    return {
+        "metadata": {
+            "slug": slug,
+            "scan": scan,
+            "prompt": prompt,
+            "prompt_tokens": list(tokens),
+            "transcoder_list": [],
+            "schema_version": 1,
+            "info": {"generator": about, "create_time_ms": int(time.time() * 1000)},
+        }
+        | metadata,
+        "qParams": VIEW | dict(view or {}),
+        "nodes": [node.to_json() for node in nodes],
+        "links": [dict(link) for link in links],
+    }
+
+
+def to_neuronpedia(
+    pruned: PrunedGraph,
+    *,
+    slug: str,
+    scan: str | None = None,
+    labels: Mapping[int, str] | None = None,
+    view: Mapping[str, Any] | None = None,
+    feature_details: Mapping[str, str] | None = None,
+    measurement: Measurement | None = None,
+) -> dict[str, Any]:
+    """A pruned graph as a file.
+
+    Args:
+        pruned: The graph.
+        slug: Its name in addresses.
+        scan: The model's id there; by default the model's name.
+        labels: By node a text of what it stands for.
+        view: ``pinnedIds``, ``supernodes`` (lists of a name and node ids), ``clickedId``, ``linkType``, ``sg_pos``.
+        feature_details: ``feature_json_base_url`` or ``neuronpedia_source_set``: where examples of latents are.
+        measurement: What was measured of its edges; every link then has ``measured``.
+
+    Raises:
+        ValueError: labels or a view of nodes that are not there.
+    """
+    graph, labels = pruned.graph, dict(labels or {})
+    ids = {int(number): _identity(graph, int(number)) for number in pruned.kept}
+    if strange := [number for number in labels if number not in ids]:
+        raise ValueError(f"labels names node {strange[0]}, which the pruned graph does not hold")
+    view = VIEW | dict(view or {})
+    named = [*view["pinnedIds"], *(i for group in view["supernodes"] for i in group[1:])]
+    if strange_ids := [i for i in named if i not in ids.values()]:
+        raise ValueError(f"the view names {strange_ids[0]!r}, which is no node of the pruned graph")
+    measured = {} if measurement is None else _measured(measurement)
+    links = [
+        {"source": ids[s], "target": ids[t], "weight": weight} | measured.get((s, t), {})
+        for s, t, weight in pruned.links
+    ]
+    node_share, edge_share = pruned.settings["nodes"], pruned.settings["edges"]
+    more: dict[str, Any] = {} if feature_details is None else {"feature_details": dict(feature_details)}
+    return file_of(
+        slug=slug,
+        scan=scan or graph.model,
+        prompt=graph.prompt,
+        tokens=graph.labels,
+        nodes=[_node(graph, number, ids[number], labels.get(number)) for number in ids],
+        links=links,
+        view=view,
+        transcoder_list=list(graph.about.get("transcoders", ())),
+        node_threshold=node_share,
+        generation_settings={"max_feature_nodes": graph.about.get("max_nodes"), "n_active": graph.n_active}
+        | {"left_out_positions": list(graph.left_out_positions), "n_layers": graph.n_layers},
+        pruning_settings={"node_threshold": node_share, "edge_threshold": edge_share},
+        **more,
+    )
+
+
+def write_neuronpedia(pruned: PrunedGraph, path: str | Path, **about: Any) -> Path:
+    """:func:`to_neuronpedia` in a file."""
+    write_json(Path(path), to_neuronpedia(pruned, **about))
+    return Path(path)
+
+
+def pair_number(layer: int, index: int) -> int:
+    """One number for a layer and a latent (Cantor's pairing): what a file calls ``feature``."""
+    return (layer + index) * (layer + index + 1) // 2 + index
+
+
+def unpaired(number: int) -> tuple[int, int]:
+    """The layer and the latent of such a number."""
+    diagonal = (math.isqrt(8 * number + 1) - 1) // 2
+    index = number - diagonal * (diagonal + 1) // 2
+    return diagonal - index, index
+
+
+def _identity(graph: AttributionGraph, number: int) -> str:
+    n = graph.nodes
+    kind, layer, position, index = n.kind[number], n.layer[number], n.position[number], n.index[number]
+    if kind == TARGET:
+        order = number - (len(graph) - len(graph.target_names))
+        return f"{graph.n_layers + 1}_{index if index >= 0 else f't{order}'}_{position}"
+    if kind == TOKEN:
+        return f"E_{index}_{position}"
+    return f"{layer}_{index if kind == LATENT else -1 if kind == ERROR else -2}_{position}"
+
+
+def _node(graph: AttributionGraph, number: int, identity: str, label: str | None) -> FileNode:
+    n = graph.nodes
+    kind, layer, position, index = (int(each[number]) for each in (n.kind, n.layer, n.position, n.index))
+    stored = graph.about.get("influence")
+    influence = float(graph.cumulative_influence[number]) if stored is None else stored[number]
+    if kind == TARGET:
+        order = number - (len(graph) - len(graph.target_names))
+        share, name = float(graph.weights[number]), graph.target_names[order]
+        return FileNode(
+            id=identity,
+            js_id=f"L_{index if index >= 0 else f't{order}'}-{position}",
+            feature=index,
+            layer=str(graph.n_layers + 1),
+            position=position,
+            kind=LOGIT,
+            label=f'Output "{name}" (p={share:.3f})' if label is None else label,
+            probability=share,
+            is_target=order == 0,
+            more={} if index >= 0 else {"target": name},
+        )
+    if kind == TOKEN:
+        return FileNode(
+            id=identity, js_id=f"E_{index}-{position}", feature=position, layer="E", position=position,
+            kind=EMBEDDING_TYPE, label=label or "", influence=influence,
+        )  # fmt: skip
+    if kind == LATENT:
+        return FileNode(
+            id=identity, js_id=f"{layer}_{index}-0", feature=pair_number(layer, index), layer=str(layer),
+            position=position, kind=FEATURE, label=label or "", influence=influence,
+            activation=float(n.value[number]),
+        )  # fmt: skip
+    return FileNode(
+        id=identity, js_id=identity, feature=-1, layer=str(layer), position=position, kind=ERROR_TYPE,
+        label=label or ("linear part of the error" if kind == LINEAR_ERROR else ""), influence=influence,
+        more={"part": "linear"} if kind == LINEAR_ERROR else {},
+    )  # fmt: skip
+
+
+def _measured(found: Measurement) -> dict[tuple[int, int], dict[str, Any]]:
+    edges = found.to_json()["edges"]
+    keys = zip(found.source.tolist(), found.target.tolist(), strict=True)
+    holds = found.holds.tolist()
+    return {
+        key: {
+            "measured": {name: value for name, value in edge.items() if name not in ("source", "target")}
+            | {"holds": its}
+        }
+        for key, edge, its in zip(keys, edges, holds, strict=True)
+    }
+
+
+def read_neuronpedia(path: str | Path) -> AttributionGraph:
+    """A graph from such a file, of whatever tool: nodes, edges, weights, and the view in ``about``.
+
+    What a file does not hold is not there: pre-activations, biases, what was pruned. Influence is that of the edges in
+    the file; the file's own stands in ``about["influence"]``, by node.
+
+    Raises:
+        ValueError: it is damaged, or no such graph.
+    """
+    found = read_json(Path(path), "is no attribution graph")
+    with reading(path, "is no attribution graph"):
+        return _from_file(found)
+
+
+def _from_file(found: Mapping[str, Any]) -> AttributionGraph:
+    metadata, view = found["metadata"], VIEW | found["qParams"]
+    tokens = typed(metadata["prompt_tokens"], tuple[str, ...], "prompt_tokens")
+    nodes = [_checked(node, len(tokens)) for node in found["nodes"]]
+    order = sorted(range(len(nodes)), key=lambda i: nodes[i].order)
+    nodes = [nodes[i] for i in order]
+    numbers = {node.id: i for i, node in enumerate(nodes)}
+    if len(numbers) < len(nodes):
+        raise ValueError("two of its nodes have the same node_id")
+    rows, columns, weights = [], [], []
+    for link in found["links"]:
+        for end in ("source", "target"):
+            if link[end] not in numbers:
+                raise ValueError(f"a link has the {end} {link[end]!r}, which is no node")
+        rows.append(numbers[link["target"]])
+        columns.append(numbers[link["source"]])
+        weights.append(typed(link["weight"], float, "weight"))
+    adjacency = sparse.csr_array((np.array(weights, dtype=np.float64), (rows, columns)), shape=(len(nodes),) * 2)
+    layers = [node.layer for node in nodes if node.kind in (LATENT, ERROR, LINEAR_ERROR)]
+    targets = [node for node in nodes if node.kind == TARGET]
+    if not targets:
+        raise ValueError("none of its nodes is a logit")
+    unknown = np.full(len(nodes), np.nan)
+    settings = metadata.get("generation_settings") or {}
+    n_layers = settings.get("n_layers", max([*(node.layer - 1 for node in targets), *(layer + 1 for layer in layers)]))
+    ids = {node.position: node.index for node in nodes if node.kind == TOKEN}
+    graph = AttributionGraph(
+        model=typed(metadata["scan"], str, "scan"),
+        prompt=typed(metadata["prompt"], str, "prompt"),
+        tokens=tuple(ids.get(position, -1) for position in range(len(tokens))),
+        labels=tokens,
+        n_layers=typed(n_layers, int, "n_layers"),
+        nodes=Columns(
+            kind=np.array([node.kind for node in nodes], np.int8),
+            layer=np.array([n_layers if node.kind == TARGET else node.layer for node in nodes], np.int16),
+            position=np.array([node.position for node in nodes], np.int32),
+            index=np.array([node.index for node in nodes], np.int64),
+            value=np.array([node.activation for node in nodes], np.float32),
+        ),
+        target_names=tuple(node.name for node in targets),
+        adjacency=adjacency,
+        weights=np.array([node.weight for node in nodes]),
+        pre_activation=unknown,
+        bias=unknown,
+        left_out=unknown,
+        unselected=unknown,
+        n_active=typed(settings.get("n_active", sum(node.kind == LATENT for node in nodes)), int, "n_active"),
+        left_out_positions=typed(settings.get("left_out_positions", []), tuple[int, ...], "left_out_positions"),
+        cost={},
+        about={
+            "transcoders": list(typed(metadata.get("transcoder_list", []), tuple[str, ...], "transcoder_list")),
+            "max_nodes": settings.get("max_feature_nodes"),
+            "slug": typed(metadata["slug"], str, "slug"),
+            "view": view,
+            "labels": {i: node.label for i, node in enumerate(nodes) if node.label},
+            "influence": [node.influence for node in nodes],
+        },
+    )
+    _ = graph.influence  # which refuses a circle
+    return graph
+
+
+_KIND_ORDER = {LATENT: 0, ERROR: 1, LINEAR_ERROR: 2, TOKEN: 3, TARGET: 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    id: str
+    kind: int
+    layer: int
+    position: int
+    index: int
+    label: str
+    name: str
+    influence: float | None
+    activation: float
+    weight: float
+    first: bool
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        return (
+            _KIND_ORDER[self.kind],
+            self.layer,
+            self.position if self.kind != TARGET else not self.first,
+            self.index,
+        )
+
+
+def _checked(node: Mapping[str, Any], length: int) -> _Read:
+    identity = typed(node["node_id"], str, "node_id")
+    said = typed(node["feature_type"], str, "feature_type")
+    if said not in _TYPES:
+        raise ValueError(f"node {identity} is a {said!r}; a graph of latents has {', '.join(_TYPES)}")
+    kind = LINEAR_ERROR if node.get("part") == "linear" else _TYPES[said]
+    position = typed(node["ctx_idx"], int, "ctx_idx")
+    if not 0 <= position < length:
+        raise ValueError(f"node {identity} is at position {position} of a prompt of {length} tokens")
+    layer = -1 if kind == TOKEN else int(node["layer"])
+    if not -1 <= layer < 2**15:
+        raise ValueError(f"node {identity} is of layer {layer}")
+    numbered = {
+        name: None if node.get(name) is None else typed(node[name], float, name) for name in ("influence", "activation")
+    }
+    label = typed(node["clerp"], str, "clerp")
+    shown = re.fullmatch(r'Output "(.*)" \(p=[\d.]+\)', label, re.DOTALL)
+    return _Read(
+        id=identity,
+        kind=kind,
+        layer=layer,
+        position=position,
+        index=_index(node, kind, identity),
+        label="" if kind == TARGET and shown else label,
+        name=typed(node.get("target", shown[1] if shown else label), str, "target"),
+        influence=numbered["influence"],
+        activation=float("nan") if numbered["activation"] is None else numbered["activation"],
+        weight=typed(node.get("token_prob", 0.0), float, "token_prob") if kind == TARGET else 0.0,
+        first=bool(node.get("is_target_logit", False)),
+    )
+
+
+def _index(node: Mapping[str, Any], kind: int, identity: str) -> int:
+    """Number of a latent, id of a token."""
+    parts = identity.split("_")
+    if kind in (ERROR, LINEAR_ERROR):
+        return -1
+    if kind == TOKEN:
+        return int(parts[1]) if len(parts) > 2 and parts[1].isdigit() else -1
+    feature = typed(node["feature"], int, "feature")
+    if kind == TARGET:
+        return feature
+    if feature < 0:
+        raise ValueError(f"node {identity} is a latent of the number {feature}")
+    layer, index = unpaired(feature)
+    if str(layer) == str(node["layer"]):
+        return index
+    if len(parts) == 3 and parts[0] == str(node["layer"]) and parts[1].isdigit():
+        return int(parts[1])
+    return feature

@@ -1,0 +1,1 @@
+from .report import graph_page as graph_page

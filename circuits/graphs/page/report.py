@@ -1,0 +1,252 @@
+"""The page of a graph: its drawing with a panel of what is chosen, figures of what was measured, and all as tables."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from circuits.graphs.graph import LATENT, AttributionGraph, PrunedGraph
+from circuits.graphs.measured import VERDICTS, Agreement, Measurement
+from circuits.graphs.page.drawing import MOST_DRAWN, draw
+from interp.pages.html_page import COLORS, Page
+from interp.pages.templates import render
+from interp.sites.norms import linear_norm
+
+_LISTED, _SHOWN_TOKENS, _LONGEST_TITLE = 12, 5, 120
+
+
+def graph_page(pruned: PrunedGraph, *, measurement: Measurement | None = None) -> Page:
+    """A pruned graph, and what was measured of its edges, as a page; ``.write(path)`` makes one file of it.
+
+    Raises:
+        ValueError: a measurement of another graph.
+    """
+    if measurement is not None and measurement.pruned is not pruned:
+        raise ValueError("the measurement is of another pruned graph: pass measurement.pruned, or measure this one")
+    graph = pruned.graph
+    words = token_effects(graph, pruned.kept)
+    prompt = graph.prompt if len(graph.prompt) <= _LONGEST_TITLE else f"{graph.prompt[:_LONGEST_TITLE]} …"
+    page = Page(f"Attribution graph: {prompt}", subtitle=f"{graph.model}, {len(graph.tokens)} tokens")
+    page.cards(_cards(pruned, measurement)).heading("The graph")
+    drawing = draw(pruned, measurement)
+    page.part(
+        render(
+            Path(__file__).parent,
+            "graph.html.jinja",
+            drawing=drawing,
+            most=min(MOST_DRAWN, len(drawing.edges)),
+            details=_details(pruned, measurement, words),
+            measured=measurement is not None,
+        )
+    )
+    if measurement is not None:
+        _measured(page, measurement)
+    page.heading("Nodes").table(*_node_table(pruned, words), interactive=True)
+    page.heading("Edges").table(*_edge_table(pruned, measurement), interactive=True)
+    return page
+
+
+def token_effects(graph: AttributionGraph, numbers: np.ndarray) -> dict[int, tuple[list[str], list[str]]]:
+    """Of latents the tokens that they raise and lower most by writing to the residual stream, all layers that they
+    write to together, through the final norm without its division; nothing where the graph has no model at hand."""
+    source = graph.source
+    if source is None:
+        return {}
+    n, root = graph.nodes, source.anatomy.root
+    norm = None if source.anatomy.final_norm is None else linear_norm(source.anatomy.final_norm)
+    head = root.get_output_embeddings().weight.detach()
+    tokenizer = getattr(source.model, "tokenizer", None)
+    found = {}
+    for number in numbers[n.kind[numbers] == LATENT].tolist():
+        one = next(one for one in source.transcoders if one.layer == n.layer[number])
+        index = torch.tensor([int(n.index[number])], device=head.device)
+        with torch.no_grad():
+            written = sum(one.decoder(index, i) for i in range(len(one.writes)))
+            through = written if norm is None else norm.linear(written, written.new_ones(1))
+            logits = (through.to(head.dtype) @ head.T)[0]
+        some = min(_SHOWN_TOKENS, len(logits))
+        ranked = [logits.topk(some, largest=largest).indices.tolist() for largest in (True, False)]
+        raised, lowered = ([str(i) if tokenizer is None else tokenizer.decode([i]) for i in ids] for ids in ranked)
+        found[number] = (raised, lowered)
+    return found
+
+
+def _cards(pruned: PrunedGraph, measurement: Measurement | None) -> list[tuple[str, str, str]]:
+    graph, scores = pruned.graph, pruned.graph.scores
+    shares = ", ".join(
+        f"{name!r} {weight:.3f}"
+        for name, weight in zip(graph.target_names, graph.weights[-len(graph.target_names) :], strict=True)
+    )
+    cards = [
+        ("Targets", f"{len(graph.target_names)}", shares),
+        ("Replacement score", f"{scores.replacement:.3f}", "influence of tokens over that of tokens and errors"),
+        ("Completeness", f"{scores.completeness:.3f}", "share of what enters nodes that is no error, by influence"),
+        ("Nodes", f"{len(pruned):,}", f"of {len(graph):,}; {graph.n_active:,} latents are active"),
+        ("Edges", f"{len(pruned.links):,}", f"{pruned.settings['edges']:.0%} of {graph.adjacency.nnz:,} by influence"),
+    ]
+    if measurement is not None:
+        direct, paths = measurement.agreement("live"), measurement.agreement("live", total=True)
+        if "live" in measurement.effects:
+            note = f"{paths.correlation:.2f} with sums over all paths; n = {direct.n:,} edges"
+            cards.append(("Edges with live effects", f"r = {direct.correlation:.2f}", note))
+        if (again := measurement.replication) is not None:
+            note = f"{again.share('contradicted'):.0%} contradicted, on {again.prompts} other prompts"
+            cards.append(("Edges that replicate", f"{again.share('replicates'):.0%}", note))
+        if measurement.above_null is not None:
+            note = "of edges do more than 95 % of matched random latents"
+            cards.append(("Above the null", f"{measurement.above_null.mean():.0%}", note))
+    return cards
+
+
+def _details(
+    pruned: PrunedGraph, measurement: Measurement | None, words: dict[int, tuple[list[str], list[str]]]
+) -> dict[str, Any]:
+    """By node what the panel shows."""
+    graph = pruned.graph
+    live = _by_edge(measurement)
+    into: dict[int, list[tuple[int, float]]] = {}
+    out: dict[int, list[tuple[int, float]]] = {}
+    for source, target, weight in pruned.links:
+        into.setdefault(target, []).append((source, weight))
+        out.setdefault(source, []).append((target, weight))
+    found = {}
+    for number in pruned.kept.tolist():
+        node = graph.node(number)
+        facts = [["influence", f"{node.influence:.4f}"]]
+        if node.kind in ("latent", "target"):
+            facts.append(["activation" if node.kind == "latent" else "value", f"{node.value:.4g}"])
+        if number in words:
+            facts += [
+                ["raises", " ".join(map(repr, words[number][0]))],
+                ["lowers", " ".join(map(repr, words[number][1]))],
+            ]
+        found[str(number)] = {
+            "name": node.name,
+            "facts": facts,
+            "into": [_listed(graph, s, weight, live.get((s, number))) for s, weight in into.get(number, [])[:_LISTED]],
+            "out": [_listed(graph, t, weight, live.get((number, t))) for t, weight in out.get(number, [])[:_LISTED]],
+        }
+    return found
+
+
+def _listed(graph: AttributionGraph, number: int, weight: float, measured: str | None) -> list[str]:
+    return [str(number), graph.node(number).name, f"{weight:+.4g}", measured or ""]
+
+
+def _by_edge(measurement: Measurement | None) -> dict[tuple[int, int], str]:
+    if measurement is None:
+        return {}
+    keys = zip(measurement.source.tolist(), measurement.target.tolist(), strict=True)
+    again = measurement.replication
+    verdicts = [""] * len(measurement) if again is None else [f", {verdict}" for verdict in again.verdict]
+    mode, values = measurement.null_mode, measurement.in_null_mode.tolist()
+    return {key: f"{mode} {value:+.4g}{verdict}" for key, value, verdict in zip(keys, values, verdicts, strict=True)}
+
+
+def _measured(page: Page, found: Measurement) -> None:
+    page.heading("Edges against the model")
+    page.text(
+        "Each source is taken out of the model, and each of its targets read. Direct: everything else is held, which is"
+        " what an edge claims. Frozen attention: patterns are held, MLPs and norms answer. Live: nothing is held. The"
+        " effect has the sign of the edge where the edge is right."
+    )
+    figures = [(_scatter(found), _caption(found))]
+    if found.replication is not None:
+        figures.append((_verdicts(found), f"n = {len(found):,} edges, each by the 95 % interval of its mean effect"))
+    page.figures(*figures)
+    columns = ("edge", "layers between", "n", "r, frozen", "slope, frozen", "r, live", "slope, live", "r, paths")
+    rows = [
+        (kind, distance, frozen.n or live.n, *_pair(frozen), *_pair(live), _pair(paths)[0])
+        for kind, distance, frozen, live, paths in found.table()
+    ]
+    page.table(columns, rows)
+
+
+def _caption(found: Measurement) -> str:
+    mode = "live" if "live" in found.effects else found.null_mode
+    return f"Edges, and what taking out the source does ({mode}), by layers between; n = {len(found):,}"
+
+
+def _pair(agreement: Agreement) -> tuple[str, str]:
+    if math.isnan(agreement.correlation):
+        return "", ""
+    return f"{agreement.correlation:.2f}", f"{agreement.slope:.2f}"
+
+
+def _scatter(found: Measurement) -> go.Figure:
+    values = found.effects.get("live", found.in_null_mode)
+    figure = go.Figure()
+    for number, distance in enumerate(sorted(set(found.distance.tolist()))):
+        chosen = found.distance == distance
+        figure.add_scatter(
+            x=found.predicted[chosen],
+            y=values[chosen],
+            mode="markers",
+            name=str(distance),
+            marker={"size": 5, "opacity": 0.7, "color": COLORS[number % len(COLORS)]},
+        )
+    ends = [float(found.predicted.min()), float(found.predicted.max())]
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "gray"})
+    return figure.update_layout(title="Measured on predicted", xaxis_title="edge", yaxis_title="measured effect")
+
+
+def _verdicts(found: Measurement) -> go.Figure:
+    again = found.replication
+    assert again is not None
+    kinds = sorted(set(found.kind.tolist()))
+    figure = go.Figure()
+    for number, verdict in enumerate(VERDICTS):
+        shares = [
+            np.mean([v == verdict for v, k in zip(again.verdict, found.kind, strict=True) if k == kind])
+            for kind in kinds
+        ]
+        figure.add_bar(x=kinds, y=shares, name=verdict, marker_color=COLORS[(2, 5, 3)[number]])
+    return figure.update_layout(
+        title=f"On {again.prompts} other prompts", barmode="stack", yaxis_title="share of edges", yaxis_range=[0, 1]
+    )
+
+
+def _node_table(
+    pruned: PrunedGraph, words: dict[int, tuple[list[str], list[str]]]
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    nodes = sorted(pruned.nodes(), key=lambda node: -node.influence)
+    nothing: tuple[list[str], list[str]] = ([], [])
+    return ("node", "influence", "layer", "position", "value", "raises", "lowers"), [
+        (
+            node.name, f"{node.influence:.4f}", node.layer, node.position, f"{node.value:.4g}",
+            *(" ".join(map(repr, its)) for its in words.get(node.number, nothing)),
+        )
+        for node in nodes
+    ]  # fmt: skip
+
+
+def _edge_table(
+    pruned: PrunedGraph, measurement: Measurement | None
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    name = pruned.graph.node
+    if measurement is None:
+        return ("source", "target", "edge"), [(str(name(s)), str(name(t)), f"{w:.4g}") for s, t, w in pruned.links]
+    columns: list[str] = ["source", "target", "edge", "all paths", *measurement.effects]
+    again, above = measurement.replication, measurement.above_null
+    columns += [] if above is None else ["above the null"]
+    columns += [] if again is None else ["mean, other prompts", "± standard error", "active in", "verdict"]
+    rows = []
+    for i, (s, t) in enumerate(zip(measurement.source.tolist(), measurement.target.tolist(), strict=True)):
+        row: list[object] = [
+            str(name(s)),
+            str(name(t)),
+            f"{measurement.predicted[i]:.4g}",
+            f"{measurement.total[i]:.4g}",
+        ]
+        row += [f"{values[i]:.4g}" for values in measurement.effects.values()]
+        row += [] if above is None else ["yes" if above[i] else "no"]
+        if again is not None:
+            numbers = [
+                "" if math.isnan(value) else f"{value:.4g}" for value in (again.mean[i], again.standard_error[i])
+            ]
+            row += [*numbers, f"{again.active[i]} of {again.prompts}", again.verdict[i]]
+        rows.append(tuple(row))
+    return tuple(columns), rows

@@ -1,0 +1,59 @@
+"""How strong a latent's activations are, and how large its effects on the logits, as histograms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models.bridge import Model
+from saes.features.examples import LatentCounts, Text, dense_columns, encoded
+from saes.features.logit_effects import logits_of, writes_to_the_residual
+from saes.sae import SAE
+
+BINS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Counts in bins of equal width, the last with its end."""
+
+    low: float
+    high: float
+    heights: tuple[int, ...]
+    """None where there is nothing to count."""
+
+    def rounded_centres(self) -> list[float]:
+        """Of the bins, to three decimals."""
+        width = (self.high - self.low) / max(1, len(self.heights))
+        return [round(self.low + (number + 0.5) * width, 3) for number in range(len(self.heights))]
+
+
+@torch.no_grad()
+def activation_histograms(sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts) -> list[Histogram]:
+    """Of the activations above 0 of each latent over the measured tokens; ``counts`` are of the same text."""
+    high = counts.maximum[list(latents)].to(sae.W_enc.device).clamp_min(torch.finfo(torch.float32).tiny)
+    heights = torch.zeros(len(latents), BINS, dtype=torch.int64, device=high.device)
+    for _, found in encoded(sae, text):
+        dense = dense_columns(found, latents)  # [tokens, chosen]
+        bins = (dense / high * BINS).long().clamp(0, BINS - 1).T
+        heights.scatter_add_(1, bins, (dense > 0).long().T)
+    return [
+        Histogram(low=0.0, high=float(top), heights=tuple(row.tolist()) if row.any() else ())
+        for top, row in zip(high, heights.cpu(), strict=True)
+    ]
+
+
+@torch.no_grad()
+def logit_histograms(sae: SAE, model: Model, latents: Sequence[int]) -> list[Histogram]:
+    """Of each latent's effect on the logit of every token; empty where it does not write to the residual stream."""
+    if not writes_to_the_residual(sae):
+        return [Histogram(low=0.0, high=0.0, heights=())] * len(latents)
+    return [_of(row) for logits in logits_of(sae.W_dec[list(latents)], model) for row in logits.cpu()]
+
+
+def _of(values: Float[Tensor, " n"]) -> Histogram:
+    low, high = values.min(), values.max()
+    heights = torch.histc(values, BINS, float(low), float(high))
+    return Histogram(low=float(low), high=float(high), heights=tuple(int(n) for n in heights))

@@ -1,0 +1,2 @@
+from .dictionary_set import DictionarySet as DictionarySet
+from .members import members_in as members_in

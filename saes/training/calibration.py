@@ -1,0 +1,56 @@
+"""BatchTopK's threshold at the end of a run: what makes single rows as sparse as the batches of training were.
+
+In training the k · rows largest latents of a batch are kept; alone, a row keeps those above a threshold. The running
+mean of the smallest value kept is of weights that have changed since: after a short run it is far too high (after 200
+steps at k 8, 4.8 latents a row in place of 8). With the final weights a few batches of the training data tell it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saes.activations import BatchTopK
+from saes.places.dictionary import Dictionary, parts_of
+from saes.sae import SAE
+from saes.training.checkpoints import TrainState
+from saes.training.config import TrainConfig
+from saes.training.sources import Source, as_read, batches
+
+ROWS = 65_536
+"""Most activations read."""
+SHARE = 1 / 20
+"""Of the run's tokens, where that is fewer."""
+LEAST_BATCHES = 4
+
+
+@torch.no_grad()
+def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]]) -> None:
+    """Set every part's threshold to the mean, over batches of what it reads in training, of the smallest score that
+    training would keep now. Nothing where the activation has no such threshold, or no batch has a latent above zero."""
+    if not isinstance(sae.activation, BatchTopK):
+        return
+    sae.train()
+    smallest = [
+        sae.smallest_kept(sae.encode(xs))
+        if isinstance(sae, Dictionary)
+        else sae.activation.smallest_kept(sae, sae.encode(xs[0]))[None]
+        for xs in inputs
+    ]
+    for part, its in zip(parts_of(sae), torch.stack(smallest, dim=1), strict=True):
+        if (known := its[its.isfinite()]).numel():
+            part.threshold.fill_(known.mean())
+
+
+def batch_count(tokens: int, batch_size: int) -> int:
+    """How many batches of a run of so many tokens are looked at."""
+    return max(LEAST_BATCHES, round(min(ROWS, SHARE * tokens) / batch_size))
+
+
+def first_inputs(state: TrainState, config: TrainConfig, store: Source) -> Iterator[list[Float[Tensor, "own _"]]]:
+    """What the run's first batches show at the places read; they come only if they are asked for."""
+    reads = config.places[0]
+    for batch in islice(batches(store, config, reads, 0), batch_count(config.tokens, config.batch_size)):
+        yield as_read(state, [batch[place] for place in reads], config)

@@ -1,0 +1,48 @@
+"""What a run hands over: weights put together from all processes, thresholds calibrated, for raw activations."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+from saes.places.dictionary import Dictionary
+from saes.places.files import save_dictionary
+from saes.sae import SAE
+from saes.training.calibration import calibrate, first_inputs
+from saes.training.checkpoints import TrainState
+from saes.training.config import TrainConfig
+from saes.training.sources import Source
+from saes.training.spread import collect
+
+STEPS = "steps"
+"""In a run's folder: a folder with an SAE for each of ``keep_steps``."""
+
+
+def finish(state: TrainState, config: TrainConfig, store: Source) -> None:
+    """In place: what is trained is ready to be used and saved."""
+    calibrate(state.sae, first_inputs(state, config, store))
+    collect(state.sae)
+    if isinstance(state.sae, SAE):
+        state.sae.fold_scales(state.scale, state.target_scales[0])
+        state.sae.layer_norm = config.normalisation == "layer_norm"
+    else:
+        state.sae.fold_scales(state.scales, state.target_scales)
+    state.sae.eval()
+
+
+def save(sae: SAE | Dictionary, folder: Path) -> None:
+    """An SAE, or a dictionary over several places, each in its format."""
+    if isinstance(sae, SAE):
+        sae.save(folder)
+    else:
+        save_dictionary(sae, folder)
+
+
+def keep(state: TrainState, config: TrainConfig, store: Source) -> None:
+    """Write what there is at this step as if the run had ended, beside the run, which goes on as if nothing was."""
+    group = state.sae.group
+    # Weights are copied; the group holds the connections to other processes, and is the same.
+    kept = replace(state, sae=copy.deepcopy(state.sae, {id(group): group}))
+    finish(kept, config, store)
+    if group.leads:
+        kept.sae.provenance = kept.sae.provenance | {"step": state.step}
+        save(kept.sae, config.out / STEPS / f"{state.step:09d}")

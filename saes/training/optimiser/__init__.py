@@ -1,0 +1,1 @@
+"""How weights take a step: Adam with what belongs to it, and the memory that steps use again."""

@@ -1,0 +1,154 @@
+"""The page of a graph: laid out without overlaps, its texts escaped, and clicked in a real browser; and the command."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+from circuits.commands.graph import app
+from circuits.graphs import attribution_graph, graph_page, measure, plan_graph, read_neuronpedia
+from circuits.graphs.page.drawing import draw
+from circuits.graphs.page.report import token_effects
+from saes.features.logit_effects import effects_of
+from tests.circuits.explorer.browsers import browser_window
+from tests.circuits.graphs.schema import GRAPH_FILE
+from tests.circuits.graphs.sets import precise, prompt, random_set
+from tests.circuits.pairs import bridge_of
+from tests.tiny_models import tiny_model
+
+WILD = "<img src=x onerror=\"window.hacked='yes'\"></script><b>"
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return attribution_graph(precise("gpt2"), prompt(), random_set(), targets=[3, 4]).prune(nodes=0.95)
+
+
+def test_nothing_is_drawn_on_anything_else(pruned) -> None:
+    drawing = draw(pruned)
+    places = {(node["x"], node["y"]) for node in drawing.nodes}
+    assert len(places) == len(drawing.nodes) == len(pruned)
+    points = np.array(sorted(places))
+    gaps = np.sqrt(((points[:, None] - points[None]) ** 2).sum(-1)) + 1e9 * np.eye(len(points))
+    assert gaps.min() >= 2 * max(node["r"] for node in drawing.nodes)
+    assert all(0 < x < drawing.width and 0 < y < drawing.height for x, y in places)
+    labels = [column["x"] for column in drawing.columns]
+    assert np.diff(labels).min() >= 20
+    where, graph = {node["id"]: node for node in drawing.nodes}, pruned.graph
+    for number in pruned.kept.tolist():
+        position, layer = graph.nodes.position[number], graph.nodes.layer[number]
+        assert labels[position] - 8 <= where[number]["x"] < (labels[position + 1] if position < 6 else drawing.width)
+        below = [where[other]["y"] for other in pruned.kept.tolist() if graph.nodes.layer[other] < layer]
+        assert all(where[number]["y"] < y for y in below)
+    scores = [edge["score"] for edge in drawing.edges]
+    assert scores == sorted(scores, reverse=True)
+    assert len(drawing.edges) == len(pruned.links)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_tokens_that_a_latent_raises_are_those_of_its_decoder(family: str) -> None:
+    model, made = tiny_model(family), random_set("clt", dtype=torch.float32)
+    graph = attribution_graph(model, prompt(), made, targets=[3])
+    words = token_effects(graph, np.arange(len(graph)))
+    bridge = bridge_of(tiny_model(family))
+    for number in list(words)[:10]:
+        part = made.parts[graph.nodes.layer[number]]
+        row = sum(part.at_place(i)[graph.nodes.index[number]] for i in range(len(part.written_widths)))
+        (expected,) = effects_of(row[None], bridge, k=5)
+        assert words[number] == ([str(i) for i, _ in expected.raised], [str(i) for i, _ in expected.lowered])
+
+
+@pytest.mark.browser
+def test_a_node_is_chosen_found_and_let_go(pruned, tmp_path: Path) -> None:
+    graph = replace(pruned.graph, labels=tuple(f"{label}{WILD}" for label in pruned.graph.labels), prompt=WILD)
+    own = replace(pruned, graph=graph)
+    found = measure(own, modes=["live"])
+    path = graph_page(own, measurement=found).write(tmp_path / "graph.html")
+    with browser_window() as window:
+        errors: list[str] = []
+        window.on("pageerror", lambda error: errors.append(str(error)))
+        window.goto(path.as_uri())
+        visible = ".edges path:not([hidden])"
+        assert window.locator(".graph .nodes > *").count() == len(own)
+        assert window.locator(visible).count() == min(400, len(own.links))
+        source, target, _ = own.links[0]
+        window.locator(f'.nodes [data-id="{target}"]').click()
+        mine = [link for link in own.links if target in link[:2]]
+        assert window.locator(visible).count() == len(mine)
+        panel = window.locator(".panel").inner_text()
+        assert graph.node(target).name.splitlines()[0][:12] in panel
+        window.locator(".panel button").first.click()
+        strongest = next(link for link in own.links if link[1] == target)[0]
+        assert window.locator(".nodes .here").get_attribute("data-id") == str(strongest)
+        window.keyboard.press("Escape")
+        assert window.locator(visible).count() == min(400, len(own.links))
+        window.locator(".most").fill(str(len(own.links)))
+        window.locator(".held").check()
+        assert window.locator(visible).count() == int(found.holds.sum())
+        window.locator(".held").uncheck()
+        window.locator(".most").fill("3")
+        assert window.locator(visible).count() == 3
+        window.locator(".find").fill("token")
+        tokens = sum(node.kind == "token" for node in own.nodes())
+        assert window.locator(".nodes .found").count() == tokens
+        window.set_viewport_size({"width": 420, "height": 900})
+        window.wait_for_function("document.documentElement.scrollWidth <= 420")  # figures follow a moment later
+        assert window.evaluate("window.hacked") is None
+        assert errors == []
+        assert source != target
+
+
+def test_a_measurement_of_another_graph_is_refused(pruned) -> None:
+    other = pruned.graph.prune(nodes=0.5)
+    with pytest.raises(ValueError, match="of another pruned graph"):
+        graph_page(pruned, measurement=measure(other, modes=["direct"], null=False))
+
+
+def test_a_plan_says_what_it_takes() -> None:
+    model, made = precise("gpt2"), random_set()
+    for options in ({}, {"max_nodes": 20}, {"memory": 1}):
+        plan, graph = plan_graph(model, prompt(), made, **options), attribution_graph(model, prompt(), made, **options)
+        assert (plan.tokens, plan.n_active) == (7, graph.n_active)
+        assert plan.backwards >= graph.cost["backwards"] >= plan.backwards / 3
+    assert re.match(r"7 tokens, \d+ active latents; 1 forward, at most \d+ batched backwards", str(plan))
+
+
+def test_the_command_answers_before_it_says_where_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], embedded
+) -> None:
+    names = {name: tmp_path / f"graph.{name}" for name in ("html", "neuronpedia", "save")}
+    given = [f"--{name}={path}" for name, path in names.items()]
+    with pytest.raises(SystemExit) as ended:
+        main(["graph", "embedded", "--task", "ioi", "--prompts", "4", "--measure", *given])
+    assert not ended.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("17 tokens,")
+    assert lines[1].startswith("'<|endoftext|>While")
+    assert lines[2].startswith("Replacement 0.")
+    assert any(re.match(r"  on 3 other prompts \(live\): \d+% replicates", line) for line in lines)
+    assert lines[-1].startswith("The page is")
+    file = json.loads(names["neuronpedia"].read_text())
+    jsonschema.validate(file, GRAPH_FILE)
+    assert len(read_neuronpedia(names["neuronpedia"]).prune(nodes=1.0, edges=1.0).links) == len(file["links"])
+    assert len(json.loads(names["save"].read_text())["edges"]) == len(file["links"])
+    assert "Attribution graph" in names["html"].read_text()
+    del embedded
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["embedded"], "there is nothing to explain"),
+        (["embedded", "--prompt", "a", "--save", "m.json"], "pass --measure too"),
+        (["embedded", "--task", "nothing"], "neither one of"),
+        (["embedded", "--prompt", "Emma was", "--targets", "not one token"], "a target is one"),
+    ],
+)
+def test_the_command_refuses_in_words(given: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        app(given, exit_on_error=False, result_action="return_value")

@@ -1,0 +1,50 @@
+"""The threshold that a run ends with: single rows are as sparse as the batches that training saw, at any length."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saes import TrainConfig, train
+from saes.training import train_dictionary
+from tests.saes.places import test_training as places
+from tests.saes.sources import MemorySource, planted
+
+K = 8
+
+
+@pytest.mark.parametrize("steps", [5, 50, 300])
+@pytest.mark.parametrize("variant", [{"activation": "batchtopk"}, {"activation": "matryoshka"}])
+def test_held_out_rows_are_as_sparse_as_training_was(variant: dict[str, Any], steps: int, tmp_path: Path) -> None:
+    data = planted(8192, d=32)[0]
+    sae = train(
+        TrainConfig(
+            site="s", out=tmp_path, k=K, d_sae=128, batch_size=256, tokens=256 * steps, lr=3e-3, warmup=0.0, **variant
+        ),
+        MemorySource(data[:6144]),
+    )
+    assert float(sae.encode(data[6144:]).l0.float().mean()) == pytest.approx(K, rel=0.05)
+
+
+@pytest.mark.parametrize(("kind", "budget"), [("transcoders", "part"), ("transcoders", "all"), ("crosscoder", "part")])
+def test_dictionaries_over_places_too(kind: str, budget: str, tmp_path: Path) -> None:
+    source = places.source(4000)
+    config = places.config(tmp_path, kind, "batchtopk", k=3, budget=budget, tokens=256 * 40, warmup=0.0, lr=3e-3)
+    dictionary = train_dictionary(config, source)
+    xs = [source.at[place] for place in config.places[0]]
+    l0 = sum(float(latents.l0.float().mean()) for latents in dictionary.encode(xs))
+    assert l0 == pytest.approx(3 * len(dictionary.parts), rel=0.05)
+    if budget == "all":
+        assert len({float(part.threshold) for part in dictionary.parts}) == 1
+
+
+def test_decoder_norms_are_part_of_the_scores(tmp_path: Path) -> None:
+    data = planted(6144, d=32)[0]
+    config = TrainConfig(
+        site="s", out=tmp_path, activation="batchtopk", k=K, options={"decoder_norms": True}, d_sae=128,
+        decoder="free", batch_size=256, tokens=256 * 60, lr=1e-2, warmup=0.0,
+    )  # fmt: skip
+    sae = train(config, MemorySource(data))
+    norms = sae.decoder_norms()
+    assert float((norms.max() / norms.min()).detach()) > 1.05, "norms matter"
+    assert float(sae.encode(data).l0.float().mean()) == pytest.approx(K, rel=0.05)
