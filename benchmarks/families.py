@@ -29,7 +29,7 @@ def marks(case: str) -> Mapping[str, str]:
     family, found = family_of(model.config), {}
     shown = family.bridge if case in IN_A_BRIDGE else frozenset()
     for kind in {site.kind for site in available_sites(model)} & set(KINDS):
-        edited = kind in shown - family.unread and not kind.endswith("_scale")
+        edited = kind in shown & family.editable and not kind.endswith("_scale")
         found[kind] = "e" if edited else "b" if kind in shown else "r"
     anatomy = anatomy_of(model)
     with suppress(ValueError):

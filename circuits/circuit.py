@@ -21,6 +21,15 @@ class Circuit:
     """Writers and readers (named as in ``circuits.anatomy.wiring``) and the edges between them.
 
     A reader such as ``a1.h2.q`` belongs to node ``a1.h2``; one that several heads share, to each of them.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> circuit = circuits.Circuit.from_edges(scores).prune(size=20)
+        >>> len(circuit.edges)
+        20
     """
 
     nodes: Mapping[str, float]

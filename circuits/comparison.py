@@ -23,7 +23,16 @@ FAMILIES = ("resid_pre", "attn_out", "mlp_out")
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Exact scores by family, and estimates with their agreement by variant and family."""
+    """Exact scores by family, and estimates with their agreement by variant and family.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> found = circuits.compare(model, task, nodes=["attn_out"])
+        >>> found.markdown().splitlines()[1].count("---") == 1 + len(found.estimates)
+        True
+    """
 
     exact: Mapping[str, Scores]
     """Scores by exact patching, for each family of nodes."""
@@ -67,6 +76,14 @@ def compare(
 
     Args:
         variants: Arguments of :func:`circuits.attribute` by name; by default ``VARIANTS``.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> found = circuits.compare(model, task, nodes=["attn_out"])
+        >>> list(found.exact), len(found.estimates) > 1
+        (['attn_out'], True)
     """
     begin = time.perf_counter()
     exact = attribute(model, task, nodes=list(nodes), method="patching")

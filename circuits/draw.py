@@ -28,7 +28,16 @@ _NAMES = {
 
 def heat_map(scores: Scores, *, title: str | None = None, most: float | None = None) -> go.Figure:
     """Layer by position (heads become rows of their layer); white is 0, and both ends of the scale are equally far: at
-    ``most``, by default the largest absolute score."""
+    ``most``, by default the largest absolute score.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute(model, task, nodes="attn_out", method="atp")
+        >>> type(circuits.heat_map(scores)).__name__
+        'Figure'
+    """
     require(scores, Scores, what="scores of nodes", fix="what circuits.attribute(model, task, nodes=...) returns")
     values = scores.values.detach().cpu()
     rows = [f"{layer}" for layer in range(len(values))]
@@ -124,7 +133,16 @@ def agreement_table(comparison: Comparison) -> tuple[list[str], list[list[object
 
 def circuit_graph(circuit: Circuit) -> go.Figure:
     """The circuit from the input below to the logits above, a row for each stage of the model; wider edges score
-    higher, blue ones are positive and red ones negative."""
+    higher, blue ones are positive and red ones negative.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> type(circuits.circuit_graph(circuits.Circuit.from_edges(scores).prune(size=20))).__name__
+        'Figure'
+    """
     graph = circuit.to_networkx()
     stages = {node: _stage(node) for node in graph}
     networkx.set_node_attributes(graph, stages, "stage")

@@ -102,6 +102,15 @@ class Evaluator:
 
     Raises:
         ValueError: an unknown ablation; ablating everything changes nothing.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> whole = circuits.Circuit.from_edges(scores)
+        >>> round(circuits.Evaluator(model, task).evaluate(whole).faithfulness, 3)
+        1.0
     """
 
     def __init__(self, model: Model, task: Task, *, ablation: str = "resample", memory: int = MEMORY) -> None:

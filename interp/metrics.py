@@ -24,6 +24,11 @@ class Estimate(float):
 
     It compares, computes and fills a format as the number does; what is computed from it is a plain float, since the
     errors of two estimates do not say that of their difference.
+
+    Example:
+        >>> import interp
+        >>> str(interp.Estimate(value=0.5, standard_error=0.1, n=9))
+        '0.5 ± 0.1'
     """
 
     value: float

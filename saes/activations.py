@@ -98,7 +98,13 @@ class _Common:
 
 @dataclass(frozen=True)
 class ReLU(_Common):
-    """Every positive pre-activation, kept few by an L1 loss on decoder-norm-scaled latents (Bricken et al. 2023)."""
+    """Every positive pre-activation, kept few by an L1 loss on decoder-norm-scaled latents (Bricken et al. 2023).
+
+    Example:
+        >>> import saes
+        >>> dict(saes.ReLU.loss_weights)
+        {'l1': 3.0}
+    """
 
     name: ClassVar[str] = "relu"
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l1": 3.0})
@@ -111,7 +117,15 @@ class ReLU(_Common):
 
 @dataclass(frozen=True)
 class TopK(_Common):
-    """The k largest pre-activations of each row, those above zero among them (Gao et al. 2024)."""
+    """The k largest pre-activations of each row, those above zero among them (Gao et al. 2024).
+
+    Example:
+        >>> import saes, torch
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> sae.encode(torch.randn(3, 96)).indices.shape
+        torch.Size([3, 8])
+    """
 
     k: int
     """Number of latents that each row may have active."""
@@ -136,6 +150,11 @@ class BatchTopK(_Common):
     mean of the smallest value that training kept, which the end of a run replaces (``saes.training.calibration``),
     since a mean over changing weights lags behind them. With ``decoder_norms`` what competes, and what the threshold is
     compared with, is each pre-activation times the norm of its decoder row (Minder et al., arXiv 2504.02922).
+
+    Example:
+        >>> import saes
+        >>> saes.SAE(96, 192, saes.BatchTopK(8))
+        SAE(BatchTopK(k=8, decoder_norms=False), d_in=96, d_sae=192)
     """
 
     k: int
@@ -188,6 +207,11 @@ class Matryoshka(BatchTopK):
     """BatchTopK whose first latents must reconstruct alone, prefix within prefix (Bussmann et al. 2025).
 
     Prefixes are shares of d_sae; the reconstruction loss is the mean over them.
+
+    Example:
+        >>> import saes
+        >>> saes.Matryoshka(8, shares=(0.25, 1.0)).prefixes(192)
+        (48, 192)
     """
 
     shares: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -205,6 +229,11 @@ class JumpReLU(_Common):
 
     The threshold gets its gradient from pre-activations within ``bandwidth`` / 2 of it (a rectangular kernel), negative
     ones too where the threshold is smaller; in training, slots of such latents are kept, with value 0.
+
+    Example:
+        >>> import saes
+        >>> saes.SAE(96, 192, saes.JumpReLU(bandwidth=0.1)).threshold.shape
+        torch.Size([192])
     """
 
     bandwidth: float = 0.5
@@ -236,6 +265,11 @@ class Gated(_Common):
     """One path says which latents are active, another how strongly (Rajamanoharan et al. 2024, arXiv 2404.16014).
 
     The gate is ``b_enc``'s path; magnitudes share its weights up to a factor exp(r_mag) and have a bias b_mag.
+
+    Example:
+        >>> import saes
+        >>> sorted(saes.SAE(96, 192, saes.Gated()).activation.extras)
+        ['b_mag', 'r_mag']
     """
 
     name: ClassVar[str] = "gated"
@@ -257,6 +291,11 @@ class TopAFA(_Common):
     Lee et al., arXiv 2503.24277: contributions are decoder-norm scaled, the input is centred, and the last cumulative
     sum is overwritten by a sentinel. Theirs (``parity``, 1e8) selects every latent once the input's norm passes about
     5,000, as massive activations do; ``safe`` is infinity.
+
+    Example:
+        >>> import saes
+        >>> saes.SAE(96, 192, saes.TopAFA())
+        SAE(TopAFA(sentinel='safe'), d_in=96, d_sae=192)
     """
 
     sentinel: Literal["safe", "parity"] = "safe"

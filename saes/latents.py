@@ -12,7 +12,13 @@ from saes.kernels.encode import PreActivations
 
 @dataclass(frozen=True)
 class Latents:
-    """Active latents of each row. Slots that hold no active latent have value 0 (their index means nothing)."""
+    """Active latents of each row. Slots that hold no active latent have value 0 (their index means nothing).
+
+    Example:
+        >>> import saes, torch
+        >>> saes.Latents.from_dense(torch.tensor([[0.0, 2.0, 0.0]])).indices
+        tensor([[1]])
+    """
 
     values: Float[Tensor, "*batch k_max"]
     """Activation of the latent in each slot, 0 in empty ones; k_max slots a row."""
@@ -33,8 +39,10 @@ class Latents:
     def from_dense(cls, dense: Float[Tensor, "*batch d_sae"]) -> "Latents":
         """The entries that are not zero, to which the gradient flows.
 
-        >>> Latents.from_dense(torch.tensor([[0.0, 2.0, 0.0]])).indices
-        tensor([[1]])
+        Example:
+            >>> import saes, torch
+            >>> saes.Latents.from_dense(torch.tensor([[0.0, 2.0, 0.0]])).indices
+            tensor([[1]])
         """
         slots = slots_where(dense != 0)
         return cls(dense.gather(-1, slots.indices).masked_fill(~slots.taken, 0), slots.indices, dense.shape[-1])

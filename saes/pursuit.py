@@ -37,6 +37,13 @@ def gradient_pursuit(
 
     Raises:
         ValueError: an ``l0`` below 0 or above d_sae, or one for other rows than those of x.
+
+    Example:
+        >>> import saes, torch
+        >>> dictionary = torch.eye(4)
+        >>> x = torch.tensor([[0.0, 3.0, 0.0, 1.0]])
+        >>> saes.gradient_pursuit(x, dictionary, 1).to_dense()
+        tensor([[0., 3., 0., 0.]])
     """
     steps = torch.full((len(x),), l0, device=x.device) if isinstance(l0, int) else l0
     if len(steps) != len(x):

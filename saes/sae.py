@@ -44,6 +44,15 @@ class SAE(nn.Module):
     """Weights, an activation, and where the SAE comes from. Fresh weights are zero: see ``initialise``.
 
     It starts in eval mode, in which a row's latents never depend on the rest of its batch.
+
+    Example:
+        >>> import saes, torch
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> x = torch.randn(3, 96)
+        >>> latents = sae.encode(x)
+        >>> torch.equal(sae.decode(latents, x), sae(x)), latents.values.shape
+        (True, torch.Size([3, 8]))
     """
 
     W_enc: Float[Tensor, "d_in d_sae"]

@@ -58,6 +58,10 @@ def test_from_own_text_to_explained_features_and_the_heads_of_a_task(capsys: pyt
         assert Path("runs/own", f"{page}.html").stat().st_size > 10_000
 
 
+def test_the_readme_shows_the_python_of_the_start_page() -> None:
+    assert blocks("../README.md", "python")[0] == blocks("index.md", "python")[0]
+
+
 def test_the_python_of_the_start_page() -> None:
     """In a process of its own, where types are not checked, as at a user's: a path may be a string."""
     (code,) = blocks("index.md", "python")
@@ -65,3 +69,13 @@ def test_the_python_of_the_start_page() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_attribution_graphs_from_prompt_to_pairs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(blocks("attribution-graphs.md", "python"))
+    exec(compile(code, "attribution-graphs.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "on 11 other prompts (live):" in printed
+    assert "frozen_attention [(" in printed
+    assert "  x  " in printed
+    assert Path("graph.html").stat().st_size > 10_000

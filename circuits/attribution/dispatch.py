@@ -176,6 +176,14 @@ def attribute(
         ValueError: unknown nodes, method or rules; nodes that the method cannot score; a task that does not fit the
             model, or whose metric is the same on clean and corrupt prompts; gradients under ``torch.inference_mode``
             (other modes do not matter), or of a metric that has none.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute(model, task, nodes="z", method="relp")
+        >>> scores.axes
+        ('layer', 'position', 'head')
     """
     if (nodes == "latents") != (saes is not None):
         raise ValueError("nodes='latents' and saes=[...] belong together: give both or neither")

@@ -80,6 +80,14 @@ def attribute_edges(
     Raises:
         ValueError: unknown method or rules; a budget of nothing; agreement of ``acdc``, whose divergences are no
             changes of the metric; and as :func:`circuits.attribute`.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> scores.writers[0]
+        'embed'
     """
     session = open_session(model, task)
     default = default_rules(session.anatomy)

@@ -84,7 +84,20 @@ class FeatureScores(Attributed):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureCircuit:
-    """Which features and errors are in: masks by site, ``[position, d_sae]`` and ``[position]``."""
+    """Which features and errors are in: masks by site, ``[position, d_sae]`` and ``[position]``.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> scores = circuits.attribute_features(model, task, [sae], method="atp")
+        >>> circuit = circuits.FeatureCircuit.strongest(scores, 10)
+        >>> circuit.size
+        10
+    """
 
     features: Mapping[str, Tensor]
     """By site ``[position, d_sae]``: True for features that are in."""
@@ -155,6 +168,17 @@ def attribute_features(
 
     Raises:
         ValueError: an SAE without a site, of another width, of another model, or two at one site; unknown method.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> scores = circuits.attribute_features(model, task, [sae], method="atp")
+        >>> type(scores).__name__
+        'FeatureScores'
     """
     in_force = rules_of_method(method, rules, methods=METHODS, default="paper", steps=steps, what=" for features")
     task.require_aligned("scores of features")

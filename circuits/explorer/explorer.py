@@ -69,6 +69,15 @@ class Explorer(anywidget.AnyWidget):
 
     Raises:
         ValueError: what is shown and what was passed with it do not fit; and as :func:`circuits.attribute`.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> circuit = circuits.Circuit.from_edges(scores).prune(size=20)
+        >>> type(circuits.Explorer(circuit, model=model, task=task)).__name__
+        'Explorer'
     """
 
     _esm = explorer_page.module()

@@ -80,6 +80,17 @@ def compare_features(
 
     Raises:
         ValueError: no sizes, or not in rising order; and as :func:`circuits.attribute_features`.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> found = circuits.compare_features(model, task, [sae], sizes=[4, 8])
+        >>> type(found).__name__
+        'FeatureComparison'
     """
     if not sizes or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"sizes must rise, and be at least one; they are {list(sizes)}")

@@ -43,6 +43,18 @@ def feature_edges(
     Raises:
         ValueError: as :func:`circuits.attribution.features.attribute_features`; a circuit of other SAEs; an SAE of the
             residual stream between attention and MLP.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> first, second = (saes.SAE(96, 192, saes.TopK(8), site=f"blocks.{i}.hook_resid_post") for i in (1, 2))
+        >>> both = [sae.initialise(seed=0, mean=torch.zeros(96)) for sae in (first, second)]
+        >>> scores = circuits.attribute_features(model, task, both, method="atp")
+        >>> circuit = circuits.FeatureCircuit.strongest(scores, 6)
+        >>> type(circuits.feature_edges(model, task, both, circuit)).__name__
+        'dict'
     """
     in_force = None if rules is None else rule_set(rules)
     task.require_aligned("edges of features")

@@ -52,6 +52,19 @@ class FeatureEvaluator:
 
     Args:
         mean: ``False`` sets them to their values on the pair's corrupt prompt instead.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> evaluator = circuits.FeatureEvaluator(model, task, [sae])
+        >>> scores = circuits.attribute_features(model, task, [sae], method="atp")
+        >>> circuit = circuits.FeatureCircuit.strongest(scores, 10)
+        >>> evaluator.metric(circuit).shape
+        torch.Size([2])
     """
 
     def __init__(self, model: Model, task: Task, saes: Sequence[SAE], *, mean: bool = True) -> None:

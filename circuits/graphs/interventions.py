@@ -278,7 +278,9 @@ class Readout:
 
     Args:
         transcoders: Of the model.
-        layer, position, index: Of the latents, ``[n]``.
+        layer: Of each latent, ``[n]``, as are the next two.
+        position: Where it is read.
+        index: Its number.
         targets: Injections that are read behind them.
     """
 

@@ -60,8 +60,10 @@ def score_pairs(graph: AttributionGraph, layer: int, head: int, *, query: int, k
 
     Args:
         graph: With its model at hand.
-        layer, head: Of attention.
-        query, key: Positions; a query sees keys up to its own.
+        layer: Of attention.
+        head: Its number, among query heads.
+        query: A position.
+        key: A position; a query sees keys up to its own.
         most: Sources listed on each side; the others are summed.
 
     Raises:

@@ -84,7 +84,7 @@ class Sources:
             error = written[self.kept] - self._reconstructed(layer, written.dtype)
             own = own_of(local.transcoders, layer)
             if split is not None and layer in split and own is not None:
-                linear = self.linear_errors[layer] = split[layer](self._input(own)[self.kept]).to(error)
+                linear = self.linear_errors[layer] = split[layer](self._input(own)[self.kept].cpu()).to(error)
                 error = error - linear
             self.errors[layer] = error
         if split is not None and (strange := sorted(set(split) - set(self.linear_errors))):
@@ -223,7 +223,7 @@ def fit_error_split(
         with local_model(anatomy, ids, given, kept=kept) as local:
             sources = Sources(local, kept)
         for one in given:
-            x, error = local.live[one.read].detach()[sources.kept], sources.errors[one.layer]
+            x, error = local.live[one.read].detach()[sources.kept].cpu(), sources.errors[one.layer].cpu()
             known = equations.setdefault(one.layer, NormalEquations(x.shape[1], error.shape[1]))
             known.add(x, error)
     if not equations:

@@ -12,7 +12,16 @@ from circuits.scores.base import Attributed
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EdgeScores(Attributed):
-    """A number for every edge, ``values[writer, reader]``; 0 where there is no edge."""
+    """A number for every edge, ``values[writer, reader]``; 0 where there is no edge.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> scores.values.shape == (len(scores.writers), len(scores.readers))
+        True
+    """
 
     writers: tuple[str, ...]
     """Names of the nodes that write, in the order of the first axis."""

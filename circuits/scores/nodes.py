@@ -24,6 +24,14 @@ class Scores(Attributed):
 
     ``values`` is ``[layer, position]``, with a third axis where the nodes have heads or neurons, and without
     ``position`` where positions were taken together. Float64.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute(model, task, nodes="z", method="atp")
+        >>> len(scores.top(3))
+        3
     """
 
     axes: tuple[str, ...]

@@ -30,6 +30,13 @@ class Task:
             prompt has the same roles. Where they stand at different positions, scores, patches and means are by role:
             positions of one role belong together, and the position axis of results becomes one of roles.
         name: For titles and files.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> len(task), task.length
+        (2, 17)
     """
 
     def __init__(

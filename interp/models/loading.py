@@ -57,6 +57,12 @@ def load_model(
     Raises:
         ValueError: unknown name, revision, dtype or device; files that are broken, incomplete or unsafe.
         OSError: the package registry, asked for SmolLM2, cannot be reached.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded", revision="step1024")
+        >>> model("Emma was").shape[-1]  # logits over the vocabulary
+        4000
     """
     require(name, (str, Path), what="a model's name or folder", fix="one, such as 'gpt2', 'embedded' or a path")
     dtype, device = _checked_dtype(dtype), _checked_device(device)
@@ -79,6 +85,12 @@ def load_hf_model(
     """The plain Hugging Face model, of the class that its own configuration names: vision-language(-action) models too.
 
     Its ``tokenizer`` is the model's own, or None. Arguments and errors are those of :func:`load_model`.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_hf_model("embedded")
+        >>> type(model).__name__
+        'GPTNeoXForCausalLM'
     """
     require(name, (str, Path), what="a model's name or folder", fix="one, such as 'gpt2', 'embedded' or a path")
     dtype, device = _checked_dtype(dtype), _checked_device(device)

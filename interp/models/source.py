@@ -9,7 +9,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a model's weights come from and in what form they are held."""
+    """Where a model's weights come from and in what form they are held.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.models.source_of(model).name
+        'embedded'
+    """
 
     name: str
     """Full hub id, ``embedded``, ``smollm2-135m``, or the absolute path of a folder or GGUF file."""
@@ -49,7 +56,13 @@ def require_raw_weights(model: torch.nn.Module, *, purpose: str) -> None:
 
 
 def context_length(model: TransformerBridge) -> int:
-    """The longest row of tokens the model was built for."""
+    """The longest row of tokens the model was built for.
+
+    Example:
+        >>> import interp
+        >>> interp.context_length(interp.load_model("embedded"))
+        256
+    """
     return int(model.cfg.n_ctx)
 
 

@@ -137,8 +137,14 @@ def capture(
     Raises:
         ValueError: a site the model lacks, or that did not run; tokens, positions or engine it cannot take; gradients
             under inference mode.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> acts = interp.capture(model, "When Emma and Jack", ["blocks.3.hook_resid_post", "blocks.3.attn.hook_z"])
+        >>> acts["blocks.3.attn.hook_z"].shape[2:]  # head, d_head
+        torch.Size([3, 32])
     """
-    require(model, nn.Module, what="a model", fix="interp.load_model('gpt2') first, and then tokens or texts")
     if sites == ():
         raise ValueError(
             "no site is named: pass one or a pattern after the tokens, such as 'blocks.*.hook_resid_post';"
@@ -153,11 +159,12 @@ def capture(
         inputs, options = checked_inputs(hf_model, tokens, attention_mask)
         where = _checked_positions(positions, inputs)
         return ActivationCache(run_remotely(model, inputs, options, wanted, positions=where, stop=stop, host=remote))
+    require(model, nn.Module, what="a model", fix="interp.load_model('gpt2') first, and then tokens or texts")
     wanted = expand_sites(model, sites)
     inputs, options = checked_inputs(model, tokens, attention_mask)
     where = _checked_positions(positions, inputs)
     if gradients:
-        refuse_inference_mode("capture with gradients=True", *([model] if isinstance(model, nn.Module) else []))
+        refuse_inference_mode("capture with gradients=True", model)
     if any(site.kind != "path" for site in wanted):
         require_declared(model)
     captured: dict[Site, Tensor] = {}
@@ -245,7 +252,7 @@ def _hooks(
             _require_eager(model)
         return model, {site: _hook_in_plain(model, site, parts, inputs, undo) for site in sites}, False
     family = declared(model.original_model.config)
-    by_bridge = frozenset() if family is None else family.bridge - (family.unread if gradients else frozenset())
+    by_bridge = frozenset() if family is None else family.editable if gradients else family.bridge
     if has_plain_values(model) and not (gradients and kinds <= by_bridge):
         copy = PlainCopy(model, eager=bool(kinds & {"scores", "pattern"}))
         parts = None if family is None else parts_of(copy.model)
@@ -260,9 +267,10 @@ def _hooks(
             " or processed or edited weights make the bridge itself run: its value there was not compared with the"
             " Hugging Face module's. Call model.reset_hooks() first, or load the model again"
         )
-    modules = {site: _module(model, site) for site in sites}
+    root = model.original_model
+    modules = {site: root if site.kind == "logits" else _module(model, site) for site in sites}
     hooks = {site: Hook(module=module, convert=_conversion(module)) for site, module in modules.items()}
-    return model.original_model, hooks, False
+    return root, hooks, False
 
 
 def _require_eager(model: Any) -> None:

@@ -22,7 +22,15 @@ from interp.sites.site import Site, expand_sites
 
 @dataclass(frozen=True, kw_only=True)
 class LogitLens:
-    """Logits after every block that was asked for."""
+    """Logits after every block that was asked for.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> lens = interp.logit_lens(model, "When Emma and Jack went to the")
+        >>> lens.logits.shape[-1] == model.cfg.d_vocab
+        True
+    """
 
     sites: tuple[Site, ...]
     """Where the residual stream was read, in order."""

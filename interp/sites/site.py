@@ -53,6 +53,12 @@ class Site:
         layer: Number of the block, from 0; None for ``ln_final_scale`` and path sites.
         head: One head of ``q, k, v, z, pattern, scores``; None for all. Of ``k`` and ``v`` a key-value head.
         path: For kind ``path``, the module's path from the root of the model.
+
+    Example:
+        >>> import interp
+        >>> site = interp.Site.parse("gpt_neox.layers.3.mlp")
+        >>> site.layer, str(interp.Site("resid_post", 3))
+        (3, 'blocks.3.hook_resid_post')
     """
 
     kind: str
@@ -109,6 +115,12 @@ def available_sites(model: nn.Module) -> tuple[Site, ...]:
 
     Of a family that is not declared in ``interp.models.families`` these are the residual stream around each block, and
     paths.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> "blocks.3.hook_mlp_out" in map(str, interp.available_sites(model))
+        True
     """
     layers = range(layer_count(model))
     named = [
@@ -132,6 +144,12 @@ def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) 
 
     Raises:
         ValueError: a site the model lacks, with those it has; a layer or head out of range; nothing asked for.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> [str(site) for site in interp.expand_sites(model, "blocks.1-2.hook_resid_post")]
+        ['blocks.1.hook_resid_post', 'blocks.2.hook_resid_post']
     """
     given = [patterns] if isinstance(patterns, str | Site) else list(patterns)
     if not given:

@@ -73,6 +73,13 @@ def contrast(
         ValueError: no prompt on a side; a layer, position or prompt that cannot be; a prompt of which nothing is left.
 
     Warns (UserWarning) where tokens were left out.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.contrast(model, ["Emma was glad", "Jack was glad"], ["Emma was sad"], layer=2)
+        >>> found.vector.shape
+        torch.Size([96])
     """
     require_raw_weights(model, purpose="contrast prompts")
     if position not in ("last", "mean"):

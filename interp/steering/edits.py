@@ -62,6 +62,14 @@ def steer(
 
     Warns (UserWarning) where the last layer of a stack changes nothing (PI0), where a stack has no vocabulary, and
     where the model ran and the scope never selected a position.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> with interp.steer(model, neurons=[(2, 17)], value=3.0):
+        ...     acts = interp.capture(model, "Emma was", "blocks.2.mlp.hook_post")
+        >>> acts["blocks.2.mlp.hook_post"][0, :, 17].unique()
+        tensor([3.])
     """
     require_raw_weights(model, purpose="steer")
     place = stack_of(model, stack)
@@ -123,6 +131,15 @@ def steer_residual(
 
     Raises:
         ValueError: a layer that is not there, a vector of another width, a scope that cannot be.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> vector = model.W_U[:, 100]  # what raises one token
+        >>> plain = model("Emma was")
+        >>> with interp.steer_residual(model, {2: vector}, value=5.0):
+        ...     bool((model("Emma was") != plain).any())
+        True
     """
     require_raw_weights(model, purpose="steer")
     place = stack_of(model, stack, mixtures=True)

@@ -48,6 +48,14 @@ def side_effects(
 
     Raises:
         ValueError: rows of fewer than two tokens, or tokens that the model does not have.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> tokens = model.to_tokens("Emma went to the market.").repeat(2, 1)
+        >>> found = interp.side_effects(model, tokens, lambda: interp.steer(model, neurons=[(2, 17)], value=0.0))
+        >>> found.kl.n, float(found.kl.value) >= 0
+        (2, True)
     """
     if tokens.shape[1] < 2:
         raise ValueError(f"rows of {tokens.shape[1]} tokens predict nothing; give rows of two or more")

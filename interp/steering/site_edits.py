@@ -99,8 +99,8 @@ def _module(model: Any, site: Site) -> nn.Module:
     if is_bridge(model) and site.kind != "path":
         config = model.original_model.config
         family = declared(config)
-        if family is None or site.kind not in family.bridge - family.unread or module is None:
-            kinds = [] if family is None else [kind for kind in KINDS if kind in family.bridge - family.unread]
+        if family is None or site.kind not in family.editable or module is None:
+            kinds = [] if family is None else [kind for kind in KINDS if kind in family.editable]
             raise ValueError(
                 f"{site} of a {config.model_type!r} model cannot be edited: no test compared what comes of it, or it"
                 f" is not what follows in the bridge. Kinds that can be are {', '.join(kinds) or 'none'}; otherwise"

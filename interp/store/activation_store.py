@@ -57,6 +57,15 @@ class ActivationStore:
 
     Raises:
         ValueError: no store, an unfinished or damaged one; shards are named.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> store = interp.cache_activations(model, rows, "blocks.2.hook_resid_post", "acts")
+        >>> next(interp.ActivationStore("acts").batches("blocks.2.hook_resid_post", 512, seed=0)).shape
+        torch.Size([512, 96])
     """
 
     def __init__(self, path: str | Path) -> None:

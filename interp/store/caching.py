@@ -115,6 +115,15 @@ def cache_activations(
         ValueError: the input is of no use (a message says which and why), the folder belongs to another run or is in
             use, or an activation is not finite or too large for ``dtype``.
         OSError: the disk is full or cannot be written; shards that are complete stay, and the next run continues.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> store = interp.cache_activations(model, rows, "blocks.*.hook_resid_post", "acts", dtype="float16")
+        >>> len(store.sites)
+        4
     """
     job = prepare(model, rows, sites, out, dtype=dtype, masks=masks, batch_rows=batch_rows, shard_bytes=shard_bytes)
     return run(job, progress=progress)

@@ -37,6 +37,15 @@ class LiveActivations:
 
     Raises:
         ValueError: the input is of no use; the message says which and why.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> live = interp.LiveActivations(model, rows, "blocks.2.hook_resid_post", buffer_tokens=1_024)
+        >>> next(live.batches("blocks.2.hook_resid_post", 512, seed=0)).shape
+        torch.Size([512, 96])
     """
 
     def __init__(

@@ -15,7 +15,16 @@ _BLOCK_ROWS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Masks:
-    """What to leave out beside padding, which is never used."""
+    """What to leave out beside padding, which is never used.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> int(interp.Masks(drop_first=1).counts(rows)[0])
+        255
+    """
 
     drop_special: bool = False
     """BOS, separators and the tokenizer's other special tokens."""

@@ -33,7 +33,7 @@ def rows_for(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", folder, tokens=256)
         >>> rows.ids.shape
-        (2, 128)
+        (1, 256)
     """
     longest = context_length(model)
     return write_token_rows(

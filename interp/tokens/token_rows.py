@@ -36,7 +36,16 @@ _DTYPE = np.dtype("<i4")
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
-    """Rows of token ids, memory-mapped. Padding is on the right, so that causal models need no attention mask."""
+    """Rows of token ids, memory-mapped. Padding is on the right, so that causal models need no attention mask.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> model.tokenizer.decode(rows.ids[0][:5])
+        '<|endoftext|>EMMA'
+    """
 
     folder: Path
     """Folder that holds them, and what they were made from."""
@@ -107,6 +116,14 @@ def write_token_rows(
     Raises:
         ValueError: an argument is out of range, the source cannot be read or holds no token, an id is outside the
             vocabulary, or the folder cannot be written or holds rows made in another way.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.write_token_rows(text, model.tokenizer, "rows", tokens=1_000, context=64)
+        >>> rows.ids.shape
+        (16, 64)
     """
     folder = Path(folder)
     if tokens <= 0:
@@ -173,6 +190,14 @@ def open_token_rows(folder: str | Path) -> TokenRows:
 
     Raises:
         ValueError: there are none, or the files do not fit each other.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> interp.open_token_rows("rows").ids.shape == rows.ids.shape
+        True
     """
     folder = Path(folder)
     manifest = _manifest(folder)

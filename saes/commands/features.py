@@ -43,7 +43,7 @@ def features(
         Numbers, such as 0,5,9, or of several parts 0/5,2/9; by default as many as --max-latents, spread over how dense
         they are.
     max_latents
-        How many to choose where --latents does not; a page of 500 has one or two megabytes.
+        How many to choose where --latents does not; a page of 500 has two or three megabytes.
     examples
         Passages a latent.
     tokens

@@ -57,9 +57,12 @@ def publish(
     from saes.evaluation.report import evaluate
     from saes.publishing.folder import publish as write_folder
     from saes.publishing.identity import identity_of
+    from saes.publishing.push import check_repository
     from saes.publishing.push import push as upload
     from saes.sae import SAE
 
+    if push is not None:
+        check_repository(push)
     if evaluation is not None:
         loaded, figures = SAE.load(sae, site=text.site, target_site=text.target_site), read_json(evaluation)
     else:

@@ -32,7 +32,13 @@ DENSITY_EDGES = tuple(-6 + 0.25 * i for i in range(25))
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Figures of one SAE on one text. Cross-entropy and KL are nats a predicted token."""
+    """Figures of one SAE on one text. Cross-entropy and KL are nats a predicted token.
+
+    Example:
+        >>> import interp, saes
+        >>> [name for name in ("fvu", "l0", "ce_recovered_zero") if name in saes.Report.__dataclass_fields__]
+        ['fvu', 'l0', 'ce_recovered_zero']
+    """
 
     site: str
     """Name of the site that the SAE reads."""
@@ -109,6 +115,18 @@ def evaluate(
     (``saes.conditions`` has what their files say).
     Raises ValueError where the site, its width, the device or the model that the SAE names does not fit, or where no
     text is left.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> report = saes.evaluate(sae, model, rows)
+        >>> report.l0.value
+        8.0
     """
     (report,) = evaluate_together(
         [sae],

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
+from saes.features.levels import Levels, levels, merged
 from saes.features.logit_effects import Effects, logit_effects
 from saes.places.part import Part
 from saes.sae import SAE
@@ -22,6 +24,9 @@ class FeatureBook:
     chosen_by_hand: bool
     latents: tuple[int, ...]
     examples: tuple[tuple[Example, ...], ...]
+    copies: tuple[tuple[int, ...], ...]
+    """How many nearly equal passages each example stands for, among the strongest."""
+    levels: Levels
     nearest: tuple[tuple[tuple[int, float], ...], ...]
     """Latents of the whole SAE and the cosines of decoder rows."""
     effects: tuple[Effects, ...] | None
@@ -45,7 +50,7 @@ def look_up(
     chosen = spread_over_density(counts, max_latents) if latents is None else list(dict.fromkeys(latents))
     if not chosen:
         raise ValueError(f"no latent is active on these {counts.tokens:,} tokens; give more text, or --latents")
-    found = top_examples(sae, text, chosen, k=examples)
+    shown = passages(sae, text, chosen, counts, k=examples)
     effects = logit_effects(sae, text.model, chosen)
     return FeatureBook(
         site=str(text.site),
@@ -53,13 +58,26 @@ def look_up(
         counts=counts,
         chosen_by_hand=latents is not None,
         latents=tuple(chosen),
-        examples=tuple(found),
+        **shown,
         nearest=tuple(nearest_latents(sae, chosen)),
         effects=None if effects is None else tuple(effects),
     )
 
 
+def passages(sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts, *, k: int) -> dict[str, Any]:
+    """A book's ``examples``, at most ``k`` a latent, their ``copies``, and ``levels``."""
+    strongest = top_examples(sae, text, latents, k=_CANDIDATES * k) if latents else []
+    found = [merged(several, k=k) for several in strongest]
+    return {
+        "examples": tuple(kept for kept, _ in found),
+        "copies": tuple(copies for _, copies in found),
+        "levels": levels(sae, text, latents, counts.maximum[list(latents)].tolist(), k=max(1, k // 2)),
+    }
+
+
 _CHUNK = 64
+_CANDIDATES = 3
+"""As many passages are looked at for each that is shown, since some are copies."""
 
 
 @torch.no_grad()

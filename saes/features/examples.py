@@ -75,7 +75,21 @@ class Example:
 
 @torch.no_grad()
 def count_latents(sae: SAE, text: Text) -> LatentCounts:
-    """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's."""
+    """Raises ValueError where there is no text, or where the site's width or the model is not the SAE's.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.features.examples import Text
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> counts = saes.count_latents(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)))
+        >>> int(counts.active.sum()) == 8 * counts.tokens
+        True
+    """
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
     for _, latents in encoded(sae, text):
@@ -107,36 +121,75 @@ def top_examples(
     A row appears once, at its strongest token, with up to ``before`` and ``after`` tokens of the row around it. Of
     equal activations the earlier row comes first.
     Raises ValueError for a latent that the SAE lacks, k < 1, and as ``count_latents``.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.features.examples import Text
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> where = Text(model=model, rows=rows, site=interp.Site.parse(sae.site))
+        >>> ((first, *_),) = saes.top_examples(sae, where, [5], k=3)
+        >>> len(first.ids) == len(first.activations)
+        True
     """
     if wrong := [latent for latent in latents if not 0 <= latent < sae.d_sae]:
         raise ValueError(f"there is no latent {wrong[0]}; this SAE has 0 to {sae.d_sae - 1}")
     if k < 1 or before < 0 or after < 0:
         raise ValueError(f"k is {k}, before {before}, after {after}; k must be 1 or more, the others 0 or more")
-    width = before + 1 + after
-    shape, device = (len(latents), 0), sae.W_enc.device
-    values, windows = torch.zeros(shape, device=device), torch.zeros(*shape, width, device=device)
-    rows, positions = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+    best = Best(len(latents), k=k, before=before, after=after, device=sae.W_enc.device)
     for first_row, found in encoded(sae, text, whole_rows=True):
         dense = dense_columns(found, latents)
-        peaks, at = dense.max(1)
-        around = at[:, None] + torch.arange(width, device=device)[:, None]
-        window = functional.pad(dense, (0, 0, before, after)).gather(1, around)
-        numbers = torch.arange(first_row, first_row + len(peaks), device=device)[:, None].expand_as(at)
+        best.see(first_row, dense, dense)
+    return best.examples(text.rows)
+
+
+class Best:
+    """For each of some latents the ``k`` rows with the largest scores above 0, and the activations around the token of
+    the row that has its largest score; filled batch by batch."""
+
+    def __init__(self, latents: int, *, k: int, before: int, after: int, device: torch.device) -> None:
+        self._k, self._before, self._after = k, before, after
+        self._width = before + 1 + after
+        self._scores = torch.zeros(latents, 0, device=device)
+        self._windows = torch.zeros(latents, 0, self._width, device=device)
+        self._rows, self._positions = (torch.zeros(latents, 0, dtype=torch.int64, device=device) for _ in range(2))
+
+    def see(
+        self,
+        first_row: int,
+        dense: Float[Tensor, "row position latent"],
+        scores: Float[Tensor, "row position latent"],
+    ) -> None:
+        """Take in the activations and scores of the rows from ``first_row`` on."""
+        peaks, at = scores.max(1)
+        around = at[:, None] + torch.arange(self._width, device=dense.device)[:, None]
+        window = functional.pad(dense, (0, 0, self._before, self._after)).gather(1, around)
+        numbers = torch.arange(first_row, first_row + len(peaks), device=dense.device)[:, None].expand_as(at)
         # Stable, so that a row which came earlier keeps its place before an equal one.
-        merged, order = torch.cat([values, peaks.T], 1).sort(dim=1, descending=True, stable=True)
-        values, order = merged[:, :k], order[:, :k]
-        rows = torch.cat([rows, numbers.T], 1).gather(1, order)
-        positions = torch.cat([positions, at.T], 1).gather(1, order)
-        windows = torch.cat([windows, window.permute(2, 0, 1)], 1).gather(1, order[..., None].expand(-1, -1, width))
-    columns = zip(values.tolist(), rows.tolist(), positions.tolist(), windows.cpu(), strict=True)
-    return [
-        tuple(
-            _example(text.rows, row, position, window, before)
-            for value, row, position, window in zip(*column, strict=True)
-            if value > 0
+        merged, order = torch.cat([self._scores, peaks.T], 1).sort(dim=1, descending=True, stable=True)
+        self._scores, order = merged[:, : self._k], order[:, : self._k]
+        self._rows = torch.cat([self._rows, numbers.T], 1).gather(1, order)
+        self._positions = torch.cat([self._positions, at.T], 1).gather(1, order)
+        wide = order[..., None].expand(-1, -1, self._width)
+        self._windows = torch.cat([self._windows, window.permute(2, 0, 1)], 1).gather(1, wide)
+
+    def examples(self, rows: TokenRows) -> list[tuple[Example, ...]]:
+        """Of each latent, the largest score first."""
+        each = zip(
+            self._scores.tolist(), self._rows.tolist(), self._positions.tolist(), self._windows.cpu(), strict=True
         )
-        for column in columns
-    ]
+        return [
+            tuple(
+                _example(rows, row, position, window, self._before)
+                for score, row, position, window in zip(*column, strict=True)
+                if score > 0
+            )
+            for column in each
+        ]
 
 
 def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w"], before: int) -> Example:

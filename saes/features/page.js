@@ -66,7 +66,7 @@ function mark() {
   }
 }
 
-function passage(example, max) {
+function passage(example, max, copies) {
   const spans = example.tokens.map((token, i) => {
     const span = make('span', shown(token), { title: 'activation ' + example.acts[i],
       className: i === example.peak ? 'peak' : '' });
@@ -74,9 +74,25 @@ function passage(example, max) {
     return span;
   });
   return make('div', undefined, { className: 'example' },
-    make('div', String(example.acts[example.peak]), { className: 'number',
-      title: 'row ' + example.row + ', position ' + example.position }),
+    make('div', example.acts[example.peak] + (copies > 1 ? ' × ' + copies : ''), { className: 'number',
+      title: 'row ' + example.row + ', position ' + example.position
+        + (copies > 1 ? '; ' + copies + ' nearly equal passages are among the strongest' : '') }),
     make('div', undefined, { className: 'passage' }, ...spans));
+}
+
+// Counts on a root scale, or all but the weakest activations would be one pixel high.
+function histogram(latent) {
+  const most = Math.max(...latent.histogram), step = latent.max / latent.histogram.length;
+  const text = i => number(latent.histogram[i]) + ' tokens from ' + (i * step).toPrecision(3) + ' to '
+    + ((i + 1) * step).toPrecision(3);
+  const bars = latent.histogram.map((count, i) => {
+    const bar = make('i', undefined, { title: text(i) });
+    bar.style.height = 100 * Math.sqrt(count / most) + '%';
+    return bar;
+  });
+  return make('div', undefined, { className: 'histogram' },
+    make('div', undefined, { className: 'bars', role: 'img', ariaLabel: latent.histogram.map((_, i) => text(i)).join('; ') },
+      ...bars), make('div', undefined, { className: 'ends soft' }, make('span', '0'), make('span', String(latent.max))));
 }
 
 const effects = (title, pairs) => make('table', undefined, {}, make('caption', title), ...pairs.map(([token, value]) =>
@@ -109,9 +125,13 @@ function detail() {
     card('Active on', number(latent.active) + ' of ' + number(content.measured) + ' tokens'),
     card('Largest activation', String(latent.max)))];
   if (latent.written) parts.push(make('h3', 'Where it writes, norm of its decoder row'), norms(latent));
+  if (latent.active) parts.push(make('h3', 'Tokens by activation (root scale)'), histogram(latent));
   parts.push(make('h3', 'Where it is most active'));
-  parts.push(...latent.examples.map(example => passage(example, latent.max)));
+  parts.push(...latent.examples.map((example, i) => passage(example, latent.max, latent.copies[i])));
   if (!latent.examples.length) parts.push(make('p', 'It is never active on this text.', { className: 'soft' }));
+  for (const [title, examples] of [['At half its strength', latent.middle], ['Where it is weak', latent.weak]]) {
+    if (examples.length) parts.push(make('h3', title), ...examples.map(example => passage(example, latent.max, 1)));
+  }
   parts.push(make('h3', 'Effect on the next token'));
   if (latent.raised) parts.push(make('div', undefined, { className: 'pair' },
     effects('Raised, logit a unit of activation', latent.raised), effects('Lowered', latent.lowered)));

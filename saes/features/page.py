@@ -10,6 +10,7 @@ from typing import Any
 
 from interp.pages.templates import render, write_html
 from saes.features.book import FeatureBook
+from saes.features.examples import Example
 from saes.features.logit_effects import NOTE
 
 
@@ -37,6 +38,23 @@ def write_feature_page(
     """Write the page, atomically; ``data`` names the text. Returns its absolute path.
 
     Several books are those of the parts of a dictionary over several places, from ``look_up_parts``.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.features.book import look_up
+        >>> from saes.features.examples import Text
+        >>> from saes.features.page import token_texts
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> book = look_up(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)), max_latents=5)
+        >>> names = {"title": "Mine", "data": "held out", "text_of": token_texts(model.tokenizer)}
+        >>> path = saes.write_feature_page(book, "page.html", **names)
+        >>> path.name
+        'page.html'
     """
     content = _content([book] if isinstance(book, FeatureBook) else book, title, data, text_of)
     return write_html(path, render(Path(__file__).parent, "page.html.jinja", title=title, content=content))
@@ -52,6 +70,18 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
     def effects(pairs: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         return [(index(token), _rounded(value)) for token, value in pairs]
 
+    def passages(examples: Sequence[Example]) -> list[dict[str, Any]]:
+        return [
+            {
+                "row": example.row,
+                "position": example.position,
+                "peak": example.position - example.first,
+                "tokens": [index(token) for token in example.ids],
+                "acts": [_rounded(value) for value in example.activations],
+            }
+            for example in examples
+        ]
+
     def entry_of(book: FeatureBook, i: int) -> dict[str, Any]:
         latent = book.latents[i]
         entry: dict[str, Any] = {
@@ -60,16 +90,11 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
             "number": latent,
             "active": int(book.counts.active[latent]),
             "max": _rounded(float(book.counts.maximum[latent])),
-            "examples": [
-                {
-                    "row": example.row,
-                    "position": example.position,
-                    "peak": example.position - example.first,
-                    "tokens": [index(token) for token in example.ids],
-                    "acts": [_rounded(value) for value in example.activations],
-                }
-                for example in book.examples[i]
-            ],
+            "examples": passages(book.examples[i]),
+            "copies": book.copies[i],
+            "middle": passages(book.levels.middle[i]),
+            "weak": passages(book.levels.weak[i]),
+            "histogram": book.levels.histograms[i].tolist(),
             "nearest": [[_name(book, other), round(cosine, 3)] for other, cosine in book.nearest[i]],
         }
         if book.effects is not None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from interp.sites.site import Site
 from saes.evaluation.replacement import sites_of
-from saes.features.book import FeatureBook, nearest_latents
-from saes.features.examples import Text, count_latents, spread_over_density, top_examples
+from saes.features.book import FeatureBook, nearest_latents, passages
+from saes.features.examples import Text, count_latents, spread_over_density
 from saes.features.logit_effects import effects_of
 from saes.places.dictionary import Dictionary
 from saes.places.part import Part
@@ -69,7 +69,7 @@ def look_up_parts(
                 counts=counts,
                 chosen_by_hand=latents is not None,
                 latents=tuple(chosen),
-                examples=tuple(top_examples(part, at, chosen, k=examples)) if chosen else (),
+                **passages(part, at, chosen, counts, k=examples),
                 nearest=tuple(nearest_latents(part, chosen)),
                 effects=None if rows is None else tuple(effects_of(rows[chosen], text.model)),
                 part=number,

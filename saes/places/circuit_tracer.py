@@ -60,6 +60,8 @@ def read_circuit_tracer(folder: str | Path) -> Dictionary:
             return read_elsewhere(_KINDS[config["model_kind"]], config, place)
         by_files = "clt" if any(place.glob("W_enc_*.safetensors")) else "transcoders"
         kind = _KINDS[config["model_kind"]] if config else by_files
+        if kind == "clt" and not {"feature_input_hook", "feature_output_hook"} <= set(config):
+            raise ValueError(f"what hooks a CLT reads and writes (feature_input_hook, ..) stands in {CONFIG} alone")
         layers = numbered(place, "layer" if kind == "transcoders" else "W_enc")
         if kind == "clt" and (decoders := numbered(place, "W_dec")) != layers:
             raise ValueError(f"there are {layers} files W_enc_*, but {decoders} files W_dec_*")

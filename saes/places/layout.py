@@ -50,6 +50,7 @@ class Layout:
     """A kind, and the names of the places.
 
     Example:
+        >>> from saes import Layout
         >>> layout = Layout("clt", ("in0", "in1", "in2"), ("out0", "out1", "out2"))
         >>> [list(part.writes) for part in layout.parts]
         [[0, 1, 2], [1, 2], [2]]

@@ -3,7 +3,19 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+
+def check_repository(repo: str) -> None:
+    """Raises ValueError for what cannot be the name of a repository."""
+    try:
+        validate_repo_id(repo)
+        valid = repo.count("/") == 1
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{repo!r} is no repository; give owner/name")
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False) -> str:
@@ -14,10 +26,8 @@ def push(folder: str | Path, repo: str, *, private: bool = False) -> str:
     Raises:
         ValueError: a name that is none, or the hub refuses or cannot be reached, with its reason.
     """
-    if repo.count("/") != 1:
-        raise ValueError(f"{repo!r} is no repository; give owner/name")
+    check_repository(repo)
     try:
-        validate_repo_id(repo)
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         commit = api.upload_folder(folder_path=folder, repo_id=repo, commit_message="Publish a sparse autoencoder")

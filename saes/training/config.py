@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One SAE, or one dictionary over several places, and how it is trained."""
+    """One SAE, or one dictionary over several places, and how it is trained.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import saes
+        >>> config = saes.TrainConfig(site="blocks.2.hook_resid_post", out=Path("sae"), k=16, tokens=2_000_000)
+        >>> config.steps
+        489
+    """
 
     site: str | None = None
     """Where in the model, for example blocks.2.hook_resid_post."""

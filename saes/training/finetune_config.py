@@ -9,7 +9,14 @@ from interp.counts import Count
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """How a trained SAE is fine-tuned."""
+    """How a trained SAE is fine-tuned.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import saes
+        >>> saes.FinetuneConfig(out=Path("tuned"), tokens=20_000).loss
+        'kl'
+    """
 
     out: Path
     """Run folder; at the end it holds the SAE."""
@@ -35,6 +42,9 @@ class FinetuneConfig:
     """Steps from one checkpoint to the next."""
     log_every: int = 10
     """Steps from one line of log.jsonl to the next."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without the folder: moving a run does not make it another one."""

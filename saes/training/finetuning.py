@@ -57,6 +57,19 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
         ValueError: impossible settings, an SAE without a site or of another width or model, a transcoder, or a folder
             that holds another run.
         FloatingPointError: the loss stopped being finite; the last good checkpoint stays.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> import torch
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> config = saes.FinetuneConfig(out=Path("tuned"), tokens=1_024, batch_rows=2)
+        >>> saes.finetune(sae, model, rows, config).site
+        'blocks.2.hook_resid_post'
     """
     require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
     require_rows(rows)

@@ -57,12 +57,38 @@ def train(config: TrainConfig, store: Source, *, progress: bool = False) -> SAE:
 
     Raises ValueError for impossible settings and for a folder that holds another run; FloatingPointError where a loss
     stops being finite (the last good checkpoint stays).
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> site = "blocks.2.hook_resid_post"
+        >>> store = interp.cache_activations(model, rows, site, "acts")
+        >>> config = saes.TrainConfig(site=site, out=Path("sae"), k=8, d_sae=128, tokens=4_096, batch_size=512)
+        >>> saes.train(config, store)
+        SAE(TopK(k=8), d_in=96, d_sae=128, site='blocks.2.hook_resid_post')
     """
     return train_many([config], store, progress=progress)[0]
 
 
 def train_dictionary(config: TrainConfig, store: Source, *, progress: bool = False) -> Dictionary:
-    """``train`` of a transcoder set, cross-layer transcoder or crosscoder (``config.kind``)."""
+    """``train`` of a transcoder set, cross-layer transcoder or crosscoder (``config.kind``).
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> sites = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+        >>> store = interp.cache_activations(model, rows, sites, "acts")
+        >>> options = {"k": 8, "d_sae": 128, "tokens": 1_024, "batch_size": 512}
+        >>> config = saes.TrainConfig(kind="crosscoder", reads=sites, out=Path("crosscoder"), **options)
+        >>> len(saes.train_dictionary(config, store).layout.reads)
+        2
+    """
     if getattr(config, "kind", None) is None:
         raise ValueError("this config has no kind: train an SAE or transcoder of one site with saes.train")
     (trained,) = train_all([config], store, progress=progress)
@@ -76,6 +102,19 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
     The result is that of training each alone, bit for bit. Under torchrun every process calls this, with the same
     arguments, and gets the SAEs. Raises as ``train``, and ValueError where they do not share the data's order, batch
     size and number of tokens, or share a folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> from dataclasses import replace
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> site = "blocks.2.hook_resid_post"
+        >>> store = interp.cache_activations(model, rows, site, "acts")
+        >>> config = saes.TrainConfig(site=site, out=Path("a"), k=8, d_sae=128, tokens=1_024, batch_size=512)
+        >>> len(saes.train_many([config, replace(config, out=Path("b"), seed=1)], store))
+        2
     """
     if kinds := sorted({str(kind) for config in configs if (kind := getattr(config, "kind", None)) is not None}):
         raise ValueError(f"{', '.join(kinds)} among the configs: train those with saes.training.train_all")

@@ -14,7 +14,7 @@ from tests.tiny_models import _GROUPED, _SHARED, FAMILIES, VOCAB, tiny_model
 
 ALL_FAMILIES = (*FAMILIES, "qwen2")
 MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "llama4_text")
-LATENT = ("deepseek_v2", "deepseek_v3")
+LATENT_ATTENTION = ("deepseek_v2", "deepseek_v3")
 """Mixtures too, whose keys and values are made of one small vector."""
 WIRED = (
     *ALL_FAMILIES, *(case for case in MIXTURES if case != "llama4_text"), "gpt_neox_sequential", "gemma3_mixed",
@@ -49,7 +49,7 @@ def model_of(family: str, *, dtype: torch.dtype = torch.float32, biases: bool = 
 
 def precise(family: str) -> PreTrainedModel:
     """In float64; experts are multiplied in float32 at most, and XGLM's attention cannot do more."""
-    return model_of(family, dtype=torch.float32 if family in (*MIXTURES, *LATENT, "xglm") else torch.float64)
+    return model_of(family, dtype=torch.float32 if family in (*MIXTURES, *LATENT_ATTENTION, "xglm") else torch.float64)
 
 
 def bridge_of(model: PreTrainedModel) -> TransformerBridge:

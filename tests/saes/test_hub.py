@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from saes import SAE, BatchTopK, ReLU, TopK, hub
 from saes.convert import write
+from saes.places import Dictionary, Layout, write_circuit_tracer
 from tests.patience import PATIENCE
 from tests.saes.variants import random_sae
 
@@ -32,6 +33,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(random_sae(SAELENS, dtype=torch.float32), "saelens", many / "snapshots" / MAIN / "sub/layers.4")
     write(random_sae(TopK(2), dtype=torch.float32), "sparsify", many / "snapshots" / EARLY / "layers.3")
     (many / "snapshots" / MAIN / "config.json").write_text("{}")
+    places = [tuple(f"blocks.{i}.{hook}" for i in range(2)) for hook in ("mlp.hook_in", "hook_mlp_out")]
+    clt = Dictionary(Layout("clt", *places), ((4, 4), (4, 4)), d_sae=6, activation=ReLU())
+    write_circuit_tracer(clt, many / "snapshots" / MAIN / "sub" / "clt")
     random_sae(OURS).save(tmp_path / "models--some--one" / "snapshots" / MAIN)
     for repo, refs in (("some--saes", {"main": MAIN, "step/1": EARLY}), ("some--one", {"main": MAIN})):
         for name, commit in refs.items():
@@ -156,12 +160,12 @@ def played_hub(cache: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def load_elsewhere(name: str, home: Path, network: dict[str, str]) -> subprocess.Popen[str]:
+def load_elsewhere(name: str, home: Path, network: dict[str, str], load: str = "SAE.load") -> subprocess.Popen[str]:
     """Another process, as the client reads its environment once; it prints the SAE's activation, and the seconds that
     loading or refusing it took."""
     code = (
-        "import time; from saes import SAE; began = time.monotonic()\n"
-        f"try: print(SAE.load({name!r}).activation)\n"
+        "import time; from saes import SAE; from saes.places import load_any; began = time.monotonic()\n"
+        f"try: print({load}({name!r}).activation)\n"
         "finally: print(time.monotonic() - began)"
     )
     return subprocess.Popen(
@@ -171,6 +175,22 @@ def load_elsewhere(name: str, home: Path, network: dict[str, str]) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_dictionary_over_several_places_is_fetched_whole(played_hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    address, fetched = played_hub
+    network = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address}
+    _, errors = load_elsewhere("some/saes/sub/clt", tmp_path / "home", network).communicate(timeout=PATIENCE)
+    assert "some/saes/sub/clt is a dictionary over several places; load it with saes.places.load_any" in errors
+    assert fetched == []
+    output, errors = load_elsewhere("some/saes/sub/clt", tmp_path / "home", network, "load_any").communicate(
+        timeout=PATIENCE
+    )
+    assert output.splitlines()[0] == "ReLU()", errors
+    wanted = [f"sub/clt/W_{side}_{i}.safetensors" for side in ("dec", "enc") for i in range(2)]
+    assert sorted(fetched) == [*wanted, "sub/clt/config.yaml"]
+    offline = load_elsewhere("some/saes/sub/clt", tmp_path / "home", {"HF_HUB_OFFLINE": "1"}, "load_any")
+    assert offline.communicate(timeout=PATIENCE)[0].splitlines()[0] == "ReLU()"
 
 
 def test_only_the_files_of_the_sae_are_fetched(played_hub: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ BRIDGE = frozenset(
     {
         "embed", "resid_pre", "ln1_scale", "ln1_normalized", "q", "k", "v", "scores", "pattern", "z", "attn_out",
         "resid_mid", "ln2_scale", "ln2_normalized", "mlp_in", "mlp_pre", "mlp_post", "mlp_out", "resid_post",
-        "ln_final_scale", "ln_final_normalized",
+        "ln_final_scale", "ln_final_normalized", "logits",
     }
 )  # fmt: skip
 """Kinds of sites that a bridge shows as the Hugging Face modules compute them, in most families."""
@@ -137,3 +137,8 @@ class Family:
     """Queries and keys of a model in half precision are rotated in float32 and brought back; a bridge leaves it out."""
     unread: frozenset[str] = frozenset()
     """Kinds among them whose edits do not reach what follows in the bridge, and are refused too."""
+
+    @property
+    def editable(self) -> frozenset[str]:
+        """Kinds of sites from whose changed value the bridge goes on; behind the logits there is nothing."""
+        return self.bridge - self.unread - {"logits"}

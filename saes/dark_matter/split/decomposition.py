@@ -133,6 +133,13 @@ def decompose(
         positions: Of each row.
         loss: Of each row, nats.
         l0: Of each row.
+
+    Example:
+        >>> import saes, torch
+        >>> x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = saes.decompose(x, x / 2)  # an error that x predicts
+        >>> round(found.r2_vector.value, 3)
+        1.0
     """
     rows = RowsInMemory(
         x=x,
@@ -183,6 +190,14 @@ def split_error(
 
     Raises:
         ValueError: fewer than 5 d rows to fit on, nothing to judge on, or a row that is not finite.
+
+    Example:
+        >>> import saes, torch
+        >>> from saes.dark_matter.split.reconstructions import RowsInMemory
+        >>> x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        >>> rows = RowsInMemory(x=x, x_hat=x / 2, documents=torch.arange(400))
+        >>> round(saes.split_error(rows).r2_vector.value, 3)
+        1.0
     """
     d = rows.d
     held = held_out_rows(rows.documents, by=split_by, train_fraction=train_fraction, seed=seed)

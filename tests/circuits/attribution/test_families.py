@@ -13,7 +13,7 @@ from circuits.anatomy.nodes import node_hooks
 from circuits.rules import relevance
 from circuits.runs.pair import open_session
 from tests.circuits.attribution.test_atp_star import last_layer_exact
-from tests.circuits.pairs import LATENT, LENGTH, MIXTURES, WIRED, model_of, precise, random_task
+from tests.circuits.pairs import LATENT_ATTENTION, LENGTH, MIXTURES, WIRED, model_of, precise, random_task
 from tests.interp.sites.edits_by_hand import hooked, module_of
 from tests.interp.sites.family_oracle import FACTS
 from tests.tiny_models import CONFIGS, LAYERS, cases
@@ -21,7 +21,7 @@ from tests.tiny_models import CONFIGS, LAYERS, cases
 WITHOUT_MLP = ("opt", "opt_post_norm", "xglm", "llama4_text")
 """Whose MLPs put nothing out that could be patched."""
 NODES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
-WITH_RULES = tuple(case for case in CONFIGS if case not in (*MIXTURES, *LATENT))
+WITH_RULES = tuple(case for case in CONFIGS if case not in (*MIXTURES, *LATENT_ATTENTION))
 
 
 def metric(model: Any, tokens: Tensor, task: Task) -> Tensor:
@@ -124,7 +124,7 @@ def test_the_qk_fix_of_atp_star_recomputes_attention(case: str) -> None:
         with pytest.raises(ValueError, match="one norm goes over the queries"):
             circuits.attribute(model, task, nodes="q", method="atp*")
         return
-    for name in ("q",) if case in LATENT else ("q", "k"):
+    for name in ("q",) if case in LATENT_ATTENTION else ("q", "k"):
         star = circuits.attribute(model, task, nodes=name, method="atp*").per_prompt[:, -1]
         expected = last_layer_exact(model, task, name).abs()
         torch.testing.assert_close(star, expected, rtol=0, atol=1e-4 * float(expected.max()))
@@ -188,7 +188,7 @@ def test_relevance_is_conserved_under_the_rules(case: str) -> None:
     torch.testing.assert_close(total, logit.detach(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", [*MIXTURES, *LATENT])
+@pytest.mark.parametrize("case", [*MIXTURES, *LATENT_ATTENTION])
 def test_mixtures_of_experts_are_refused_by_rules_and_name_what_needs_none(case: str) -> None:
     with pytest.raises(ValueError, match=r"mixtures of experts.*Exact patching, 'atp'"):
         circuits.attribute(model_of(case), random_task(), nodes="resid_pre", method="relp")

@@ -12,10 +12,11 @@ from circuits.graphs import AttributionGraph, Difference, Direction, attribution
 from circuits.graphs.graph import ERROR, LATENT, LINEAR_ERROR, TARGET, TOKEN
 from saes import SAE, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from tests.circuits.graphs.sets import D_SAE, LENGTH, precise, prompt, random_set
-from tests.circuits.pairs import MIXTURES, bridge_of
+from tests.circuits.pairs import LATENT_ATTENTION, MIXTURES, bridge_of
 from tests.tiny_models import CONFIGS, LAYERS, WIDTH, cases, tiny_model
 
-SERVED = [name for name in CONFIGS if name not in (*MIXTURES, "deepseek_v3")]
+SERVED = [name for name in CONFIGS if name not in (*MIXTURES, *LATENT_ATTENTION, "xglm")]
+"""And XGLM, which transformers runs in float32 at most."""
 IN_FLOAT32 = 1e-5
 """Hugging Face's RMS norms compute in float32 in a float64 model too."""
 
@@ -26,6 +27,11 @@ def missing(graph: AttributionGraph) -> float:
     total = graph.adjacency.sum(1) + graph.bias + graph.left_out + graph.unselected
     assert known.sum() > 20
     return float(np.abs(total - graph.pre_activation)[known].max())
+
+
+def test_sources_add_up_in_a_model_that_runs_in_float32_alone() -> None:
+    graph = attribution_graph(tiny_model("xglm"), prompt(), random_set(skip=True, dtype=torch.float32))
+    assert missing(graph) < 10 * IN_FLOAT32
 
 
 @pytest.mark.parametrize("family", cases(SERVED))

@@ -14,6 +14,7 @@ from circuits.commands.graph import app
 from circuits.graphs import attribution_graph, graph_page, measure, plan_graph, read_neuronpedia
 from circuits.graphs.page.drawing import draw
 from circuits.graphs.page.report import token_effects
+from interp.cli import main
 from saes.features.logit_effects import effects_of
 from tests.circuits.explorer.browsers import browser_window
 from tests.circuits.graphs.schema import GRAPH_FILE

@@ -185,7 +185,7 @@ def test_gradients_at_a_bridges_sites_are_those_of_an_addition_to_the_modules(br
     sites = [
         site
         for site in named(bridge)
-        if site.layer == 0 and site.kind in family.bridge - family.unread and not site.kind.endswith("_scale")
+        if site.layer == 0 and site.kind in family.editable and not site.kind.endswith("_scale")
     ]
     cache = capture(bridge, TOKENS, [*sites, last], gradients=True)
     wanted = {site: torch.zeros_like(cache[site], requires_grad=True) for site in sites}

@@ -74,7 +74,7 @@ def test_an_edit_at_a_named_site_does_what_the_same_change_of_the_modules_does(b
     for site in available_sites(bridge):
         if site.layer not in (None, 1):
             continue
-        if site.kind.endswith("_scale") or site.kind not in family.bridge - family.unread:
+        if site.kind.endswith("_scale") or site.kind not in family.editable:
             with (
                 pytest.raises(ValueError, match=r"can be read, not set|cannot be edited"),
                 intervene(bridge, {site: 0.0}),

@@ -43,6 +43,9 @@ def test_zeroing_a_block_is_zeroing_it_in_hugging_face(family: str, tmp_path: Pa
         before = plain(TOKENS).logits
         with intervene(model, {"blocks.1.hook_resid_post": 0.0}):
             torch.testing.assert_close(model.original_model(TOKENS).logits, expected, rtol=0, atol=1e-4)
+            for engine in ("hooks", "nnsight"):
+                logits = capture(model, TOKENS, "logits", engine=engine)["logits"]
+                torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(model.original_model(TOKENS).logits, before, rtol=0, atol=1e-4)
 
 
@@ -53,7 +56,7 @@ def test_putting_back_what_is_there_changes_nothing_at_any_site(llama: Any) -> N
             with pytest.raises(ValueError, match="can be read, not set"), intervene(llama, {site: 1.0}):
                 pass
             continue
-        if site.kind not in family_of(llama.original_model.config).bridge:
+        if site.kind not in family_of(llama.original_model.config).editable:
             with pytest.raises(ValueError, match="cannot be edited: no test compared"), intervene(llama, {site: 1.0}):
                 pass
             continue

@@ -214,6 +214,18 @@ def test_a_set_without_a_configuration(tmp_path: Path) -> None:
     assert dictionary.provenance["imported"]["model"] == "Qwen/Qwen3-0.6B"
 
 
+def test_a_clt_without_its_hooks_is_refused(folder: Path) -> None:
+    """circuit-tracer would take its own default, which is another place than that of most sets."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["feature_input_hook"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"stands in config\.yaml alone"):
+        read_circuit_tracer(folder)
+    (folder / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"stands in config\.yaml alone"):
+        load_any(folder)
+
+
 def test_the_published_set_whose_topk_is_in_no_file(tmp_path: Path) -> None:
     """facebook/crv-8b-instruct-transcoders: their loader knows k = 128 by its name."""
     config = {"model_kind": "transcoder_set", "model_name": "meta-llama/Llama-3.1-8B-Instruct"}

@@ -187,6 +187,9 @@ def test_the_command_measures_or_takes_what_was_measured(tmp_path: Path, capsys:
     assert f"FVU {fvu}" in capsys.readouterr().out
     assert f"| {fvu} |" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
     assert SAE.load(tmp_path / "b").d_in == WIDTH
+    assert run(*line, "--to", str(tmp_path / "c"), *data, "--push", "nobody") != 0
+    assert "'nobody' is no repository; give owner/name" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "c").exists()
     for options in ([], [*data, "--evaluation", str(report)]):
         assert run(*line, "--to", str(tmp_path / "c"), *options) != 0
         assert "give --evaluation" in " ".join(capsys.readouterr().err.split())
