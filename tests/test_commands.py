@@ -1,5 +1,6 @@
 """Rules that hold for every command: names of options, examples, answers for scripts, logs that can be followed."""
 
+import dataclasses
 import inspect
 import json
 import re
@@ -101,6 +102,14 @@ def test_renamed_options_are_gone_and_their_new_names_there() -> None:
     arguments, notes = with_new_names(["cache"], ["cache", "gpt2", "--dtype", "int8"])
     assert arguments == ["cache", "gpt2", "--store-dtype", "int8"]
     assert notes == ["note: --dtype of interp cache is --store-dtype now"]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_groups_of_options_have_the_defaults_of_their_class(path: tuple[str, ...]) -> None:
+    """With one of them given, the others come from the class: a default that departs from it would be lost."""
+    for name, parameter in inspect.signature(inspect.unwrap(COMMANDS[path].default_command)).parameters.items():
+        if dataclasses.is_dataclass(parameter.default):
+            assert parameter.default == type(parameter.default)(), name
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

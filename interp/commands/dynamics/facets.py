@@ -1,5 +1,6 @@
 """``interp facets``: the different reasons for which a unit fires."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -8,6 +9,17 @@ from interp.commands.options import ModelOptions, OutFile, RowOptions
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
 from interp.terminal.mode import say_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyRows(RowOptions):
+    """Enough rows for clusters; short ones, so that contexts are many."""
+
+    sequences: int = 200
+    """Rows to look for contexts in."""
+    context: int | None = 128
+    """Tokens a row."""
+
 
 app = App(
     name="facets",
@@ -25,7 +37,7 @@ def facets(
     *,
     unit: str,
     data: str,
-    rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(sequences=200, context=128),
+    rows: Annotated[ManyRows, Parameter(name="*")] = ManyRows(),
     loading: ModelOptions = ModelOptions(),
     html: OutFile | None = None,
 ) -> None:
