@@ -18,7 +18,7 @@ from interp.sites.site import Site
 from interp.tokens.batches import rows_wanted
 from saes.features.book import FeatureBook
 from saes.features.examples import Text
-from saes.features.histograms import activation_histograms, logit_histograms
+from saes.features.histograms import activation_histogram, logit_histograms
 from saes.sae import SAE
 
 BATCH = "batch-0"
@@ -53,9 +53,10 @@ class Names:
 def dashboard_batch(
     sae: SAE, text: Text, book: FeatureBook, names: Names, *, text_of: Callable[[int], str]
 ) -> dict[str, Any]:
-    """SAEDashboard's batch of the latents of a book, which was looked up in ``text``; its histograms are counted in one
-    more pass over it. ``text_of`` gives a token's text."""
-    of_activations = activation_histograms(sae, text, book.latents, book.counts)
+    """SAEDashboard's batch of the latents of a book, which was looked up in ``text``. ``text_of`` gives a token's
+    text."""
+    largest = book.counts.maximum[list(book.latents)].tolist()
+    of_activations = [activation_histogram(*each) for each in zip(book.levels.histograms, largest, strict=True)]
     of_logits = logit_histograms(sae, text.model, book.latents)
     prompts = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     context = int(text.rows.ids.shape[1])

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.bridge import Model
-from saes.features.examples import LatentCounts, Text, dense_columns, encoded
+from saes.features.levels import BINS
 from saes.features.logit_effects import logits_of, writes_to_the_residual
 from saes.sae import SAE
-
-BINS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +28,9 @@ class Histogram:
         return [round(self.low + (number + 0.5) * width, 3) for number in range(len(self.heights))]
 
 
-@torch.no_grad()
-def activation_histograms(sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts) -> list[Histogram]:
-    """Of the activations above 0 of each latent over the measured tokens; ``counts`` are of the same text."""
-    high = counts.maximum[list(latents)].to(sae.W_enc.device).clamp_min(torch.finfo(torch.float32).tiny)
-    heights = torch.zeros(len(latents), BINS, dtype=torch.int64, device=high.device)
-    for _, found in encoded(sae, text):
-        dense = dense_columns(found, latents)  # [tokens, chosen]
-        bins = (dense / high * BINS).long().clamp(0, BINS - 1).T
-        heights.scatter_add_(1, bins, (dense > 0).long().T)
-    return [
-        Histogram(low=0.0, high=float(top), heights=tuple(row.tolist()) if row.any() else ())
-        for top, row in zip(high, heights.cpu(), strict=True)
-    ]
+def activation_histogram(heights: Int[Tensor, " bins"], maximum: float) -> Histogram:
+    """Of a latent whose tokens ``saes.features.levels`` has counted by activation, up to the largest."""
+    return Histogram(low=0.0, high=maximum, heights=tuple(heights.tolist()) if heights.any() else ())
 
 
 @torch.no_grad()

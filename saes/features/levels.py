@@ -14,7 +14,7 @@ from torch import Tensor
 from saes.features.examples import Best, Example, Text, dense_columns, encoded
 from saes.sae import SAE
 
-BINS = 20
+BINS = 50
 MIDDLE, WEAK = (0.4, 0.6), (0.05, 0.2)
 """Shares of the largest activation."""
 

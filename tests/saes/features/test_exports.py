@@ -16,7 +16,7 @@ from saes import SAE, TopK
 from saes.features.book import FeatureBook, look_up
 from saes.features.examples import Text
 from saes.features.exports import Names, dashboard_batch, neuronpedia, write_exports
-from saes.features.histograms import BINS
+from saes.features.levels import BINS
 from saes.features.page import token_texts
 from tests.saes.evaluation.evaluated import CONTEXT, DOCUMENTS, SITE, run, sae_at_site, text_rows
 
