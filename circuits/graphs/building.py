@@ -34,12 +34,19 @@ class Source:
     """What a graph was made of, for interventions and measurements."""
 
     model: Any
+    """The model that was given, a bridge or a plain one."""
     anatomy: Anatomy
+    """The model's plain modules, block by block."""
     transcoders: tuple[Transcoder, ...]
+    """One for each layer that has one, in the order of the layers."""
     ids: Int[Tensor, " position"]
+    """Token ids of the prompt, one for each position."""
     kept: Tensor
+    """Boolean ``[position]``: where transcoders stand in for MLPs."""
     targets: tuple[Target, ...]
+    """What the graph explains, in the order of its last nodes."""
     split: ErrorSplit | None
+    """By layer the linear map of the error; None where errors are whole."""
 
 
 def attribution_graph(
@@ -113,6 +120,7 @@ class GraphPlan:
     """What a graph will take, known after one forward pass."""
 
     tokens: int
+    """Number of tokens in the prompt."""
     n_active: int
     """Latents active on the prompt."""
     rows: int

@@ -34,17 +34,29 @@ class FileNode:
     """One node of a file."""
 
     id: str
+    """The node's own id, ``layer_number_position``; links name their ends by it."""
     js_id: str
+    """Its ``jsNodeId``, by which pages of other tools know it."""
     feature: int
+    """A latent's :func:`pair_number`, a logit's token id, a token's position; -1 for errors."""
     layer: str
+    """The layer as text: ``E`` for tokens, and for logits one more than the model has layers."""
     position: int
+    """Position in the prompt, counted from 0."""
     kind: str
+    """One of ``FEATURE``, ``ERROR_TYPE``, ``EMBEDDING_TYPE`` and ``LOGIT``."""
     label: str = ""
+    """Text that is shown for the node."""
     influence: float | None = None
+    """Cumulative influence, from 0 to 1; None for logits."""
     activation: float | None = None
+    """Activation of a latent on the prompt; None for other nodes."""
     probability: float = 0.0
+    """Weight of a target, for a logit its probability; 0 for other nodes."""
     is_target: bool = False
+    """Whether it is the first of the targets."""
     more: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the node, as JSON can hold them."""
 
     def to_json(self) -> dict[str, Any]:
         """As files have it."""

@@ -25,15 +25,21 @@ class GraphNode:
     """
 
     number: int
+    """Its number among the graph's nodes."""
     kind: str
+    """One of ``circuits.graphs.sources.KINDS``, as text."""
     layer: int
     """-1 for tokens; for logits the number of layers."""
     position: int
+    """Position in the prompt, counted from 0."""
     index: int
+    """Number of a latent, or a token's id; else -1."""
     value: float
     """Of a latent its activation; of a target its value; of errors and tokens their norm."""
     influence: float
+    """Its influence on the targets over all paths, 0 or more."""
     name: str
+    """Kind, layer, number and place, for tables and pages."""
 
     def __str__(self) -> str:
         return self.name
@@ -246,11 +252,13 @@ class PrunedGraph:
     """The part of a graph that holds most of the influence."""
 
     graph: AttributionGraph
+    """The whole graph that it is part of."""
     kept: np.ndarray
     """Numbers of the nodes that stay."""
     edges: sparse.csr_array
     """As ``adjacency``, with only the edges that stay."""
     settings: Mapping[str, float]
+    """Shares of influence that were kept, from 0 to 1: ``nodes`` and ``edges``."""
 
     def __len__(self) -> int:
         """Number of nodes."""

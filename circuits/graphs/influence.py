@@ -45,6 +45,7 @@ class GraphScores:
     replacement_with_linear: float
     """The same where linear errors count as explained; equal to ``replacement`` without a split."""
     completeness_with_linear: float
+    """The same of completeness: linear errors count as explained."""
 
 
 def graph_scores(

@@ -45,9 +45,13 @@ class LatentChange:
     value is 0."""
 
     layer: int
+    """The layer whose transcoder has the latent."""
     index: int
+    """Number of the latent in its transcoder."""
     value: float = 0.0
+    """An activation to set or to add, or a factor to scale by."""
     how: Literal["set", "add", "scale"] = "set"
+    """Whether the activation is set, added to, or scaled."""
     position: int | None = None
     """None for every position at which transcoders stand in."""
 
@@ -64,6 +68,7 @@ class Rerun:
     at: Mapping[Site, Float[Tensor, "rows position d"]]
     """What passed where transcoders read, and what entered the unembedding (at the last position alone)."""
     logits: Float[Tensor, "rows vocab"]
+    """Logits at the last position, a row for each copy."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -320,10 +325,13 @@ class Intervened:
     """What followed from changes of latents on one prompt."""
 
     mode: str
+    """One of ``MODES``: what was held fixed."""
     change: np.ndarray
     """By node of the graph, how much its pre-activation (a target's value) rose; NaN where a node has none."""
     logits: Float[Tensor, " vocab"]
+    """Logits at the last position after the changes."""
     clean_logits: Float[Tensor, " vocab"]
+    """Logits at the last position without any change."""
 
     def top(self, k: int = 5) -> list[tuple[int, float, float]]:
         """The ``k`` likeliest tokens after the change: id, probability, and probability before."""

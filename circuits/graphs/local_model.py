@@ -40,8 +40,11 @@ class Injection:
     """A direction at a place: the target is its product with what is there."""
 
     site: Site
+    """The place whose tensor the direction is multiplied with."""
     position: int
+    """Position in the prompt; negative ones count from the end."""
     vector: Float[Tensor, " d"]
+    """The direction, as wide as the place."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,8 +64,11 @@ class LocalModel:
     """What the one forward pass left. Values are the model's own; ``live`` ones are attached to the graph."""
 
     anatomy: Anatomy
+    """The model's plain modules, block by block."""
     ids: Int[Tensor, " position"]
+    """Token ids of the prompt, one for each position."""
     transcoders: tuple[Transcoder, ...]
+    """One for each layer that has one, in the order of the layers."""
     live: Mapping[Site, Float[Tensor, "position d"]]
     """Where transcoders read, and where targets are."""
     written: Mapping[int, Float[Tensor, "position d"]]
@@ -70,8 +76,11 @@ class LocalModel:
     leaves: Mapping[int, Float[Tensor, "position d"]]
     """By layer: zeros that are added to it."""
     embedding: Float[Tensor, "position d"]
+    """Output of the module that embeds tokens, a leaf of the graph."""
     position_embedding: Tensor | None
+    """Output of the module that embeds positions; None where the model has none."""
     biases: tuple[Tensor, ...]
+    """The model's biases, as leaves; those in norms of queries and keys are constants."""
     logits: Float[Tensor, " vocab"]
     """At the last position."""
 

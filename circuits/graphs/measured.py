@@ -37,7 +37,9 @@ class Replication:
     """The same edges on other prompts, in one mode; arrays over edges."""
 
     mode: str
+    """One of ``circuits.graphs.interventions.MODES``, in which it was measured."""
     prompts: int
+    """Number of prompts beside the graph's own."""
     active: np.ndarray
     """In how many prompts source and target were both active."""
     same_sign: np.ndarray
@@ -59,7 +61,9 @@ class Agreement:
     """How measured effects go with predicted ones, over ``n`` edges."""
 
     n: int
+    """Number of edges that were compared."""
     correlation: float
+    """Pearson's, of measured with predicted effects; NaN where it is not defined."""
     slope: float
     """Of measured on predicted, by least squares with an intercept."""
 
@@ -72,10 +76,13 @@ class Measurement:
     """
 
     pruned: PrunedGraph
+    """The pruned graph whose edges were measured."""
     source: np.ndarray
+    """Number of the node at which each edge begins, ``[edge]``."""
     target: np.ndarray
+    """Number of the node at which each edge ends, ``[edge]``."""
     predicted: np.ndarray
-    """The edge."""
+    """The direct effect that the graph has for each edge, ``[edge]``."""
     total: np.ndarray
     """The sum over all paths of the graph, latents answering with slope 1."""
     effects: Mapping[str, np.ndarray]
@@ -85,10 +92,13 @@ class Measurement:
     null_bound: np.ndarray | None
     """Of each edge the 95 % quantile of what such latents do to its target; NaN where none comes before it."""
     null_mode: str
+    """The mode of the null and of other prompts, one of ``MODES``."""
     in_null_mode: np.ndarray
     """Effects in that mode."""
     replication: Replication | None
+    """The edges on other prompts; None where none were given."""
     forwards: int
+    """Forward passes through the model that all of it took."""
 
     def __len__(self) -> int:
         """Number of edges."""

@@ -36,14 +36,19 @@ class ScorePairs:
     """One score, taken apart."""
 
     layer: int
+    """Number of the layer whose attention it is."""
     head: int
+    """Number of the head, among query heads."""
     query: int
+    """Position that attends, counted from 0."""
     key: int
+    """Position that is attended to, counted from 0."""
     score: float
     """Before a soft cap, where the family has one."""
     query_names: tuple[str, ...]
+    """The sources of largest share, then ``REST``, ``BIAS`` and ``LEFT_OUT``, one for each row of ``pairs``."""
     key_names: tuple[str, ...]
-    """The sources of largest share, then ``REST``, ``BIAS`` and ``LEFT_OUT``."""
+    """The same for the key side, one for each column of ``pairs``."""
     pairs: Float64[Tensor, "query_source key_source"]
     """They sum to the score."""
 

@@ -34,10 +34,11 @@ class Columns:
     """What each column is."""
 
     kind: np.ndarray
-    """Number in ``KINDS``."""
+    """The kind of each, as its number in ``KINDS``."""
     layer: np.ndarray
-    """-1 for tokens."""
+    """The layer of each; -1 for tokens."""
     position: np.ndarray
+    """Position in the prompt of each, counted from 0."""
     index: np.ndarray
     """Of a latent its number, of a token its id, else -1."""
     value: np.ndarray
@@ -52,6 +53,7 @@ class Effects:
     """What sources add to ``b`` targets."""
 
     of_columns: Float[Tensor, "b columns"]
+    """What each source adds to each target, in the target's unit."""
     bias: Float64[Tensor, " b"]
     """Of all biases between: the model's and the decoders'."""
     left_out: Float64[Tensor, " b"]

@@ -21,7 +21,7 @@ class Direction:
 
     Attributes:
         name: For tables and pages.
-        vector: ``[d_model]``.
+        vector: The direction, of shape ``[d_model]``.
         site: One of ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_in``, ``ln2_normalized``, ``resid_post``.
         position: Counted from the end where it is negative.
         weight: How much of the graph's influence starts there.
@@ -39,8 +39,11 @@ class Difference:
     """The logit of one token (text or id) minus that of another, at the last position."""
 
     token: str | int
+    """The token whose logit is added, as text or id."""
     minus: str | int
+    """The token whose logit is taken away, as text or id."""
     weight: float = 1.0
+    """How much of the graph's influence starts there."""
 
 
 Targets = Sequence[Direction | Difference | str | int] | None
@@ -53,10 +56,13 @@ class Target:
     """One target, ready to be pulled back."""
 
     name: str
+    """The name in tables and on pages."""
     injection: Injection
+    """The direction, and the place at which it is pulled back."""
     offset: float
     """Added to the product: biases of the unembedding."""
     weight: float
+    """How much of the graph's influence starts there; a logit's probability."""
     tokens: tuple[int, ...]
     """The token of a logit, both of a difference; none of a direction."""
     layer: int

@@ -31,8 +31,11 @@ class Transcoder:
     """The latents that read at one layer."""
 
     part: SAE
+    """The weights: an SAE, or a part of a dictionary over places."""
     layer: int
+    """Number of the layer whose MLP input is read."""
     read: Site
+    """The site that is read, a place before that MLP."""
     writes: tuple[int, ...]
     """Layers whose MLP outputs they write, the own layer first."""
 

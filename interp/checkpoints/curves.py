@@ -60,6 +60,7 @@ class Measurement:
     """Something to measure at every checkpoint."""
 
     name: str
+    """The name that lines of the file and pages carry."""
     code: int
     """Raised when the same weights and tokens would give other figures than before."""
     run: Callable[[Any, Int[Tensor, "sequences position"]], Mapping[str, Quantity]]
@@ -75,8 +76,11 @@ class CurvePoint(Provenance):
     """One checkpoint, as a line of the file."""
 
     measurement: str
+    """Name of the :class:`Measurement` that was run."""
     settings: str
+    """Options of the measurement, as JSON text with sorted keys."""
     quantities: dict[str, Quantity]
+    """What was measured, by the quantity's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,9 @@ class Curves:
     """One measurement over the training of a model."""
 
     model: str
+    """Name of the model that was trained."""
     measurement: Measurement
+    """What was measured at every checkpoint."""
     points: tuple[CurvePoint, ...]
     """By step, each once."""
     missing: dict[int, str]
@@ -141,6 +147,7 @@ class CurvesRun:
     """Curves by the name of their measurement, and what this run did for them."""
 
     curves: dict[str, Curves]
+    """Name of a measurement -> its curves over all checkpoints."""
     done: Counter[str]
     """Checkpoints by ``measured`` (forward passes), ``same weights`` (taken from an earlier line), ``there already``,
     ``missing``."""

@@ -23,17 +23,21 @@ class Provenance:
     """Of which weights, on which tokens and by which version something was measured."""
 
     model: str
+    """Name of the model that was trained."""
     step: int
+    """Training steps taken at this checkpoint."""
     revision: str
+    """The revision that was loaded, as its source fetches it."""
     identity: str
     """Of its files: a commit of the hub, or a checksum."""
     weights: str
-    """:func:`interp.models.fingerprint.weights_fingerprint`."""
+    """Fingerprint of all weights, by :func:`interp.models.fingerprint.weights_fingerprint`."""
     blocks: tuple[str, ...]
     """The same of each block."""
     data: str
     """Fingerprint of the tokens."""
     dtype: str
+    """Dtype in which the model ran, such as ``float32``."""
     code: int
     """Version of what is measured."""
 

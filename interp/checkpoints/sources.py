@@ -34,6 +34,7 @@ class Checkpoint:
     """One revision of a training run."""
 
     step: int
+    """Training steps taken at this checkpoint."""
     revision: str
     """As it is fetched: ``main`` where the branch of the last step does not exist."""
     commit: str | None = None

@@ -44,8 +44,11 @@ class Visited(Generic[Line]):
     """What there is after a run: of every task, the lines by step and the steps without one."""
 
     lines: tuple[tuple[Line, ...], ...]
+    """For each task its lines, ordered by step."""
     missing: tuple[dict[int, str], ...]
+    """For each task, step -> why there is no line."""
     done: Counter[str] = field(default_factory=Counter)
+    """Checkpoints by what was done: ``measured``, ``same weights``, ``there already``, ``missing``."""
 
 
 def visit(

@@ -27,8 +27,11 @@ class Format:
     """How one tool keeps an SAE in a folder."""
 
     recognises: Callable[[Path], bool]
+    """Whether a folder holds an SAE of this format."""
     read: Callable[[Path], Record]
+    """Reads the SAE that a folder holds."""
     write: Callable[[Record, Path], None] | None = None
+    """Writes an SAE into a folder; None where the tool cannot be written for."""
 
 
 FORMATS: dict[str, Format] = {

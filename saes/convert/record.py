@@ -21,16 +21,22 @@ class Record:
     """Weights under our names and in our orientation, and how they are used."""
 
     activation: Activation
+    """The activation, which turns pre-activations into latents."""
     weights: Mapping[str, Any]
     """Tensors on the CPU: ``W_enc`` [d_in, d_sae], ``W_dec`` [d_sae, d_out], ``b_dec`` [d_out], and what the activation
     and a skip connection add."""
     subtract_b_dec: bool = True
+    """Whether ``b_dec`` is taken from inputs before they are encoded."""
     layer_norm: bool = False
+    """Whether inputs are layer-normalised before they are encoded."""
     scales: tuple[float, float] = (1.0, 1.0)
     """What inputs, and outputs, were multiplied by where the weights were trained; the SAE takes raw ones."""
     site: str | None = None
+    """The site that it reads; None where it is not known."""
     target_site: str | None = None
+    """The site that a transcoder reconstructs; None for an SAE, which reconstructs what it reads."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the weights come from, as JSON can hold it."""
     where: Path | None = None
     """Where it was read, for messages."""
 

@@ -16,6 +16,7 @@ class Refusal:
     files: tuple[str, ...]
     """Patterns, each of which some file of the folder matches."""
     why: str
+    """The reason, as the end of an error message."""
 
 
 REFUSED = {

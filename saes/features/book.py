@@ -19,14 +19,21 @@ class FeatureBook:
     """Chosen latents of one SAE, with what the page says of each, in the same order."""
 
     site: str
+    """Where the SAE reads; several sites are joined by commas."""
     d_sae: int
+    """Number of latents of the whole SAE."""
     counts: LatentCounts
+    """How often and how strongly each latent is active."""
     chosen_by_hand: bool
+    """Whether the caller named the latents, instead of a choice by activity."""
     latents: tuple[int, ...]
+    """Numbers of the chosen latents, in the order shown."""
     examples: tuple[tuple[Example, ...], ...]
+    """Of each chosen latent its strongest passages, the strongest first."""
     copies: tuple[tuple[int, ...], ...]
     """How many nearly equal passages each example stands for, among the strongest."""
     levels: Levels
+    """Of each chosen latent a histogram of activations, and passages at lower levels."""
     nearest: tuple[tuple[tuple[int, float], ...], ...]
     """Latents of the whole SAE and the cosines of decoder rows."""
     effects: tuple[Effects, ...] | None

@@ -30,15 +30,19 @@ class Text:
     """The part of a text that features are looked up in, with the model that reads it."""
 
     model: Model
+    """The model whose activations the SAE reads."""
     rows: TokenRows
+    """The text's rows of token ids."""
     site: Site | tuple[Site, ...]
     """Where the SAE reads; a part of a dictionary over places may read several."""
     max_tokens: int = 100_000
+    """The most tokens that are looked at."""
     first_position: int = 0
     """Earlier positions of a row are shown, and not counted."""
     drop_tokens: tuple[int, ...] = ()
     """Ids of tokens that are shown, and not counted."""
     batch_rows: int = 8
+    """Rows in one forward pass of the model."""
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -63,12 +67,15 @@ class Example:
     """A passage around the token of one row on which a latent is most active."""
 
     row: int
+    """Number of the row in the text."""
     position: int
     """Of that token in its row."""
     activation: float
+    """The latent's activation on that token."""
     first: int
     """Position of the passage's first token."""
     ids: tuple[int, ...]
+    """Ids of the passage's tokens, in their order."""
     activations: tuple[float, ...]
     """Of the latent, on each token of the passage."""
 

@@ -47,7 +47,9 @@ class Names:
     sae_set: str
     """Of the set, such as res-jb; the source is ``LAYER-SET``."""
     dataset: str
+    """Name of the text that latents were looked up in."""
     creator: str = "unknown"
+    """Who the SAE set is published by."""
 
 
 def dashboard_batch(

@@ -18,7 +18,9 @@ class Histogram:
     """Counts in bins of equal width, the last with its end."""
 
     low: float
+    """Where the first bin begins, in the unit of the values."""
     high: float
+    """Where the last bin ends, in the unit of the values."""
     heights: tuple[int, ...]
     """None where there is nothing to count."""
 

@@ -26,9 +26,9 @@ class Effects:
     """Token ids with their logit a unit of activation, up to the final norm's scale; exact, not estimated."""
 
     raised: tuple[tuple[int, float], ...]
-    """Largest first."""
+    """Token ids and logits that rise the most, the largest first."""
     lowered: tuple[tuple[int, float], ...]
-    """Smallest first."""
+    """Token ids and logits that fall the most, the smallest first."""
 
 
 @torch.no_grad()

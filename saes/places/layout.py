@@ -22,7 +22,9 @@ class PartPlaces:
     """The places of one part, as ranges of the dictionary's lists of places read and places written."""
 
     reads: range
+    """Numbers of the places that the part reads."""
     writes: range
+    """Numbers of the places that the part writes."""
     own: range
     """Of the places it writes those that it has the bias of, and a skip connection to; each place is one part's own."""
 

@@ -25,11 +25,13 @@ class Forward:
     """One forward pass of a dictionary, which every term reads."""
 
     dictionary: Dictionary
+    """The dictionary that was run on the batch."""
     xs: tuple[Float[Tensor, "n _"], ...]
     """At every place read."""
     targets: tuple[Float[Tensor, "n _"], ...]
     """What is to be reconstructed at every place written."""
     x_hats: tuple[Float[Tensor, "n _"], ...]
+    """What the dictionary reconstructs at every place written."""
     passes: tuple[Pass, ...]
     """Of every part, whose target and x_hat are those at its own places."""
 

@@ -26,12 +26,17 @@ class Drawing:
     """Plain data for the template; sizes are pixels."""
 
     width: float
+    """Width of the whole drawing, in pixels."""
     height: float
+    """Height of the whole drawing, in pixels."""
     nodes: Sequence[dict[str, Any]]
+    """Of every node its number, place, radius, shape and name."""
     edges: Sequence[dict[str, Any]]
     """The strongest shares of their targets' inputs first."""
     columns: Sequence[dict[str, Any]]
+    """Of every token where its column is, its label and its position."""
     rows: Sequence[dict[str, Any]]
+    """Of every layer its height in the drawing and its name, from the bottom up."""
 
 
 def draw(pruned: PrunedGraph, measurement: Measurement | None = None) -> Drawing:
