@@ -143,7 +143,7 @@ def test_patch_writes_a_page_that_shows_prompts_as_text(tmp_path, capsys, embedd
 
 def test_circuit_writes_every_file(tmp_path, capsys) -> None:
     files = {name: tmp_path / f"circuit.{name}" for name in ("html", "graphml", "dot", "neuronpedia", "mib")}
-    circuit("embedded", absave=TaskOptions(prompts=4), size=30, method="eap", out=tmp_path / "circuit.json", **files)
+    circuit("embedded", about=TaskOptions(prompts=4), size=30, method="eap", save=tmp_path / "circuit.json", **files)
     assert all(file.stat().st_size for file in files.values())
     loaded = Circuit.load(tmp_path / "circuit.json")
     assert 0 < len(loaded.edges) <= 30

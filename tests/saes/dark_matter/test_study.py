@@ -115,7 +115,7 @@ def test_one_sae_without_the_model(made: Path, tmp_path: Path, capsys: pytest.Ca
         (("w40", "before"), (), "the SAEs of one study are of one site; got w40 of blocks.1"),
         (("w40", "w40"), (), "every SAE is given once"),
         (("w40",), ("--tokens", "200"), "too few for d = 32"),
-        (("w40",), ("--drop-norm-above", "0.1"), "drop_norm_above is 0.1"),
+        (("w40",), ("--drop-norm-above", "0.1"), "--drop-norm-above is 0.1"),
     ],
 )
 def test_bad_input_is_told_in_a_line(
