@@ -81,6 +81,14 @@ def attribution_graph(
 
     Raises:
         ValueError: a model, transcoders, prompt, targets or options that do not fit; inference mode.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> graph.labels[-1], int(graph.mask(3).sum())
+        (' time', 32)
     """
     if max_nodes < 1:
         raise ValueError(f"max_nodes is {max_nodes}; it must be 1 or more")
@@ -147,7 +155,17 @@ def plan_graph(
     leave_out: Sequence[int] = (0,),
     memory: int = MEMORY,
 ) -> GraphPlan:
-    """What :func:`attribution_graph` will take, with the same arguments; it raises as that."""
+    """What :func:`attribution_graph` will take, with the same arguments; it raises as that.
+
+    Example:
+        >>> import interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> from circuits.graphs import plan_graph
+        >>> plan = plan_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> plan.tokens, plan.n_active > 32
+        (6, True)
+    """
     ids = prompt_ids(model, prompt)
     anatomy = open_anatomy(model)
     given = transcoders_of(model, anatomy, transcoders)

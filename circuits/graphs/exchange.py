@@ -173,7 +173,17 @@ def to_neuronpedia(
 
 
 def write_neuronpedia(pruned: PrunedGraph, path: str | Path, **about: Any) -> Path:
-    """:func:`to_neuronpedia` in a file."""
+    """:func:`to_neuronpedia` in a file.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import write_neuronpedia
+        >>> write_neuronpedia(graph.prune(nodes=0.5), "graph.json", slug="once").name
+        'graph.json'
+    """
     write_json(Path(path), to_neuronpedia(pruned, **about))
     return Path(path)
 
@@ -260,6 +270,17 @@ def read_neuronpedia(path: str | Path) -> AttributionGraph:
 
     Raises:
         ValueError: it is damaged, or no such graph.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import read_neuronpedia, write_neuronpedia
+        >>> pruned = graph.prune(nodes=0.5)
+        >>> again = read_neuronpedia(write_neuronpedia(pruned, "graph.json", slug="once"))
+        >>> len(again) == len(pruned), again.labels == graph.labels
+        (True, True)
     """
     found = read_json(Path(path), "is no attribution graph")
     with reading(path, "is no attribution graph"):

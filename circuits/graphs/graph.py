@@ -22,6 +22,15 @@ class GraphNode:
     """One node.
 
     ``index`` is the number of a latent, or a token's id; of errors and of targets that are no single logit it is -1.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> node = graph.top(1)[0]
+        >>> node.kind, node.position
+        ('token', 5)
     """
 
     number: int
@@ -53,6 +62,14 @@ class AttributionGraph:
     others); tokens; targets. ``adjacency[t, s]`` is what source ``s`` adds to the pre-activation of latent ``t``, or to
     target ``t``. For every row that is known, ``adjacency`` summed plus ``unselected``, ``left_out`` and ``bias`` is
     ``pre_activation``.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> 0 < graph.scores.replacement < 1
+        True
     """
 
     model: str
@@ -249,7 +266,17 @@ class AttributionGraph:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrunedGraph:
-    """The part of a graph that holds most of the influence."""
+    """The part of a graph that holds most of the influence.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> pruned = graph.prune(nodes=0.5)
+        >>> len(pruned) < len(graph), pruned.settings["nodes"]
+        (True, 0.5)
+    """
 
     graph: AttributionGraph
     """The whole graph that it is part of."""

@@ -42,7 +42,14 @@ EMBEDDING = -1
 @dataclass(frozen=True)
 class LatentChange:
     """What happens to one latent: ``set`` to a value, ``add`` it, or ``scale`` by it. Where it is not active, its
-    value is 0."""
+    value is 0.
+
+    Example:
+        >>> import torch
+        >>> from circuits.graphs import LatentChange
+        >>> LatentChange(0, 875, 2.0, "scale").delta(torch.tensor(3.0))
+        tensor(3.)
+    """
 
     layer: int
     """The layer whose transcoder has the latent."""
@@ -322,7 +329,19 @@ class Readout:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Intervened:
-    """What followed from changes of latents on one prompt."""
+    """What followed from changes of latents on one prompt.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import LatentChange
+        >>> latent = graph.top(1, 3)[0]
+        >>> found = graph.intervene([LatentChange(latent.layer, latent.index, position=latent.position)])
+        >>> found.mode, len(found.top(2))
+        ('live', 2)
+    """
 
     mode: str
     """One of ``MODES``: what was held fixed."""
@@ -380,6 +399,18 @@ def intervening(
 
     Raises:
         ValueError: changes, transcoders or scope that do not fit; families whose MLP is no module of its own.
+
+    Example:
+        >>> import interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> from circuits.graphs import LatentChange, intervening
+        >>> ids = model.to_tokens("Once upon a time")
+        >>> clean = model(ids)
+        >>> with intervening(model, transcoders, [LatentChange(0, 875, 5.0)]):
+        ...     changed = model(ids)
+        >>> bool((changed != clean).any())
+        True
     """
     given = transcoders_of(model, open_anatomy(model), transcoders)
     if any(change.position is not None and change.position < 0 for change in changes):

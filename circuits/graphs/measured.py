@@ -73,6 +73,16 @@ class Measurement:
     """Effects of a pruned graph's edges; arrays over edges, in the order of ``source`` and ``target``.
 
     An effect is how much of the target goes when the source is taken out, so it has the sign of the edge.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import measure
+        >>> measured = measure(graph.prune(nodes=0.4), modes=["live"], null=False)
+        >>> measured.agreement("live").correlation > 0
+        True
     """
 
     pruned: PrunedGraph
@@ -224,6 +234,16 @@ def measure(
 
     Raises:
         ValueError: modes, prompts or rows that do not fit; a graph without its model, or without an edge.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import measure
+        >>> measured = measure(graph.prune(nodes=0.4), modes=["live"], null=False)
+        >>> list(measured.effects)
+        ['live']
     """
     if wrong := [each for each in (*modes, mode) if each not in MODES]:
         raise ValueError(f"mode {wrong[0]!r} is not one of {', '.join(MODES)}")

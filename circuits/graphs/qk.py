@@ -33,7 +33,18 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScorePairs:
-    """One score, taken apart."""
+    """One score, taken apart.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import score_pairs
+        >>> pairs = score_pairs(graph, 1, 0, query=5, key=2, most=4)
+        >>> abs(float(pairs.pairs.sum()) - pairs.score) < 1e-3
+        True
+    """
 
     layer: int
     """Number of the layer whose attention it is."""
@@ -74,6 +85,16 @@ def score_pairs(graph: AttributionGraph, layer: int, head: int, *, query: int, k
     Raises:
         ValueError: a layer, head or position that is not there, or a key that the query does not see; a family whose
             scores cannot be seen or are not bilinear; a graph without its model.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import score_pairs
+        >>> pairs = score_pairs(graph, 1, 0, query=5, key=2, most=4)
+        >>> pairs.query_names[-1], len(pairs.top(3))
+        ('positions left out', 3)
     """
     _ = graph.reruns  # refuses a graph without its model
     source, length = graph.source, len(graph.tokens)

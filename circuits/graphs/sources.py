@@ -215,6 +215,15 @@ def fit_error_split(
 
     Raises:
         ValueError: no prompts, or fewer tokens than the width.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from circuits.graphs import fit_error_split
+        >>> model, transcoders = interp.load_model("embedded"), saes.embedded_transcoders()
+        >>> prompt = torch.randint(300, (200,), generator=torch.Generator().manual_seed(0))
+        >>> sorted(fit_error_split(model, transcoders, [prompt]))
+        [0, 1, 2, 3]
     """
     anatomy = open_anatomy(model)
     given = transcoders_of(model, anatomy, transcoders)

@@ -25,6 +25,16 @@ class Direction:
         site: One of ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_in``, ``ln2_normalized``, ``resid_post``.
         position: Counted from the end where it is negative.
         weight: How much of the graph's influence starts there.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> import torch
+        >>> from circuits.graphs import Direction
+        >>> model, transcoders = interp.load_model("embedded"), saes.embedded_transcoders()
+        >>> targets = [Direction("mine", torch.ones(96), "blocks.2.hook_resid_post")]
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, targets=targets, max_nodes=8)
+        >>> graph.target_names
+        ('mine',)
     """
 
     name: str
@@ -36,7 +46,17 @@ class Direction:
 
 @dataclass(frozen=True)
 class Difference:
-    """The logit of one token (text or id) minus that of another, at the last position."""
+    """The logit of one token (text or id) minus that of another, at the last position.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> from circuits.graphs import Difference
+        >>> model, transcoders = interp.load_model("embedded"), saes.embedded_transcoders()
+        >>> targets = [Difference(" of", " to")]
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, targets=targets, max_nodes=8)
+        >>> graph.target_names
+        (' of -  to',)
+    """
 
     token: str | int
     """The token whose logit is added, as text or id."""

@@ -231,6 +231,13 @@ def single_token(tokenizer: Any, word: str) -> int:
 
     Raises:
         ValueError: it takes several tokens, so that the logits of one position do not tell its probability.
+
+    Example:
+        >>> import interp
+        >>> from circuits.tasks import single_token
+        >>> tokenizer = interp.load_model("embedded").tokenizer
+        >>> tokenizer.decode([single_token(tokenizer, " of")])
+        ' of'
     """
     ids = list(tokenizer(word, add_special_tokens=False)["input_ids"])
     if len(ids) != 1:

@@ -18,6 +18,11 @@ def choose_steps(wanted: str, steps: Collection[int]) -> list[int]:
     (which does not list its own). Otherwise ``wanted`` is a list such as ``0,512,143000``, taken as it is.
 
     Raises ValueError for anything else.
+
+    Example:
+        >>> from interp.checkpoints import choose_steps
+        >>> choose_steps("log", [0, 1, 2, 3, 4, 5])
+        [0, 1, 2, 4, 5]
     """
     there = sorted(set(steps))
     if wanted == "all":

@@ -31,7 +31,13 @@ class MissingCheckpoint(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One revision of a training run."""
+    """One revision of a training run.
+
+    Example:
+        >>> from interp.checkpoints import Checkpoint
+        >>> Checkpoint(step=512, revision="step512")
+        Checkpoint(step=512, revision='step512', commit=None)
+    """
 
     step: int
     """Training steps taken at this checkpoint."""

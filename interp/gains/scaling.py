@@ -55,6 +55,11 @@ def steady_state_rms(*, learning_rate: float, weight_decay: float) -> float:
 
     Raises:
         ValueError: one of them is not above 0, or their product is not below 1.
+
+    Example:
+        >>> from interp.gains import steady_state_rms
+        >>> round(steady_state_rms(learning_rate=2e-3, weight_decay=0.1), 6)
+        0.1
     """
     if not (learning_rate > 0 and weight_decay > 0 and learning_rate * weight_decay < 1):
         raise ValueError(

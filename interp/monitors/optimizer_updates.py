@@ -14,6 +14,11 @@ def shrinkage(gradient_rms: float, *, eps: float = 1e-8) -> float:
 
     Raises:
         ValueError: a negative RMS or ε, or both 0.
+
+    Example:
+        >>> from interp.monitors import shrinkage
+        >>> shrinkage(1e-8)
+        0.5
     """
     if not (gradient_rms >= 0 and eps >= 0 and gradient_rms + eps > 0):
         raise ValueError(f"gradient_rms={gradient_rms} and eps={eps} must be 0 or more, and one of them above 0")
@@ -32,6 +37,16 @@ def adam_update_rms(
 
     Raises:
         ValueError: another optimiser, one with ``amsgrad`` (whose denominator is another), or one that took no step.
+
+    Example:
+        >>> import torch
+        >>> from interp.monitors import adam_update_rms
+        >>> layer = torch.nn.Linear(2, 2, bias=False)
+        >>> optimizer = torch.optim.Adam(layer.parameters())
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> {name: round(rms, 3) for name, rms in adam_update_rms(optimizer, layer.named_parameters()).items()}
+        {'weight': 1.0}
     """
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         raise ValueError(f"the state of {type(optimizer).__name__} is not known here: pass torch.optim.Adam or AdamW")

@@ -154,7 +154,20 @@ def evaluate_together(
     batch_rows: int = 8,
 ) -> list[Report]:
     """:func:`evaluate` of several SAEs in one pass over the text: the clean run is shared, and each report is that of
-    the SAE alone. Raises as that does; ``names`` are what messages call the SAEs."""
+    the SAE alone. Raises as that does; ``names`` are what messages call the SAEs.
+
+    Example:
+        >>> import interp, saes
+        >>> import torch
+        >>> from saes.evaluation import evaluate_together
+        >>> model = interp.load_model("embedded")
+        >>> text = interp.embedded.TEXT_FOLDER / "heldout.jsonl"
+        >>> rows = interp.rows_for(model, text, "rows", tokens=2_000)
+        >>> two = [saes.SAE(96, 192, saes.TopK(k), site="blocks.2.hook_resid_post") for k in (4, 8)]
+        >>> two = [sae.initialise(seed=0, mean=torch.zeros(96)) for sae in two]
+        >>> [report.l0.value for report in evaluate_together(two, model, rows)]
+        [4.0, 8.0]
+    """
     for sae in saes:
         require(sae, SAE, what="an SAE", fix="saes.SAE.load(folder)")
     require_rows(rows)

@@ -49,6 +49,17 @@ def read_circuit_tracer(folder: str | Path) -> Dictionary:
 
     Raises:
         ValueError: no such folder, damaged files, files that do not fit together, or what no dictionary here computes.
+
+    Example:
+        >>> import torch
+        >>> from saes import ReLU
+        >>> from saes.places import Dictionary, Layout, read_circuit_tracer, write_circuit_tracer
+        >>> layout = Layout("transcoders", ("blocks.0.mlp.hook_in",), ("blocks.0.hook_mlp_out",))
+        >>> dictionary = Dictionary(layout, ((8,), (8,)), d_sae=16, activation=ReLU())
+        >>> dictionary = dictionary.initialise(seed=0, means=[torch.zeros(8)])
+        >>> write_circuit_tracer(dictionary, "set")
+        >>> read_circuit_tracer("set").layout == layout
+        True
     """
     place = Path(folder)
     with reading(place, "holds no circuit-tracer dictionary that can be read"):
@@ -75,6 +86,18 @@ def write_circuit_tracer(dictionary: Dictionary, folder: str | Path) -> None:
     Raises:
         ValueError: a crosscoder, an activation or skip connection that circuit-tracer cannot hold, or places that are
             not one kind of hook in consecutive layers from 0.
+
+    Example:
+        >>> import torch
+        >>> from saes import ReLU
+        >>> from saes.places import Dictionary, Layout, write_circuit_tracer
+        >>> layout = Layout("transcoders", ("blocks.0.mlp.hook_in",), ("blocks.0.hook_mlp_out",))
+        >>> dictionary = Dictionary(layout, ((8,), (8,)), d_sae=16, activation=ReLU())
+        >>> dictionary = dictionary.initialise(seed=0, means=[torch.zeros(8)])
+        >>> from pathlib import Path
+        >>> write_circuit_tracer(dictionary, "set")
+        >>> (Path("set") / "config.yaml").exists()
+        True
     """
     kind = {ours: theirs for theirs, ours in _KINDS.items()}.get(dictionary.layout.kind)
     if kind is None:

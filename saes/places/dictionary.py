@@ -253,5 +253,16 @@ class Dictionary(nn.Module):
 
 
 def parts_of(sae: "SAE | Dictionary") -> list[SAE]:
-    """The parts of a dictionary; an SAE is its own only one."""
+    """The parts of a dictionary; an SAE is its own only one.
+
+    Example:
+        >>> import torch
+        >>> from saes import TopK
+        >>> from saes.places import Dictionary, Layout, parts_of
+        >>> layout = Layout("transcoders", ("blocks.0.mlp.hook_in",), ("blocks.0.hook_mlp_out",))
+        >>> dictionary = Dictionary(layout, ((8,), (8,)), d_sae=16, activation=TopK(2))
+        >>> dictionary = dictionary.initialise(seed=0, means=[torch.zeros(8)])
+        >>> [part.d_sae for part in parts_of(dictionary)]
+        [16]
+    """
     return [sae] if isinstance(sae, SAE) else [part for part, _ in sae.placed()]

@@ -33,6 +33,18 @@ def save_dictionary(dictionary: Dictionary, path: str | Path) -> None:
     """Write a folder: weights first, then ``cfg.json`` with checksums of all files.
 
     Raises OSError where the disk is full; what was there before stays.
+
+    Example:
+        >>> import torch
+        >>> from saes import TopK
+        >>> from saes.places import Dictionary, Layout, save_dictionary
+        >>> layout = Layout("transcoders", ("blocks.0.mlp.hook_in",), ("blocks.0.hook_mlp_out",))
+        >>> dictionary = Dictionary(layout, ((8,), (8,)), d_sae=16, activation=TopK(2))
+        >>> dictionary = dictionary.initialise(seed=0, means=[torch.zeros(8)])
+        >>> from pathlib import Path
+        >>> save_dictionary(dictionary, "set")
+        >>> sorted(file.name for file in Path("set").iterdir())
+        ['cfg.json', 'part_000.safetensors']
     """
     folder, parts = Path(path), [part for part, _ in dictionary.placed()]
     checksums = [
@@ -64,6 +76,17 @@ def load_dictionary(path: str | Path, *, device: str | torch.device = "cpu") -> 
 
     Raises:
         ValueError: there is none, it is damaged, or of another format; the message says which and why.
+
+    Example:
+        >>> import torch
+        >>> from saes import TopK
+        >>> from saes.places import Dictionary, Layout, load_dictionary, save_dictionary
+        >>> layout = Layout("transcoders", ("blocks.0.mlp.hook_in",), ("blocks.0.hook_mlp_out",))
+        >>> dictionary = Dictionary(layout, ((8,), (8,)), d_sae=16, activation=TopK(2))
+        >>> dictionary = dictionary.initialise(seed=0, means=[torch.zeros(8)])
+        >>> save_dictionary(dictionary, "set")
+        >>> load_dictionary("set").layout == layout
+        True
     """
     folder = Path(path)
     with reading(f"cannot load a dictionary from {folder}", ""):
@@ -104,6 +127,11 @@ def load_any(
 
     Raises:
         ValueError: as ``SAE.load`` and ``load_dictionary``; a ``site`` or ``target_site`` for what has several.
+
+    Example:
+        >>> from saes.places import load_any
+        >>> load_any("embedded").layout.kind
+        'transcoders'
     """
     shipped = str(path) == EMBEDDED
     folder = Path(TRANSCODERS) if shipped else located(path, revision, several=True)

@@ -7,7 +7,14 @@ from saes.sae import SAE
 
 
 def identity_of(sae: SAE) -> dict[str, Any]:
-    """Plain data that is the same of the same SAE at the same sites, whatever folder or format it is from."""
+    """Plain data that is the same of the same SAE at the same sites, whatever folder or format it is from.
+
+    Example:
+        >>> from saes import SAE, TopK
+        >>> from saes.publishing import identity_of
+        >>> identity_of(SAE(8, 16, TopK(2), site="blocks.0.hook_resid_post"))["site"]
+        'blocks.0.hook_resid_post'
+    """
     return {
         "weights": weights_fingerprint(sae),
         "kind": str(sae.activation),

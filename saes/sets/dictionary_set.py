@@ -34,7 +34,7 @@ class DictionarySet:
         ValueError: no member, or names that are not one each.
 
     Example:
-        >>> from saes import SAE, TopK
+        >>> from saes import SAE, DictionarySet, TopK
         >>> saes = [SAE(8, 16, TopK(2), site=f"blocks.{layer}.hook_resid_post") for layer in (3, 0, 1)]
         >>> layers = DictionarySet(saes)
         >>> layers.sites

@@ -18,6 +18,15 @@ def members_in(folder: Path) -> list[Path]:
 
     A file is one only where it lies beside no folders of dictionaries, as what a trainer leaves there does. A folder
     that is a dictionary itself has none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from saes import SAE, TopK
+        >>> from saes.sets import members_in
+        >>> for layer in (10, 2):
+        ...     SAE(8, 16, TopK(2)).save(f"set/layer_{layer}")
+        >>> [folder.name for folder in members_in(Path("set"))]
+        ['layer_2', 'layer_10']
     """
     if not folder.is_dir():
         return []

@@ -23,6 +23,15 @@ def graph_page(pruned: PrunedGraph, *, measurement: Measurement | None = None) -
 
     Raises:
         ValueError: a measurement of another graph.
+
+    Example:
+        >>> import circuits, interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> transcoders = saes.embedded_transcoders()
+        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
+        >>> from circuits.graphs import graph_page
+        >>> graph_page(graph.prune(nodes=0.5)).write("graph.html").name
+        'graph.html'
     """
     if measurement is not None and measurement.pruned is not pruned:
         raise ValueError("the measurement is of another pruned graph: pass measurement.pruned, or measure this one")
