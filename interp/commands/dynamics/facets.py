@@ -18,7 +18,7 @@ class ManyRows(RowOptions):
     sequences: int = 200
     """Rows to look for contexts in."""
     context: int | None = 128
-    """Tokens a row."""
+    """How many tokens a row has."""
 
 
 app = App(
