@@ -1,5 +1,6 @@
 """``interp graph``: what latents add to each other and to the output on one prompt, and whether that holds."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
@@ -15,6 +16,7 @@ app = App(
     help_epilogue=examples(
         "interp graph embedded --task induction --prompts 8 --measure --html graph.html",
         "interp graph gpt2 --transcoders folder --prompt 'The capital of France is' --neuronpedia graph.json",
+        "interp graph embedded --task ioi --why-attends 2.0:16:3",
     ),
 )
 
@@ -36,6 +38,7 @@ def graph(
     edges: float = 0.98,
     measure: bool = False,
     mode: Literal["direct", "frozen_attention", "live"] = "live",
+    why_attends: str | None = None,
     loading: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
     html: OutFile | None = None,
     neuronpedia: OutFile | None = None,
@@ -73,6 +76,9 @@ def graph(
         its other prompts too.
     mode
         What is held on other prompts and for random latents: all but the source's own paths, patterns, or nothing.
+    why_attends
+        LAYER.HEAD:QUERY:KEY, such as 2.0:16:3: which pairs of sources, in the query at one position and in the key at
+        another, add most to that score of attention, before the softmax.
     html
         Write a page there; it is one file and opens offline.
     neuronpedia
@@ -84,6 +90,7 @@ def graph(
         raise ValueError('there is nothing to explain: pass --prompt "…", or --task ioi for its first prompt')
     if save is not None and not measure:
         raise ValueError("--save holds what was measured: pass --measure too")
+    entry = None if why_attends is None else _entry(why_attends)
 
     from rich.console import Console
 
@@ -92,6 +99,7 @@ def graph(
     from circuits.graphs.exchange import write_neuronpedia
     from circuits.graphs.measured import measure as measure_edges
     from circuits.graphs.page.report import graph_page
+    from circuits.graphs.qk import score_pairs
     from circuits.graphs.targets import Difference, Targets
     from interp.files.writing import write_json
     from interp.models.loading import load_model
@@ -126,6 +134,17 @@ def graph(
         console.print(f"Left out at positions {', '.join(map(str, found.left_out_positions))}: what MLPs write there.")
     for node in found.top(8):
         console.print(f"  {node.influence:.3f}  {node}", markup=False)
+    why = None
+    if entry is not None:
+        layer, head, query, key = entry
+        score = score_pairs(found, layer, head, query=query, key=key)
+        pairs = [{"query": of_query, "key": of_key, "adds": adds} for of_query, of_key, adds in score.top(8)]
+        why = {"score": score.score, "pairs": pairs}
+        where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
+        line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
+        console.print(line, markup=False)
+        for pair in pairs:
+            console.print("  {adds:+.3f}  {query}  x  {key}".format(**pair), markup=False)
     measured = None
     if measure:
         measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
@@ -141,6 +160,7 @@ def graph(
             "nodes": len(found),
             "kept": {"nodes": len(kept), "edges": len(kept.links)},
             "top": [{"node": str(node), "influence": node.influence} for node in found.top(8)],
+            "why_attends": why,
             "measured": None if measured is None else measured.to_json(),
         }
     )
@@ -149,3 +169,16 @@ def graph(
         console.print(f"The graph is {path}.")
     if html is not None:
         console.print(f"The page is {graph_page(kept, measurement=measured).write(html)}: open it in a browser.")
+
+
+def _entry(text: str) -> tuple[int, int, int, int]:
+    """Layer, head, query and key.
+
+    Raises:
+        ValueError: text of another form.
+    """
+    found = re.fullmatch(r"(\d+)\.(\d+):(\d+):(\d+)", text)
+    if found is None:
+        raise ValueError(f"--why-attends is {text!r}; it is LAYER.HEAD:QUERY:KEY, such as 2.0:16:3, counted from 0")
+    layer, head, query, key = map(int, found.groups())
+    return layer, head, query, key

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from circuits.commands.graph import app
-from circuits.graphs import attribution_graph, graph_page, measure, plan_graph, read_neuronpedia
+from circuits.graphs import attribution_graph, graph_page, measure, plan_graph, read_neuronpedia, score_pairs
 from circuits.graphs.page.drawing import draw
 from circuits.graphs.page.report import token_effects
 from interp.cli import main
@@ -141,12 +141,34 @@ def test_the_command_answers_before_it_says_where_it_wrote(
     del embedded
 
 
+def test_the_command_says_why_a_head_attends(capsys: pytest.CaptureFixture[str], embedded) -> None:
+    """The same pairs as in Python, in words and as an answer for scripts."""
+    line = ["graph", "embedded", "--prompt", "Emma and Tom went to the river. Tom", "--why-attends", "1.1:9:4"]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--json"])
+    shown = capsys.readouterr()
+    assert not ended.value.code, shown.err
+    why = json.loads(shown.out)["why_attends"]
+    graph = attribution_graph(embedded, line[3], "embedded")
+    expected = score_pairs(graph, 1, 1, query=9, key=4)
+    assert why["score"] == pytest.approx(expected.score)
+    assert [(pair["query"], pair["key"]) for pair in why["pairs"]] == [pair[:2] for pair in expected.top(8)]
+    assert [pair["adds"] for pair in why["pairs"]] == pytest.approx([pair[2] for pair in expected.top(8)])
+    lines = shown.err.splitlines()
+    first = next(i for i, said in enumerate(lines) if said.startswith("Layer 1, head 1 looks from @9 "))
+    query, key, adds = expected.top(1)[0]
+    assert f"with score {expected.score:.3f}" in lines[first]
+    assert lines[first + 1] == f"  {adds:+.3f}  {query}  x  {key}"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (["embedded"], "there is nothing to explain"),
         (["embedded", "--prompt", "a", "--save", "m.json"], "pass --measure too"),
         (["embedded", "--task", "nothing"], "neither one of"),
+        (["embedded", "--prompt", "a", "--why-attends", "2:16:3"], "it is LAYER.HEAD:QUERY:KEY"),
+        (["embedded", "--prompt", "Emma was", "--why-attends", "9.0:1:1"], "layer is 9"),
         (["embedded", "--prompt", "Emma was", "--targets", "not one token"], "a target is one"),
     ],
 )
