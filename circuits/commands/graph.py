@@ -143,8 +143,8 @@ def graph(
         where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
         line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
         console.print(line, markup=False)
-        for pair in pairs:
-            console.print("  {adds:+.3f}  {query}  x  {key}".format(**pair), markup=False)
+        for of_query, of_key, adds in score.top(8):
+            console.print(f"  {adds:+.3f}  {of_query}  x  {of_key}", markup=False)
     measured = None
     if measure:
         measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
