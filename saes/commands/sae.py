@@ -29,7 +29,9 @@ def convert(
     source: Path,
     /,
     *,
-    to: Literal["deepfield", "saelens", "sparsify", "dictionary_learning", "circuit_tracer"],
+    to: Literal[
+        "deepfield", "saelens", "sparsify", "dictionary_learning", "circuit_tracer", "gemma_scope", "llamascopium"
+    ],
     out: OutFolder,
     site: str | None = None,
     target_site: str | None = None,
@@ -41,7 +43,7 @@ def convert(
     source
         Folder (or file) of an SAE, or of a dictionary over several places, of any format in docs/formats.md.
     to
-        Whose format to write.
+        Whose format to write: the last three hold dictionaries over several places.
     out
         Folder to write.
     site
@@ -53,22 +55,28 @@ def convert(
         raise ValueError(f"{out} is not empty; choose a new folder")
 
     from saes.convert import write
-    from saes.places import load_any, save_dictionary
-    from saes.places.circuit_tracer import write_circuit_tracer
+    from saes.places import load_any, save_dictionary, write_circuit_tracer, write_gemma_scope, write_llamascopium
     from saes.sae import SAE
 
     sae = load_any(source, site=site, target_site=target_site)
+    over_places = {
+        "deepfield": save_dictionary,
+        "circuit_tracer": write_circuit_tracer,
+        "gemma_scope": write_gemma_scope,
+        "llamascopium": write_llamascopium,
+    }
     if not isinstance(sae, SAE):
-        if to not in ("deepfield", "circuit_tracer"):
-            raise ValueError(f"{source} holds a {sae.layout.name}, which {to} cannot hold: deepfield or circuit_tracer")
-        (save_dictionary if to == "deepfield" else write_circuit_tracer)(sae, out)
+        if to not in over_places:
+            allowed = ", ".join(over_places)
+            raise ValueError(f"{source} holds a {sae.layout.name}, which {to} cannot hold; these may: {allowed}")
+        over_places[to](sae, out)
         answer({"folder": out, "format": to, "activation": sae.activation.name, "kind": sae.layout.kind})
         print(f"{sae.activation.name} {sae.layout.name} over {len(sae.layout.reads)} places, written for {to} in {out}")
         return
-    if to == "circuit_tracer":
-        raise ValueError(f"{source} holds an SAE of one site; circuit-tracer holds sets over all layers, and CLTs")
     if to == "deepfield":
         sae.save(out)
+    elif to in over_places:
+        raise ValueError(f"{source} holds an SAE of one site; {to} is written of dictionaries over several places")
     else:
         write(sae, to, out)
     answer({"folder": out, "format": to, "activation": sae.activation.name, "d_in": sae.d_in, "d_sae": sae.d_sae})

@@ -137,10 +137,11 @@ def kind_over_several(where: Path, config: Mapping[str, Any]) -> str | None:
 
 
 def _hub_name(model: str) -> str:
-    """``gemma-v3-1b-pt`` of the configurations is ``google/gemma-3-1b-pt``; the smallest has no ``-pt`` there."""
+    """``gemma-v3-1b-pt`` of the configurations is ``google/gemma-3-1b-pt``; the smallest has no ``-pt`` there. Another
+    model's name stays: files that were written here are of any."""
     name = model.replace("-v3", "-3")
     name = name.replace("-pt", "") if "270m" in name else name
-    return name if "/" in name else f"google/{name}"
+    return f"google/{name}" if name.startswith("gemma") else name
 
 
 def _named(where: Path, pattern: re.Pattern[str], *, whole: bool = False) -> re.Match[str] | None:

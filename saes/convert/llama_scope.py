@@ -22,7 +22,7 @@ from saes.published.releases import of_files
 _FIRST, _LATER = "hyperparams.json", "config.json"
 WEIGHTS = ("sae_weights.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.safetensors")
 LOG_THRESHOLD = "activation_function.log_jumprelu_threshold"
-_NORM = "dataset_average_activation_norm."
+NORM = "dataset_average_activation_norm."
 _LLAMA = "meta-llama/Llama-3.1-8B"
 
 
@@ -144,7 +144,7 @@ def activation_of(config: dict[str, Any], folder: Path) -> Activation:
 
 def mean_norms(found: dict[str, Tensor]) -> dict[str, Tensor]:
     """Mean norms of activations by hook, taken out of the tensors of a file."""
-    return {name.removeprefix(_NORM): found.pop(name) for name in list(found) if name.startswith(_NORM)}
+    return {name.removeprefix(NORM): found.pop(name) for name in list(found) if name.startswith(NORM)}
 
 
 def factor_at(hook: str | None, norms: dict[str, Tensor], config: dict[str, Any], folder: Path) -> float:

@@ -88,8 +88,12 @@ _KEPT = ("source", "train")
 
 def ours(sae: Record) -> dict[str, Any]:
     """What a file of another tool's keeps for us: where the SAE belongs, and how it came about."""
-    kept = {name: sae.provenance[name] for name in _KEPT if name in sae.provenance}
-    return {"site": sae.site, "target_site": sae.target_site} | kept
+    return {"site": sae.site, "target_site": sae.target_site} | kept(sae.provenance)
+
+
+def kept(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a provenance is of the dictionary itself, whatever file holds it."""
+    return {name: provenance[name] for name in _KEPT if name in provenance}
 
 
 def model_of(sae: Record) -> str | None:
@@ -109,9 +113,9 @@ def imported(form: str, *, ours: Any = None, **facts: Any) -> dict[str, Any]:
             input or output the site was read from; ``place``, why a site is not known; ``text``, how the model was run
             (see ``saes.same_model``).
     """
-    kept = {name: ours[name] for name in _KEPT if isinstance(ours, dict) and isinstance(ours.get(name), dict)}
+    known = {name: ours[name] for name in _KEPT if isinstance(ours, dict) and isinstance(ours.get(name), dict)}
     said = {name: _without_ours(value) for name, value in facts.items() if value not in (None, False)}
-    return kept | {"imported": {"format": form} | said}
+    return known | {"imported": {"format": form} | said}
 
 
 def _without_ours(value: Any) -> Any:

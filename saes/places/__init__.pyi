@@ -2,13 +2,16 @@ from .circuit_tracer import read_circuit_tracer as read_circuit_tracer
 from .circuit_tracer import write_circuit_tracer as write_circuit_tracer
 from .dictionary import Dictionary as Dictionary
 from .dictionary import parts_of as parts_of
+from .files import decoder_rows as decoder_rows
 from .files import embedded_transcoders as embedded_transcoders
 from .files import load_any as load_any
 from .files import load_dictionary as load_dictionary
 from .files import save_dictionary as save_dictionary
 from .gemma_scope import read_gemma_scope as read_gemma_scope
+from .gemma_scope import write_gemma_scope as write_gemma_scope
 from .layout import KINDS as KINDS
 from .layout import Layout as Layout
 from .llamascopium import read_llamascopium as read_llamascopium
+from .llamascopium import write_llamascopium as write_llamascopium
 from .part import Part as Part
 from .stores import SameRows as SameRows

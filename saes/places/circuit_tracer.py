@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from torch import Tensor
 
 from interp.files.outside import reading
@@ -29,7 +27,7 @@ from saes.convert.record import imported
 from saes.convert.weights import read_safetensors
 from saes.places.dictionary import Dictionary
 from saes.places.elsewhere import read_elsewhere
-from saes.places.filled import filled, numbered
+from saes.places.filled import filled, numbered, stored_rows
 from saes.places.layout import Layout
 from saes.same_model import said_model_of
 
@@ -132,21 +130,11 @@ def write_circuit_tracer(dictionary: Dictionary, folder: str | Path) -> None:
         partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
-def decoder_rows(folder: str | Path, layer: int, latents: Int[Tensor, " n"]) -> Float[Tensor, "n places d"]:
-    """Decoder rows of a few latents of one layer of a CLT, read from disk without the rest of the file.
-
-    Raises:
-        ValueError: no such layer, or latents that it does not have.
-    """
-    path = Path(folder) / f"W_dec_{layer}.safetensors"
-    with reading(path), safe_open(path, framework="pt") as file:
-        stored = file.get_slice(f"W_dec_{layer}")
-        d_sae, places, d = stored.get_shape()
-        if len(latents) and not 0 <= int(latents.min()) <= int(latents.max()) < d_sae:
-            raise ValueError(f"latents run from {int(latents.min())} to {int(latents.max())}; there are {d_sae}")
-        if not len(latents):
-            return torch.empty(0, places, d)
-        return torch.cat([stored[i : i + 1] for i in latents.tolist()])
+def rows(folder: Path, part: int, latents: Int[Tensor, " n"]) -> Float[Tensor, "n places d"]:
+    """See ``decoder_rows`` of ``saes.places``."""
+    if (file := folder / f"layer_{part}.safetensors").is_file():
+        return stored_rows(file, "W_dec", latents)[:, None]
+    return stored_rows(folder / f"W_dec_{part}.safetensors", f"W_dec_{part}", latents)
 
 
 def _of_set(folder: Path, number: int) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from interp.files.outside import read_json, reading
 from interp.files.seals import SEAL, is_broken, write_sealed_json
@@ -17,6 +19,7 @@ from saes.embedded import TRANSCODERS
 from saes.hub import located
 from saes.places import circuit_tracer, gemma_scope, llamascopium
 from saes.places.dictionary import Dictionary
+from saes.places.filled import stored_rows
 from saes.places.layout import Layout
 from saes.sae import CONFIG, SAE
 
@@ -135,21 +138,52 @@ def load_any(
     """
     shipped = str(path) == EMBEDDED
     folder = Path(TRANSCODERS) if shipped else located(path, revision, several=True)
-    read = _reader_of(folder)
-    if read is None:
+    form = _format_of(folder)
+    if form is None:
         return SAE.load(folder, site=site, target_site=target_site, device=device)
     if site is not None or target_site is not None:
         raise ValueError(f"{path} is a dictionary over several places, which its files name: it takes no single site")
-    return embedded_transcoders(device=device) if shipped else read(folder).to(device)
+    return embedded_transcoders(device=device) if shipped else form.read(folder).to(device)
 
 
 def is_over_places(folder: Path) -> bool:
     """Whether one dictionary over several places is there, ours or another tool's."""
-    return _reader_of(folder) is not None
+    return _format_of(folder) is not None
 
 
-def _reader_of(folder: Path) -> Callable[[Path], Dictionary] | None:
-    return next((read for recognises, read in _READERS if folder.is_dir() and recognises(folder)), None)
+def decoder_rows(folder: str | Path, part: int, latents: Int[Tensor, " n"]) -> Float[Tensor, "n places d"]:
+    """Decoder rows of a few latents of one part, for every place that it writes, as ``load_any`` would hold them, read
+    from disk without the rest: of our folders and those of circuit-tracer, Gemma Scope 2 and Llamascopium.
+
+    What only the whole file can show (values that are not finite, Gemma Scope 2's weights to earlier layers) is not
+    looked for.
+
+    Raises:
+        ValueError: no dictionary over several places, no such part, latents that it does not have, or places of several
+            widths.
+
+    Example:
+        >>> import saes, torch
+        >>> from saes.embedded import TRANSCODERS
+        >>> tuple(saes.places.decoder_rows(TRANSCODERS, 1, torch.tensor([5, 900])).shape)
+        (2, 1, 96)
+    """
+    place = Path(folder)
+    form = _format_of(place)
+    if form is None:
+        raise ValueError(f"{folder} holds no dictionary over several places: give the folder of one")
+    return form.rows(place, part, latents)
+
+
+def _own_rows(folder: Path, part: int, latents: Int[Tensor, " n"]) -> Float[Tensor, "n places d"]:
+    widths = set(read_json(folder / CONFIG)["written_widths"])
+    if len(widths) > 1:
+        raise ValueError(f"{folder} writes places of the widths {sorted(widths)}, whose rows are no one tensor")
+    return stored_rows(folder / weights_file(part), "W_dec", latents).unflatten(1, (-1, *widths))
+
+
+def _format_of(folder: Path) -> "_Format | None":
+    return next((form for form in _FORMATS if folder.is_dir() and form.recognises(folder)), None)
 
 
 def embedded_transcoders(*, device: str | torch.device = "cpu") -> Dictionary:
@@ -174,13 +208,20 @@ def holds_places(folder: Path) -> bool:
         return False
 
 
-_READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dictionary]], ...] = (
-    (holds_places, load_dictionary),
-    (llamascopium.recognises, llamascopium.read_llamascopium),
-    (gemma_scope.recognises, gemma_scope.read_gemma_scope),
-    (circuit_tracer.recognises, circuit_tracer.read_circuit_tracer),
+class _Format(NamedTuple):
+    """How a tool's folders are known, and read: whole, or decoder rows of a few latents."""
+
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], Dictionary]
+    rows: Callable[[Path, int, Tensor], Tensor]
+
+
+_FORMATS = (
+    _Format(holds_places, load_dictionary, _own_rows),
+    _Format(llamascopium.recognises, llamascopium.read_llamascopium, llamascopium.rows),
+    _Format(gemma_scope.recognises, gemma_scope.read_gemma_scope, gemma_scope.rows),
+    _Format(circuit_tracer.recognises, circuit_tracer.read_circuit_tracer, circuit_tracer.rows),
 )
-"""How each tool's folders are known, and read."""
 
 
 def _described(config: Mapping[str, Any]) -> Dictionary:

@@ -1,5 +1,5 @@
-"""A dictionary over several places from the weights of its parts, as another tool's files hold them; and such files,
-a number each, counted: one that is missing would only shift the others."""
+"""A dictionary over several places from the weights of its parts, as another tool's files hold them, and those weights
+from a dictionary; and such files, a number each, counted: one that is missing would only shift the others."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from safetensors import safe_open
+from torch import Tensor
 
+from interp.files.outside import reading
 from saes.activations import Activation
 from saes.convert.weights import all_finite
 from saes.places.dictionary import Dictionary
@@ -80,6 +84,64 @@ def filled(
         for number, block in enumerate(its["W_dec"]):
             empty.at_place(number).copy_(block)
     return dictionary
+
+
+@torch.no_grad()
+def held(dictionary: Dictionary, *, tool: str, allowed: Sequence[str]) -> list[dict[str, Any]]:
+    """The weights of every part as ``filled`` takes them, for a tool that subtracts nothing from inputs.
+
+    BatchTopK and Matryoshka get a threshold for every latent, as JumpReLU has it: outside training they are the same.
+    Where b_dec is subtracted it becomes a part of b_enc, computed in float64 and rounded once.
+
+    Args:
+        dictionary: Whose weights.
+        tool: Its name, for messages.
+        allowed: Names of the activations that it holds.
+
+    Raises:
+        ValueError: another activation, a selection by decoder norms, or places of several widths.
+    """
+    activation, widths = dictionary.activation, {*dictionary.read_widths, *dictionary.written_widths}
+    if activation.name not in allowed:
+        raise ValueError(f"{tool} holds {', '.join(allowed)}, not {activation.name}")
+    if getattr(activation, "decoder_norms", False):
+        raise ValueError(f"{tool} selects latents by their values alone, not times decoder norms as this one does")
+    if len(widths) > 1:
+        raise ValueError(f"{tool} holds places of one width; these have {', '.join(map(str, sorted(widths)))}")
+    found = []
+    for part, _ in dictionary.placed():
+        its: dict[str, Any] = {name: parameter.detach().cpu() for name, parameter in part.named_parameters()}
+        its["W_dec"] = its["W_dec"].split(part.written_widths, dim=1)
+        if "threshold" in its:
+            its["threshold"] = its["threshold"].clamp_min(0).expand(part.d_sae)
+        if part.subtract_b_dec:
+            its["b_enc"] = (its["b_enc"] - its["b_dec"].double() @ its["W_enc"].double()).to(its["b_enc"])
+        found.append(its)
+    return found
+
+
+def stored_rows(
+    path: Path,
+    name: str,
+    latents: Int[Tensor, " n"],
+    *,
+    before: tuple[slice, ...] = (),
+    after: tuple[slice, ...] = (),
+) -> Tensor:
+    """Rows of a few latents from one tensor of a safetensors file, read without the rest of it.
+
+    ``before`` and ``after`` are what is taken along the axes before and behind that of the latents.
+
+    Raises:
+        ValueError: no such file or tensor, or latents that it does not have.
+    """
+    with reading(path), safe_open(path, framework="pt") as file:
+        stored, axis = file.get_slice(name), len(before)
+        d_sae = stored.get_shape()[axis]
+        if len(latents) and not 0 <= int(latents.min()) <= int(latents.max()) < d_sae:
+            raise ValueError(f"latents run from {int(latents.min())} to {int(latents.max())}; there are {d_sae}")
+        rows = [stored[(*before, slice(i, i + 1), *after)] for i in latents.tolist() or [0]]
+        return torch.cat(rows, dim=axis).narrow(axis, 0, len(latents))
 
 
 def numbered(folder: Path, name: str) -> int:

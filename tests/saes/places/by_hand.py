@@ -29,6 +29,7 @@ NORMS = (5.5, 7.5, 2.25)
 
 Weights = dict[str, Tensor]
 Tensors = dict[str, Tensor]
+Scales = Sequence[tuple[float, float]]
 Computed = tuple[list[Tensor], list[Tensor]]
 """Dense latents of every part, and the output at every place written."""
 
@@ -143,17 +144,20 @@ def gate(hidden: Tensor, w: Weights, act_fn: str) -> Tensor:
     return latents
 
 
-def of_llamascopium_clt(ws: list[Weights], xs: list[Tensor], *, act_fn: str, gated: bool) -> Computed:
-    """Their CrossLayerTranscoder between its normalisation and the way back."""
+def of_llamascopium_clt(
+    ws: list[Weights], xs: list[Tensor], *, act_fn: str, gated: bool, scales: Scales | None = None
+) -> Computed:
+    """Their CrossLayerTranscoder between its normalisation, by default of ``NORMS``, and the way back."""
+    scales = CLT_SCALES if scales is None else scales
     latents, out = [], [torch.zeros_like(x) for x in xs]
-    for layer, (w, x, (scale, _)) in enumerate(zip(ws, xs, CLT_SCALES, strict=True)):
+    for layer, (w, x, (scale, _)) in enumerate(zip(ws, xs, scales, strict=True)):
         rows = w["W_dec_to"][layer:]
         norms = rows.square().sum(-1).sum(0).sqrt() if gated else torch.ones(len(w["b_enc"]))
         f = gate((x * scale @ w["W_enc"] + w["b_enc"]) * norms, w, act_fn) / norms
         latents.append(f)
         for target, to in enumerate(rows, start=layer):
             out[target] = out[target] + f @ to
-    return latents, [(y + w["b_dec"]) / back for y, w, (_, back) in zip(out, ws, CLT_SCALES, strict=True)]
+    return latents, [(y + w["b_dec"]) / back for y, w, (_, back) in zip(out, ws, scales, strict=True)]
 
 
 def llamascopium_crosscoder(root: Path, ws: list[Weights], *, act_fn: str = "relu", same_norms: bool = False) -> Path:
@@ -175,12 +179,18 @@ def llamascopium_crosscoder(root: Path, ws: list[Weights], *, act_fn: str = "rel
 
 
 def of_llamascopium_crosscoder(
-    ws: list[Weights], xs: list[Tensor], *, act_fn: str = "relu", same_norms: bool = False
+    ws: list[Weights],
+    xs: list[Tensor],
+    *,
+    act_fn: str = "relu",
+    same_norms: bool = False,
+    scales: Scales | None = None,
 ) -> Computed:
     """Their CrossCoder: pre-activations of all places are added, and each place selects by its own decoder norms."""
-    pre = sum(x * scale @ w["W_enc"] + w["b_enc"] for w, x, (scale, _) in zip(ws, xs, RESIDUAL_SCALES, strict=True))
+    scales = RESIDUAL_SCALES if scales is None else scales
+    pre = sum(x * scale @ w["W_enc"] + w["b_enc"] for w, x, (scale, _) in zip(ws, xs, scales, strict=True))
     out, latents = [], torch.zeros(0)
-    for w, (_, back) in zip(ws, RESIDUAL_SCALES, strict=True):
+    for w, (_, back) in zip(ws, scales, strict=True):
         W_D = w["W_dec"] / w["W_dec"].norm(dim=-1, keepdim=True) if same_norms else w["W_dec"]
         norms = W_D.norm(dim=-1)
         latents = gate(pre * norms, ws[0], act_fn) / norms

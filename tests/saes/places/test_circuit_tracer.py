@@ -12,8 +12,8 @@ from torch import Tensor
 from saes import SAE, BatchTopK, JumpReLU, ReLU, TopK
 from saes.activations import Activation
 from saes.convert import write
-from saes.places import Dictionary, Layout, load_any, load_dictionary, save_dictionary
-from saes.places.circuit_tracer import decoder_rows, read_circuit_tracer, write_circuit_tracer
+from saes.places import Dictionary, Layout, decoder_rows, load_any, load_dictionary, save_dictionary
+from saes.places.circuit_tracer import read_circuit_tracer, write_circuit_tracer
 from tests.saes.evaluation.evaluated import run
 from tests.saes.places.kinds import randomised
 
