@@ -105,7 +105,13 @@ def _second_release(where: Path) -> dict[str, Any]:
         module = _MODULES[kind["kind"]].format(layer=layer)
     # The norms' names are Gemma's, whatever the model is called here.
     site = of_module(module, model="gemma-3")
-    transcoder = out is not None or (kind is not None and kind["kind"] == "transcoder") or "affine_connection" in config
+    # The configurations of SAEs name the same place twice, and say affine_connection too: false.
+    transcoder = (
+        out not in (None, module)
+        or (kind is not None and kind["kind"] == "transcoder")
+        or config.get("type") == "transcoder"
+        or config.get("affine_connection") is True
+    )
     target = of_module(out, model="gemma-3") or (mlp_output_behind(site) if transcoder else None)
     known = site is not None and (target is not None or not transcoder)
     facts = {

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saes import SAE
+from saes.own_sites import is_transcoder
 from tests.saes.convert.by_hand import only, save_json, save_pickle, save_tensors
-from tests.saes.convert.layouts import MLP_IN, MLP_OUT, PLACED, RESID_POST, llamascopium
+from tests.saes.convert.layouts import MLP_IN, MLP_OUT, PLACED, RESID_POST, gemma_scope_2, llamascopium
 from tests.saes.places.by_hand import SEVERAL
 from tests.saes.test_convert import Evil
 
@@ -141,6 +142,17 @@ def test_thresholds_below_zero(tmp_path: Path) -> None:
     w = layout.weights()
     with pytest.raises(ValueError, match="thresholds below 0"):
         SAE.load(layout.write(tmp_path, w | {"threshold": w["threshold"] - 1}))
+
+
+@pytest.mark.parametrize("config", [{}, {"type": "sae"}])
+def test_a_gemma_scope_2_sae_whose_configuration_names_its_place_twice_is_no_transcoder(
+    config: dict[str, object], tmp_path: Path
+) -> None:
+    """As their configurations do, which say affine_connection of SAEs too."""
+    layout, hook = PLACED["gemma_scope 2, resid_post"], "model.layers.1.output"
+    said = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "affine_connection": False} | config
+    sae = SAE.load(gemma_scope_2(tmp_path, layout.weights(), below="downloaded", config=said))
+    assert (sae.site, sae.target_site, is_transcoder(sae)) == (RESID_POST, None, False)
 
 
 MEMORY = """
