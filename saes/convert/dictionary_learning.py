@@ -1,6 +1,7 @@
 """dictionary_learning: ``config.json`` and ``ae.pt``, a pickled state dict that is read with ``weights_only=True``."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,11 @@ def _place(folder: Path, config: dict[str, Any], buffer: Any) -> dict[str, Any]:
     site = of_label(name) or of_module(name, model=model) or of_hook(name)
     if site is None and name in (None, ""):
         site = f"blocks.{layer}.hook_resid_post" if type(layer) is int and layer >= 0 else of_folder(folder)
-    context = buffer.get("ctx_len") if isinstance(buffer, dict) else None
     place = None if site else f"its submodule_name is {name!r}, its layer {layer!r}"
+    said = re.search(r"\d+", site or "")
+    if said is not None and type(layer) is int and int(said[0]) != layer:
+        site, place = None, f"its submodule_name is {name!r}, and its layer {layer}"
+    context = buffer.get("ctx_len") if isinstance(buffer, dict) else None
     used = {"context": context} if type(context) is int and context > 0 else None
     return {
         "site": site,

@@ -13,7 +13,15 @@ from safetensors.torch import load_file, save_file
 from saes import SAE
 from saes.own_sites import is_transcoder
 from tests.saes.convert.by_hand import only, save_json, save_pickle, save_tensors
-from tests.saes.convert.layouts import MLP_IN, MLP_OUT, PLACED, RESID_POST, gemma_scope_2, llamascopium
+from tests.saes.convert.layouts import (
+    MLP_IN,
+    MLP_OUT,
+    PLACED,
+    RESID_POST,
+    dictionary_learning,
+    gemma_scope_2,
+    llamascopium,
+)
 from tests.saes.places.by_hand import SEVERAL
 from tests.saes.test_convert import Evil
 
@@ -153,6 +161,14 @@ def test_a_gemma_scope_2_sae_whose_configuration_names_its_place_twice_is_no_tra
     said = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "affine_connection": False} | config
     sae = SAE.load(gemma_scope_2(tmp_path, layout.weights(), below="downloaded", config=said))
     assert (sae.site, sae.target_site, is_transcoder(sae)) == (RESID_POST, None, False)
+
+
+def test_a_layer_that_differs_from_the_submodule_is_no_place(tmp_path: Path) -> None:
+    w = PLACED["dictionary_learning, layer"].weights()
+    for name in ("resid_post_layer_2", "layers.2", "blocks.2.hook_resid_post"):
+        sae = SAE.load(dictionary_learning(tmp_path, w, layer=1, submodule_name=name, lm_name="pythia-70m"))
+        assert sae.site is None
+        assert sae.provenance["imported"]["place"] == f"its submodule_name is {name!r}, and its layer 1"
 
 
 MEMORY = """
