@@ -13,7 +13,7 @@ from interp.files.writing import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
 from saes.convert.record import OURS, Record, imported, model_of, ours
 from saes.convert.site_names import of_folder, of_hook, of_label, of_module
-from saes.convert.weights import read_pickled_tensors, text, whole_number
+from saes.convert.weights import read_pickled_tensors, renamed, text, whole_number
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
 _KINDS = {
@@ -51,12 +51,12 @@ def read(folder: Path) -> Record:
     if name not in _KINDS:
         raise ValueError(f"{folder}: {name!r} has no counterpart here; there are {', '.join(_KINDS)}")
     found = read_pickled_tensors(folder / _WEIGHTS)
-    weights: dict[str, Tensor] = {}
-    for theirs, value in found.items():
-        if theirs in _LINEAR:
-            weights[_LINEAR[theirs]] = value.T
-        elif theirs not in ("k", "group_sizes"):
-            weights[_BIASES.get(theirs, theirs)] = value
+    weights = renamed(found, _LINEAR | _BIASES, where=folder)
+    for theirs, name_here in _LINEAR.items():
+        if theirs in found:
+            weights[name_here] = found[theirs].T
+    for size in ("k", "group_sizes"):
+        weights.pop(size, None)
     if _KINDS[name] == "topk":
         weights.pop("threshold", None)  # of a TopK they use it only on request
     return Record(

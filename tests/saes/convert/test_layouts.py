@@ -163,6 +163,44 @@ def test_a_gemma_scope_2_sae_whose_configuration_names_its_place_twice_is_no_tra
     assert (sae.site, sae.target_site, is_transcoder(sae)) == (RESID_POST, None, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "both"),
+    [
+        ("saelens, residual", ("b_enc", "b_gate")),
+        ("sparsify, block", ("encoder.weight", "W_enc")),
+        ("dictionary_learning, layer", ("bias", "b_dec")),
+        ("gemma_scope 2, resid_post", ("w_dec", "W_dec")),
+    ],
+)
+def test_two_tensors_of_one_weight_are_named(name: str, both: tuple[str, str], tmp_path: Path) -> None:
+    path = PLACED[name].write(tmp_path, PLACED[name].weights())
+    for file in files_of(path):
+        if file.suffix == ".safetensors":
+            save_file((found := load_file(file)) | {both[1]: found[both[0]] * 9}, file)
+        elif file.suffix == ".pt":
+            found = torch.load(file, weights_only=True)
+            torch.save(found | {both[1]: found[both[0]] * 9}, file)
+    with pytest.raises(ValueError, match=rf"({both[0]}, {both[1]}|{both[1]}, {both[0]}) are the same weight"):
+        SAE.load(path)
+
+
+@pytest.mark.parametrize("name", ["saelens, residual", "sparsify, block"])
+def test_a_skip_connection_that_the_configuration_does_not_name(name: str, tmp_path: Path) -> None:
+    """Nor one that it names, and the weights lack: either is another function than the one that was trained."""
+    path = PLACED[name].write(tmp_path, PLACED[name].weights())
+    config = json.loads((path / "cfg.json").read_text())
+    (path / "cfg.json").write_text(json.dumps(config | {"architecture": "skip_transcoder", "skip_connection": True}))
+    with pytest.raises(ValueError, match=r"its weights hold no skip connection \(W_skip\)"):
+        SAE.load(path)
+    (path / "cfg.json").write_text(json.dumps(config))
+    (weights,) = path.glob("*.safetensors")
+    save_file(
+        (found := load_file(weights)) | {"W_skip": torch.zeros(len(found["b_dec"]), len(found["b_dec"]))}, weights
+    )
+    with pytest.raises(ValueError, match=r"its weights hold a skip connection \(W_skip\)"):
+        SAE.load(path)
+
+
 def test_a_layer_that_differs_from_the_submodule_is_no_place(tmp_path: Path) -> None:
     w = PLACED["dictionary_learning, layer"].weights()
     for name in ("resid_post_layer_2", "layers.2", "blocks.2.hook_resid_post"):
