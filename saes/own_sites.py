@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from interp.sites.site import Site, find_module
+from interp.sites.site import Site, expand_sites, find_module
 from saes.sae import SAE
 
 _NORMS_BEHIND = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_self_attn_layernorm")
@@ -13,10 +13,10 @@ def own_sites(
 ) -> tuple[Site, Site]:
     """The site that the SAE reads, ``site`` if given, and the one that it reconstructs: the same, or its target site.
 
-    With a ``model`` module paths of other tools are compared with what the model has.
+    With a ``model`` both are looked for in it, and module paths of other tools compared with what it has.
 
     Raises:
-        ValueError: one of them is not known, with what the SAE's files do say.
+        ValueError: one of them is not known, with what the SAE's files do say, or is no site of the model.
     """
     named = sae.site if site is None else site
     imported = sae.provenance.get("imported", {})
@@ -33,6 +33,8 @@ def own_sites(
         )
     read = Site.parse(named)
     written = read if sae.target_site is None else Site.parse(sae.target_site)
+    if model is not None:
+        expand_sites(model, (read, written))
     if model is not None and isinstance(module := imported.get("module"), str):
         for place, option in {written: "--site" if written == read else "--target-site", read: "--site"}.items():
             _check_module(model, place, module, option, name)

@@ -1,6 +1,7 @@
 """dictionary_learning: ``config.json`` and ``ae.pt``, a pickled state dict that is read with ``weights_only=True``."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from interp.files.writing import atomic_path, write_json
 from saes.activations import Activation, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopK
 from saes.convert.record import OURS, Record, imported, model_of, ours
 from saes.convert.site_names import of_folder, of_hook, of_label, of_module
-from saes.convert.weights import read_pickled_tensors, text, whole_number
+from saes.convert.weights import read_pickled_tensors, renamed, text, whole_number
 
 _WEIGHTS, _CONFIG = "ae.pt", "config.json"
 _KINDS = {
@@ -50,12 +51,12 @@ def read(folder: Path) -> Record:
     if name not in _KINDS:
         raise ValueError(f"{folder}: {name!r} has no counterpart here; there are {', '.join(_KINDS)}")
     found = read_pickled_tensors(folder / _WEIGHTS)
-    weights: dict[str, Tensor] = {}
-    for theirs, value in found.items():
-        if theirs in _LINEAR:
-            weights[_LINEAR[theirs]] = value.T
-        elif theirs not in ("k", "group_sizes"):
-            weights[_BIASES.get(theirs, theirs)] = value
+    weights = renamed(found, _LINEAR | _BIASES, where=folder)
+    for theirs, name_here in _LINEAR.items():
+        if theirs in found:
+            weights[name_here] = found[theirs].T
+    for size in ("k", "group_sizes"):
+        weights.pop(size, None)
     if _KINDS[name] == "topk":
         weights.pop("threshold", None)  # of a TopK they use it only on request
     return Record(
@@ -75,8 +76,11 @@ def _place(folder: Path, config: dict[str, Any], buffer: Any) -> dict[str, Any]:
     site = of_label(name) or of_module(name, model=model) or of_hook(name)
     if site is None and name in (None, ""):
         site = f"blocks.{layer}.hook_resid_post" if type(layer) is int and layer >= 0 else of_folder(folder)
-    context = buffer.get("ctx_len") if isinstance(buffer, dict) else None
     place = None if site else f"its submodule_name is {name!r}, its layer {layer!r}"
+    said = re.search(r"\d+", site or "")
+    if said is not None and type(layer) is int and int(said[0]) != layer:
+        site, place = None, f"its submodule_name is {name!r}, and its layer {layer}"
+    context = buffer.get("ctx_len") if isinstance(buffer, dict) else None
     used = {"context": context} if type(context) is int and context > 0 else None
     return {
         "site": site,

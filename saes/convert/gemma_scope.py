@@ -20,9 +20,9 @@ from interp.files.outside import read_json, reading
 from saes.activations import JumpReLU
 from saes.convert.record import Record, imported
 from saes.convert.site_names import layer_in, mlp_output_behind, of_module
-from saes.convert.weights import read_safetensors, text
+from saes.convert.weights import read_safetensors, renamed, text
 
-_NAMES = {"w_enc": "W_enc", "w_dec": "W_dec"}
+_NAMES = {"w_enc": "W_enc", "w_dec": "W_dec", "affine_skip_connection": "W_skip"}
 _FIRST = re.compile(r"gemma-scope-(?P<size>\d+b)-(?P<tuned>pt|it)-(?P<kind>res|att|mlp|transcoders)")
 _SECOND = re.compile(r"gemma-scope-2-(?P<size>\d+[mb])-(?P<tuned>pt|it)")
 _KINDS = {"res": "hook_resid_post", "att": "attn.hook_z", "mlp": "hook_mlp_out", "transcoders": "ln2.hook_normalized"}
@@ -48,9 +48,9 @@ def read(folder: Path) -> Record:
     """A JumpReLU SAE or transcoder; b_dec is not subtracted from the input."""
     first = (folder / "params.npz").is_file()
     found = _read_npz(folder / "params.npz") if first else read_safetensors(folder / "params.safetensors")
-    weights = {_NAMES.get(name, name): value for name, value in found.items()}
-    if "affine_skip_connection" in weights:  # [d_in, d_out]
-        weights["W_skip"] = weights.pop("affine_skip_connection").T
+    weights = renamed(found, _NAMES, where=folder)
+    if "affine_skip_connection" in found:  # [d_in, d_out]
+        weights["W_skip"] = weights["W_skip"].T
     where = folder.resolve()
     if first and _is_embedding(where):  # trained on rows of the embedding matrix; the model multiplies them by this
         scale = math.sqrt(weights["W_enc"].shape[0])
@@ -105,7 +105,13 @@ def _second_release(where: Path) -> dict[str, Any]:
         module = _MODULES[kind["kind"]].format(layer=layer)
     # The norms' names are Gemma's, whatever the model is called here.
     site = of_module(module, model="gemma-3")
-    transcoder = out is not None or (kind is not None and kind["kind"] == "transcoder") or "affine_connection" in config
+    # The configurations of SAEs name the same place twice, and say affine_connection too: false.
+    transcoder = (
+        out not in (None, module)
+        or (kind is not None and kind["kind"] == "transcoder")
+        or config.get("type") == "transcoder"
+        or config.get("affine_connection") is True
+    )
     target = of_module(out, model="gemma-3") or (mlp_output_behind(site) if transcoder else None)
     known = site is not None and (target is not None or not transcoder)
     facts = {

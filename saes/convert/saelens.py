@@ -14,7 +14,7 @@ from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saes.convert.record import OURS, Record, imported, model_of, ours
 from saes.convert.scale import checked_factor, fold_latent_scales, fold_whitening
 from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
-from saes.convert.weights import read_safetensors, text, whole_number
+from saes.convert.weights import check_skip, read_safetensors, renamed, text, whole_number
 from saes.published.releases import of_files
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -49,12 +49,13 @@ def read(folder: Path) -> Record:
     config = read_json(folder / _CONFIG)
     if config.get("reshape_activations") not in ("none", None, "hook_z"):
         raise ValueError(f"{folder}: reshape_activations is {config['reshape_activations']!r}, not none or hook_z")
-    weights = {_NAMES.get(name, name): value for name, value in read_safetensors(folder / _WEIGHTS).items()}
+    weights = renamed(read_safetensors(folder / _WEIGHTS), _NAMES, where=folder)
     if config.get("rescale_acts_by_decoder_norm"):
         norms = weights["W_dec"].norm(dim=-1)
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
     architecture = config.get("architecture", "standard")
+    check_skip(weights, "skip" in str(architecture), said=f"architecture is {architecture!r}", where=folder)
     activation = _activation(_TRANSCODERS.get(architecture, architecture), config, folder)
     subtract_b_dec = bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS
     weights, factor = _of_raw_inputs(weights, config, folder, subtract_b_dec=subtract_b_dec)

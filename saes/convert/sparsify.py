@@ -9,9 +9,10 @@ from interp.files.writing import write_json
 from saes.activations import TopK
 from saes.convert.record import OURS, Record, imported, ours
 from saes.convert.site_names import of_hook, of_module
-from saes.convert.weights import read_safetensors, text, whole_number
+from saes.convert.weights import check_skip, read_safetensors, renamed, text, whole_number
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
+_NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
 
 
 def recognises(folder: Path) -> bool:
@@ -26,9 +27,10 @@ def read(folder: Path) -> Record:
         raise ValueError(f"{folder}: sparsify's activation {config['activation']!r} has no counterpart here")
     if config.get("signed"):
         raise ValueError(f"{folder}: its latents are signed (the k largest of either sign), which ours never are")
-    weights = read_safetensors(folder / _WEIGHTS)
-    weights["W_enc"] = weights.pop("encoder.weight").T
-    weights["b_enc"] = weights.pop("encoder.bias")
+    weights = renamed(read_safetensors(folder / _WEIGHTS), _NAMES, where=folder)
+    weights["W_enc"] = weights["W_enc"].T
+    skip = bool(config.get("skip_connection", False))
+    check_skip(weights, skip, said=f"skip_connection is {skip}", where=folder)
     return Record(
         activation=TopK(whole_number(config["k"], name="k", where=folder)),
         weights=weights,

@@ -1,7 +1,7 @@
 """What the formats share: weights from files that are not trusted, checked before they are used."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,27 @@ def _tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple | set):
         for entry in value:
             yield from _tensors_in(entry, name)
+
+
+def renamed(found: Mapping[str, Any], names: Mapping[str, str], *, where: Path) -> dict[str, Any]:
+    """Tensors under our names, of which ``names`` (theirs -> ours) says those that differ.
+
+    Raises ValueError where two tensors are of one name: only one of them could be used.
+    """
+    weights: dict[str, Any] = {}
+    for theirs, value in found.items():
+        ours = names.get(theirs, theirs)
+        if ours in weights:
+            both = ", ".join(name for name in found if names.get(name, name) == ours)
+            raise ValueError(f"{where}: {both} are the same weight, and the file holds more than one of them")
+        weights[ours] = value
+    return weights
+
+
+def check_skip(weights: Mapping[str, Any], expected: bool, *, said: str, where: Path) -> None:
+    """Raises ValueError where the configuration and the tensors differ on whether there is a skip connection."""
+    if ("W_skip" in weights) != expected:
+        raise ValueError(f"{where}: {said}, and its weights hold {'no' if expected else 'a'} skip connection (W_skip)")
 
 
 def all_finite(value: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from interp import metrics
 from interp.metrics import Estimate
 from interp.sites.capturing import capture
-from interp.sites.site import Site
+from interp.sites.site import Site, expand_sites
 from interp.terminal.progress import counted
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
@@ -124,6 +124,7 @@ def evaluate_places(
             no text.
     """
     reads, writes = sites_of(dictionary)
+    expand_sites(model, (*reads, *writes))
     device = next(model.parameters()).device
     if (own := dictionary.placed()[0][0].W_enc.device) != device:
         raise ValueError(f"the dictionary is on {own}, the model on {device}; move it there: dictionary.to(...)")

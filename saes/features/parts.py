@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.sites.site import Site
+from interp.sites.site import Site, expand_sites
 from saes.evaluation.replacement import sites_of
 from saes.features.book import FeatureBook, nearest_latents, passages
 from saes.features.examples import Text, count_latents, spread_over_density
@@ -45,6 +45,7 @@ def look_up_parts(
             that is active on the text.
     """
     reads, writes = sites_of(dictionary)
+    expand_sites(text.model, (*reads, *writes))
     check_same_names(said_model_of(dictionary.provenance), name_of(text.model), name="this dictionary")
     parts = dictionary.placed()
     if wrong := [pair for pair in latents or () if not (0 <= pair[0] < len(parts) and 0 <= pair[1] < dictionary.d_sae)]:

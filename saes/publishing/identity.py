@@ -18,6 +18,8 @@ def identity_of(sae: SAE) -> dict[str, Any]:
     return {
         "weights": weights_fingerprint(sae),
         "kind": str(sae.activation),
+        "subtract_b_dec": sae.subtract_b_dec,
+        "layer_norm": sae.layer_norm,
         "site": sae.site,
         "target_site": sae.target_site,
     }

@@ -11,8 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saes import SAE
+from saes.own_sites import is_transcoder
 from tests.saes.convert.by_hand import only, save_json, save_pickle, save_tensors
-from tests.saes.convert.layouts import MLP_IN, MLP_OUT, PLACED, RESID_POST, llamascopium
+from tests.saes.convert.layouts import (
+    MLP_IN,
+    MLP_OUT,
+    PLACED,
+    RESID_POST,
+    dictionary_learning,
+    gemma_scope_2,
+    llamascopium,
+)
 from tests.saes.places.by_hand import SEVERAL
 from tests.saes.test_convert import Evil
 
@@ -141,6 +150,63 @@ def test_thresholds_below_zero(tmp_path: Path) -> None:
     w = layout.weights()
     with pytest.raises(ValueError, match="thresholds below 0"):
         SAE.load(layout.write(tmp_path, w | {"threshold": w["threshold"] - 1}))
+
+
+@pytest.mark.parametrize("config", [{}, {"type": "sae"}])
+def test_a_gemma_scope_2_sae_whose_configuration_names_its_place_twice_is_no_transcoder(
+    config: dict[str, object], tmp_path: Path
+) -> None:
+    """As their configurations do, which say affine_connection of SAEs too."""
+    layout, hook = PLACED["gemma_scope 2, resid_post"], "model.layers.1.output"
+    said = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "affine_connection": False} | config
+    sae = SAE.load(gemma_scope_2(tmp_path, layout.weights(), below="downloaded", config=said))
+    assert (sae.site, sae.target_site, is_transcoder(sae)) == (RESID_POST, None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "both"),
+    [
+        ("saelens, residual", ("b_enc", "b_gate")),
+        ("sparsify, block", ("encoder.weight", "W_enc")),
+        ("dictionary_learning, layer", ("bias", "b_dec")),
+        ("gemma_scope 2, resid_post", ("w_dec", "W_dec")),
+    ],
+)
+def test_two_tensors_of_one_weight_are_named(name: str, both: tuple[str, str], tmp_path: Path) -> None:
+    path = PLACED[name].write(tmp_path, PLACED[name].weights())
+    for file in files_of(path):
+        if file.suffix == ".safetensors":
+            save_file((found := load_file(file)) | {both[1]: found[both[0]] * 9}, file)
+        elif file.suffix == ".pt":
+            found = torch.load(file, weights_only=True)
+            torch.save(found | {both[1]: found[both[0]] * 9}, file)
+    with pytest.raises(ValueError, match=rf"({both[0]}, {both[1]}|{both[1]}, {both[0]}) are the same weight"):
+        SAE.load(path)
+
+
+@pytest.mark.parametrize("name", ["saelens, residual", "sparsify, block"])
+def test_a_skip_connection_that_the_configuration_does_not_name(name: str, tmp_path: Path) -> None:
+    """Nor one that it names, and the weights lack: either is another function than the one that was trained."""
+    path = PLACED[name].write(tmp_path, PLACED[name].weights())
+    config = json.loads((path / "cfg.json").read_text())
+    (path / "cfg.json").write_text(json.dumps(config | {"architecture": "skip_transcoder", "skip_connection": True}))
+    with pytest.raises(ValueError, match=r"its weights hold no skip connection \(W_skip\)"):
+        SAE.load(path)
+    (path / "cfg.json").write_text(json.dumps(config))
+    (weights,) = path.glob("*.safetensors")
+    save_file(
+        (found := load_file(weights)) | {"W_skip": torch.zeros(len(found["b_dec"]), len(found["b_dec"]))}, weights
+    )
+    with pytest.raises(ValueError, match=r"its weights hold a skip connection \(W_skip\)"):
+        SAE.load(path)
+
+
+def test_a_layer_that_differs_from_the_submodule_is_no_place(tmp_path: Path) -> None:
+    w = PLACED["dictionary_learning, layer"].weights()
+    for name in ("resid_post_layer_2", "layers.2", "blocks.2.hook_resid_post"):
+        sae = SAE.load(dictionary_learning(tmp_path, w, layer=1, submodule_name=name, lm_name="pythia-70m"))
+        assert sae.site is None
+        assert sae.provenance["imported"]["place"] == f"its submodule_name is {name!r}, and its layer 1"
 
 
 MEMORY = """

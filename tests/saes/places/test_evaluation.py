@@ -165,6 +165,9 @@ def test_what_cannot_be_evaluated_is_named(embedded: TransformerBridge, tmp_path
     )
     with pytest.raises(ValueError, match=r"0:a, 1:a are places of several models: .* saes.evaluation.sharing"):
         evaluate_places(two, embedded, rows)
+    beyond = Layout("clt", *(tuple(f"blocks.{i}.{hook}" for i in (3, 4)) for hook in ("mlp.hook_in", "hook_mlp_out")))
+    with pytest.raises(ValueError, match=r"blocks\.4"):
+        evaluate_places(Dictionary(beyond, ((WIDTH,) * 2,) * 2, d_sae=8, activation=TopK(2)), embedded, rows)
     other = dictionary_of("clt")
     other.provenance = {"source": {"model": "gpt2"}}
     with pytest.raises(ValueError, match="this dictionary is of the model gpt2, these activations are of embedded"):

@@ -150,6 +150,10 @@ def test_what_is_not_published(tmp_path: Path) -> None:
         other.b_dec[0] += 1e-3
     with pytest.raises(ValueError, match="of another SAE: its weights"):
         publish(sae, tmp_path / "out", evaluation=figures(other), license="mit")
+    uncentred = of_variant(TopK(4))
+    uncentred.subtract_b_dec = not sae.subtract_b_dec
+    with pytest.raises(ValueError, match="of another SAE: its subtract_b_dec"):
+        publish(sae, tmp_path / "out", evaluation=figures(uncentred), license="mit")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("")
     with pytest.raises(ValueError, match="is not empty"):
