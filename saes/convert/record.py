@@ -84,11 +84,15 @@ class Record:
 OURS = "deepfield"
 """Under this key other tools' configurations keep what only we say."""
 _KEPT = ("source", "train")
+_SAID = ("text", "model")
+"""Of what another tool's files say, what a third tool's must say too."""
 
 
 def ours(sae: Record) -> dict[str, Any]:
     """What a file of another tool's keeps for us: where the SAE belongs, and how it came about."""
-    return {"site": sae.site, "target_site": sae.target_site} | kept(sae.provenance)
+    another = sae.provenance.get("imported")
+    said = {name: another[name] for name in _SAID if name in another} if isinstance(another, dict) else {}
+    return {"site": sae.site, "target_site": sae.target_site} | kept(sae.provenance) | said
 
 
 def kept(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +119,11 @@ def imported(form: str, *, ours: Any = None, **facts: Any) -> dict[str, Any]:
     """
     known = {name: ours[name] for name in _KEPT if isinstance(ours, dict) and isinstance(ours.get(name), dict)}
     said = {name: _without_ours(value) for name, value in facts.items() if value not in (None, False)}
+    if isinstance(ours, dict):  # what an SAE of a third tool says of its training, where this file says nothing
+        if isinstance(text := ours.get("text"), dict):
+            said["text"] = text | said.get("text", {})
+        if isinstance(model := ours.get("model"), str):
+            said.setdefault("model", model)
     return known | {"imported": {"format": form} | said}
 
 

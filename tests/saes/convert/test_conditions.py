@@ -173,6 +173,17 @@ def test_they_reach_saelens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", ["saelens", "sparsify", "dictionary_learning"])
+def test_what_a_third_tool_said_is_not_lost(tool: str, tmp_path: Path) -> None:
+    """SAELens's conditions, in files of another tool that has no words for them, and back."""
+    said = written(tmp_path / "theirs", **SAELENS)
+    topk = SAE(said.d_in, 24, TopK(2), site=RESID_POST, provenance=said.provenance)
+    write(topk, tool, tmp_path / tool)
+    loaded = SAE.load(tmp_path / tool)
+    assert said_model(loaded) == NEOX
+    assert conditions_of(loaded.provenance) == conditions_of(said.provenance)
+
+
+@pytest.mark.parametrize("tool", ["saelens", "sparsify", "dictionary_learning"])
 def test_there_and_back_model_checkpoint_and_text_are_known(tool: str, tmp_path: Path) -> None:
     """Of a file that we wrote; in the second round nothing has grown."""
     source = {"model": "pythia-70m", "revision": "step1000", "context": 24, "bos": "never"}

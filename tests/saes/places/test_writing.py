@@ -221,7 +221,7 @@ SELECTED = BatchTopK(2, decoder_norms=True)
 @pytest.mark.parametrize(
     ("write", "dictionary", "message"),
     [
-        (write_gemma_scope, random("transcoders", ReLU()), "weakly causal crosscoders; this is of the kind transcoders"),
+        (write_gemma_scope, random("transcoders", ReLU()), "this is of the kind transcoders"),
         (write_gemma_scope, random("crosscoder", ReLU(), reads=RESIDUAL), "this is of the kind crosscoder"),
         (write_gemma_scope, random("clt", TopK(2)), "holds relu, jumprelu, batchtopk, matryoshka, not topk"),
         (write_gemma_scope, random("clt", SELECTED), "selects latents by their values alone"),
