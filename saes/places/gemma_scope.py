@@ -84,12 +84,23 @@ def write_gemma_scope(dictionary: Dictionary, folder: str | Path) -> None:
     Raises:
         ValueError: a transcoder set or acausal crosscoder, an activation that is no JumpReLU outside training, places
             of several widths or other than Gemma Scope 2's, or a folder whose name says other layers.
+
+    Example:
+        >>> import torch
+        >>> from saes import ReLU
+        >>> from saes.places import Dictionary, Layout, load_any, write_gemma_scope
+        >>> layers = range(2)
+        >>> reads, writes = ([f"blocks.{i}.{hook}" for i in layers] for hook in ("mlp.hook_in", "hook_mlp_out"))
+        >>> clt = Dictionary(Layout("clt", tuple(reads), tuple(writes)), ((8, 8),) * 2, d_sae=16, activation=ReLU())
+        >>> write_gemma_scope(clt.initialise(seed=0, means=[torch.zeros(8)] * 2), "clt")
+        >>> load_any("clt").layout.kind
+        'clt'
     """
     out, layout = Path(folder), dictionary.layout
     if layout.kind != "clt":
         raise ValueError(f"Gemma Scope 2 holds CLTs and weakly causal crosscoders; this is of the kind {layout.kind}")
     layers = _layers_of(layout)
-    named = _layers_named(out.absolute())
+    named = _layers_named(out.resolve())
     if layout.autoencodes and named not in (None, layers):
         raise ValueError(f"{out}: the folder's name has the layers {named}, the crosscoder is of {layers}")
     weights = held(dictionary, tool="Gemma Scope 2", allowed=_HOLDS)
@@ -103,12 +114,13 @@ def write_gemma_scope(dictionary: Dictionary, folder: str | Path) -> None:
         if "W_skip" in its:
             tensors["affine_skip_connection"] = its["W_skip"].T
         write_tensors(out / f"{_FILE}_{number}.safetensors", tensors)
-    model, said = said_model_of(dictionary.provenance), dictionary.provenance.get("imported", {})
+    model, said = said_model_of(dictionary.provenance), dictionary.provenance.get("imported")
     config = {
         "architecture": "jump_relu",
         "type": "crosscoder" if layout.autoencodes else "clt",
         "affine_connection": "W_skip" in weights[0],
-        OURS: {"layers": layers, "text": said.get("text")} | kept(dictionary.provenance),
+        OURS: {"layers": layers, "text": said.get("text") if isinstance(said, dict) else None}
+        | kept(dictionary.provenance),
     }
     write_json(out / _CONFIG, config | ({} if model is None else {"model_name": model}))
 

@@ -96,6 +96,17 @@ def write_llamascopium(dictionary: Dictionary, folder: str | Path) -> None:
     Raises:
         ValueError: a transcoder set, skip connections, an activation that Llamascopium selects otherwise, places of
             several widths or that are no hooks of blocks, or a latent of a crosscoder that writes nothing at a place.
+
+    Example:
+        >>> import torch
+        >>> from saes import ReLU
+        >>> from saes.places import Dictionary, Layout, load_any, write_llamascopium
+        >>> layers = range(2)
+        >>> reads, writes = ([f"blocks.{i}.{hook}" for i in layers] for hook in ("hook_resid_mid", "hook_mlp_out"))
+        >>> clt = Dictionary(Layout("clt", tuple(reads), tuple(writes)), ((8, 8),) * 2, d_sae=16, activation=ReLU())
+        >>> write_llamascopium(clt.initialise(seed=0, means=[torch.zeros(8)] * 2), "clt")
+        >>> load_any("clt").layout.kind
+        'clt'
     """
     out, layout = Path(folder), dictionary.layout
     if layout.kind not in _KINDS:

@@ -179,6 +179,26 @@ def test_a_subtracted_bias_is_folded(tmp_path: Path) -> None:
     agree(([latents.to_dense() for latents in again.encode(inputs())], list(again(inputs()))), dictionary)
 
 
+@pytest.mark.parametrize("name", SEVERAL)
+@torch.no_grad()
+def test_published_ones_are_written_again(name: str, tmp_path: Path) -> None:
+    """With scales folded, and with what their files say of the model and the text."""
+    layout = SEVERAL[name]
+    first = load_any(layout.write(tmp_path, layout.weights()))
+    assert isinstance(first, Dictionary)
+    (write_gemma_scope if name.startswith("gemma") else write_llamascopium)(first, tmp_path / "again")
+    again = load_any(tmp_path / "again")
+    assert isinstance(again, Dictionary)
+    assert again.layout == first.layout
+    assert said_model_of(again.provenance) == said_model_of(first.provenance)
+    assert conditions_of(again.provenance) == conditions_of(first.provenance)
+    xs, _ = layout.between()
+    for ours, theirs in zip(again.encode(xs), first.encode(xs), strict=True):
+        assert torch.equal(ours.to_dense(), theirs.to_dense())
+    for ours, theirs in zip(again(xs), first(xs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("write", [write_gemma_scope, write_llamascopium])
 @torch.no_grad()
 def test_half_precision_stays(write: Write, tmp_path: Path) -> None:
@@ -221,7 +241,7 @@ SELECTED = BatchTopK(2, decoder_norms=True)
 @pytest.mark.parametrize(
     ("write", "dictionary", "message"),
     [
-        (write_gemma_scope, random("transcoders", ReLU()), "this is of the kind transcoders"),
+        (write_gemma_scope, random("transcoders", ReLU()), "causal crosscoders; this is of the kind transcoders"),
         (write_gemma_scope, random("crosscoder", ReLU(), reads=RESIDUAL), "this is of the kind crosscoder"),
         (write_gemma_scope, random("clt", TopK(2)), "holds relu, jumprelu, batchtopk, matryoshka, not topk"),
         (write_gemma_scope, random("clt", SELECTED), "selects latents by their values alone"),
