@@ -24,6 +24,7 @@ class Settings:
     batch: int
     threads: int
     scratch: str
+    device: str = "cpu"
 
 
 def _data(settings: Settings) -> list[tuple[Any, Any]]:
@@ -69,9 +70,11 @@ def deepfield(settings: Settings) -> Contestant:
     config = TrainConfig(
         out=Path(settings.scratch), kind="clt", reads=tuple(reads), writes=tuple(writes), k=settings.k,
         d_sae=settings.d_sae, batch_size=settings.batch, decoder="free", tokens=100 * settings.batch, log_every=1,
+        device=settings.device,
     )  # fmt: skip
     state = initial_state(config, Source())
-    batches = itertools.cycle(Source().batches_of([Site.parse(n) for n in reads + writes], settings.batch))
+    both = Source().batches_of([Site.parse(n) for n in reads + writes], settings.batch)
+    batches = itertools.cycle([{site: rows.to(settings.device) for site, rows in batch.items()} for batch in both])
 
     def run() -> Any:
         batch = next(batches)
@@ -90,15 +93,15 @@ def dense_einsum(settings: Settings) -> Contestant:
     from saes.places import Dictionary
     from saes.training.figures.site_statistics import SiteStatistics
 
-    data = _data(settings)
-    layers = range(settings.layers)
+    device, layers = torch.device(settings.device), range(settings.layers)
+    data = [(read.to(device), written.to(device)) for read, written in _data(settings)]
     scales = [[SiteStatistics.of(rows, site="x").scale("variance") for rows in pair] for pair in data]
     names = tuple(f"in{i}" for i in layers), tuple(f"out{i}" for i in layers)
     start = Dictionary(
         Layout("clt", *names), ((settings.d,) * settings.layers,) * 2, d_sae=settings.d_sae, activation=TopK(settings.k)
     )
-    start.initialise(seed=0, means=[data[i][1].mean(0) * scales[i][1] for i in layers])
-    parts = [part for part, _ in start.placed()]
+    start.initialise(seed=0, means=[data[i][1].mean(0).cpu() * scales[i][1] for i in layers])
+    parts = [part for part, _ in start.to(device).placed()]
     W_enc = torch.nn.Parameter(torch.stack([part.W_enc.detach() for part in parts]))
     b_enc = torch.nn.Parameter(torch.stack([part.b_enc.detach() for part in parts]))
     decoders = [

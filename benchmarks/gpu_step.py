@@ -1,4 +1,5 @@
-"""A TopK training step on one GPU, in bfloat16: ours, dense PyTorch (compiled), and sparsify where it is installed.
+"""A TopK training step on one GPU, in bfloat16: ours, dense PyTorch (compiled), and sparsify where it is installed; and
+that of a cross-layer transcoder, beside the dense arithmetic that others publish (``clt_step.py``).
 
     python benchmarks/gpu_step.py --d-in 768 --d-sae 24576 --batch 32768
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from clt_step_workers import CONTESTANTS, Settings
 from interleave import machine
 from torch import Tensor, nn
 from train_step_workers import InMemory
@@ -114,12 +116,31 @@ def print_bare_products(x: torch.Tensor, d_sae: int, k: int, *, rounds: int) -> 
         print(f"{name}: {statistics.median(times) * 1e3:.3f} ms")
 
 
+def print_steps(steps: dict[str, Step], device: torch.device, *, tokens: int, rounds: int) -> None:
+    """Each in turn, beside the first."""
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    peaks = {name: peak_gib(step, device) for name, step in steps.items()}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            taken[name].append(seconds(step, device))
+    first = next(iter(taken.values()))
+    print("| step | median ms | tokens/s | time / ours | peak beyond state, GiB |\n|---|---|---|---|---|")
+    for name, times in taken.items():
+        ratio = statistics.median(a / b for a, b in zip(times, first, strict=True))
+        median = statistics.median(times)
+        print(f"| {name} | {median * 1e3:.2f} | {tokens / median:,.0f} | {ratio:.2f} | {peaks[name]:.2f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d-in", type=int, default=768)
     parser.add_argument("--d-sae", type=int, default=24_576)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32_768)
+    parser.add_argument("--layers", type=int, default=6, help="of a cross-layer transcoder")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda")
     asked = parser.parse_args()
@@ -134,19 +155,13 @@ def main() -> None:
                 steps[make.__name__] = make(x, asked.d_sae, asked.k, Path(out))
             except ModuleNotFoundError as error:
                 print(f"{make.__name__}: left out, {error}")
-        for step in steps.values():
-            for _ in range(3):
-                step()
-        peaks = {name: peak_gib(step, device) for name, step in steps.items()}
-        taken: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(asked.rounds):
-            for name, step in steps.items():
-                taken[name].append(seconds(step, device))
-    print("| step | median ms | tokens/s | time / ours | peak beyond state, GiB |\n|---|---|---|---|---|")
-    for name, times in taken.items():
-        ratio = statistics.median(a / b for a, b in zip(times, taken["ours"], strict=True))
-        median = statistics.median(times)
-        print(f"| {name} | {median * 1e3:.2f} | {asked.batch / median:,.0f} | {ratio:.2f} | {peaks[name]:.2f} |")
+        print_steps(steps, device, tokens=asked.batch, rounds=asked.rounds)
+        del steps
+        sizes = {"layers": asked.layers, "d": asked.d_in, "d_sae": asked.d_sae // 4, "k": asked.k}
+        settings = Settings(**sizes, batch=asked.batch // 4, threads=2, scratch=out, device=str(device))
+        print(f"\nCross-layer transcoder, {sizes}, batch {settings.batch}, float32:")
+        clts = {name: make(settings).run for name, make in CONTESTANTS.items()}
+        print_steps(clts, device, tokens=settings.batch, rounds=asked.rounds)
     card = torch.cuda.get_device_name() if device.type == "cuda" else machine()["cpu"]
     whole = asked.batch * asked.d_sae * 2 / 2**30
     print(f"{card}, torch {torch.__version__}, {machine()['date']}; a [batch, d_sae] matrix is {whole:.2f} GiB in bf16")
