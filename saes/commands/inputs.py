@@ -83,6 +83,10 @@ def open_inputs(
     language_model = load_model(name, revision=revision, dtype=options.dtype or "float32")
     settings = _settings(options, said, language_model)
     _tell(folder, options, said, settings)
+    if isinstance(loaded, Dictionary) and not loaded.layout.autoencodes:
+        count, layers = len(loaded.layout.reads), language_model.cfg.n_layers
+        if count < layers:  # a set whose last files are missing looks like one of fewer layers
+            print(f"note: {folder} reads {count} of the {layers} layers of {name}", file=sys.stderr)
     with scratch_folder() as scratch:
         rows = rows_for(
             language_model,

@@ -8,11 +8,14 @@ import torch
 
 from interp import rows_for
 from interp.embedded import TEXT_FOLDER
-from saes import embedded_transcoders
+from saes import ReLU, embedded_transcoders
 from saes.embedded import TRANSCODERS
 from saes.evaluation.places_report import evaluate_places
-from saes.places import Dictionary, load_any
+from saes.places import Dictionary, Layout, load_any, write_circuit_tracer
 from tests.saes.evaluation.evaluated import run
+
+READS = tuple(f"blocks.{i}.mlp.hook_in" for i in range(4))
+WRITES = tuple(f"blocks.{i}.hook_mlp_out" for i in range(4))
 
 
 def test_it_is_small_and_says_where_it_comes_from() -> None:
@@ -51,3 +54,17 @@ def test_commands_take_the_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     data.write_text("Emma Woodhouse, handsome, clever, and rich, had lived nearly twenty-one years. " * 20)
     assert run("eval", "embedded", "--data", str(data), "--tokens", "256") == 0
     assert "embedded, transcoders" in capsys.readouterr().out
+
+
+def test_a_set_without_its_last_layer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """circuit-tracer's folders do not say how many files there are."""
+    data = tmp_path / "text.txt"
+    data.write_text("Emma Woodhouse, handsome, clever, and rich, had lived nearly twenty-one years. " * 20)
+    relu = Dictionary(Layout("transcoders", READS, WRITES), ((96,) * 4,) * 2, d_sae=32, activation=ReLU())
+    write_circuit_tracer(relu.initialise(seed=0, means=[torch.zeros(96)] * 4), tmp_path / "set")
+    line = ["eval", str(tmp_path / "set"), "--model", "embedded", "--data", str(data), "--tokens", "256"]
+    assert run(*line) == 0
+    assert "note:" not in capsys.readouterr().err
+    (tmp_path / "set" / "layer_3.safetensors").unlink()
+    assert run(*line) == 0
+    assert f"note: {tmp_path / 'set'} reads 3 of the 4 layers of embedded" in capsys.readouterr().err
