@@ -14,7 +14,7 @@ from saes.activations import Activation, Gated, JumpReLU, ReLU, TopK
 from saes.convert.record import OURS, Record, imported, model_of, ours
 from saes.convert.scale import checked_factor, fold_latent_scales, fold_whitening
 from saes.convert.site_names import mlp_output_behind, of_hook, of_module, split_head
-from saes.convert.weights import check_skip, read_safetensors, renamed, text, whole_number
+from saes.convert.weights import check_sizes, check_skip, read_safetensors, renamed, text, whole_number
 from saes.published.releases import of_files
 
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -54,6 +54,7 @@ def read(folder: Path) -> Record:
         norms = weights["W_dec"].norm(dim=-1)
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
+    check_sizes(weights, d_in=config.get("d_in"), d_sae=config.get("d_sae"), where=folder)
     architecture = config.get("architecture", "standard")
     check_skip(weights, "skip" in str(architecture), said=f"architecture is {architecture!r}", where=folder)
     activation = _activation(_TRANSCODERS.get(architecture, architecture), config, folder)

@@ -9,7 +9,7 @@ from interp.files.writing import write_json
 from saes.activations import TopK
 from saes.convert.record import OURS, Record, imported, ours
 from saes.convert.site_names import of_hook, of_module
-from saes.convert.weights import check_skip, read_safetensors, renamed, text, whole_number
+from saes.convert.weights import check_sizes, check_skip, read_safetensors, renamed, text, whole_number
 
 _WEIGHTS, _CONFIG = "sae.safetensors", "cfg.json"
 _NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc"}
@@ -29,7 +29,11 @@ def read(folder: Path) -> Record:
         raise ValueError(f"{folder}: its latents are signed (the k largest of either sign), which ours never are")
     weights = renamed(read_safetensors(folder / _WEIGHTS), _NAMES, where=folder)
     weights["W_enc"] = weights["W_enc"].T
-    skip = bool(config.get("skip_connection", False))
+    check_sizes(weights, d_in=config.get("d_in"), d_sae=config.get("num_latents"), where=folder)
+    for option in ("skip_connection", "transcode"):
+        if type(config.get(option, False)) is not bool:
+            raise ValueError(f"{folder}: {option} is {config[option]!r}; it must be true or false")
+    skip = config.get("skip_connection", False)
     check_skip(weights, skip, said=f"skip_connection is {skip}", where=folder)
     return Record(
         activation=TopK(whole_number(config["k"], name="k", where=folder)),

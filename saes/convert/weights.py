@@ -68,6 +68,16 @@ def check_skip(weights: Mapping[str, Any], expected: bool, *, said: str, where: 
         raise ValueError(f"{where}: {said}, and its weights hold {'no' if expected else 'a'} skip connection (W_skip)")
 
 
+def check_sizes(weights: Mapping[str, Any], *, d_in: Any = None, d_sae: Any = None, where: Path) -> None:
+    """Raises ValueError where sizes that a configuration says (not None, nor 0) are not those of
+    ``W_enc`` [d_in, d_sae]: one of the two files is another dictionary's."""
+    if weights["W_enc"].ndim != 2:
+        return  # which is told with the shape
+    for name, said, size in zip(("d_in", "d_sae"), (d_in, d_sae), weights["W_enc"].shape, strict=True):
+        if said and said != size:
+            raise ValueError(f"{where}: its configuration says {name} {said!r}, its weights have {size}")
+
+
 def all_finite(value: Tensor) -> bool:
     """Whether every value is finite, looked through in parts, so that it takes little memory."""
     rows = torch.atleast_1d(value)

@@ -5,12 +5,14 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saes import SAE
+from saes import SAE, TopK
+from saes.convert import write
 from saes.own_sites import is_transcoder
 from tests.saes.convert.by_hand import only, save_json, save_pickle, save_tensors
 from tests.saes.convert.layouts import (
@@ -212,6 +214,7 @@ def test_a_layer_that_differs_from_the_submodule_is_no_place(tmp_path: Path) -> 
 MEMORY = """
 import sys, threading, time
 from pathlib import Path
+from typing import Any
 from saes.places import load_any
 
 
@@ -274,4 +277,21 @@ def test_a_folder_of_several_lists_them(tmp_path: Path) -> None:
     for number in range(25):
         layout.write(tmp_path / f"run{number:02}", layout.weights())
     with pytest.raises(ValueError, match=r"holds 25 SAEs in folders; take one: run00/layers\.1, run01.* and 5 more"):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tool", "change", "message"),
+    [
+        ("saelens", {"d_sae": 48}, "its configuration says d_sae 48, its weights have 24"),
+        ("saelens", {"d_in": 4}, "its configuration says d_in 4, its weights have 8"),
+        ("sparsify", {"num_latents": 48}, "its configuration says d_sae 48, its weights have 24"),
+        ("sparsify", {"transcode": "false"}, "transcode is 'false'; it must be true or false"),
+    ],
+)
+def test_a_configuration_of_other_weights(tool: str, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write(SAE(8, 24, TopK(2)), tool, tmp_path)
+    path = tmp_path / "cfg.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
         SAE.load(tmp_path)
