@@ -30,7 +30,7 @@ except ValueError as error:
 """
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_is_missed_and_a_slow_one_is_not(killed: int) -> None:
     statuses, errors = run_two([sys.executable, "-c", KILLED, str(killed)], cwd=ROOT, environment=os.environ)
     assert statuses[killed] == -signal.SIGKILL

@@ -114,6 +114,7 @@ def test_parameters_are_recovered_where_the_peak_is_in_the_window() -> None:
     assert inside > 50
 
 
+@pytest.mark.slow
 def test_classes_of_planted_curves() -> None:
     """Acceptance 4: peaks not within 0.85 to 1.3 of the last step, 2 % noise, at least 98 % right."""
     rng, right, n = np.random.default_rng(0), 0, 0

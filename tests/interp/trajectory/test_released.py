@@ -68,6 +68,7 @@ def test_a_release_is_read_and_fitted(tmp_path: Path) -> None:
     assert [fit.curve.peak_step for fit in again] == pytest.approx([c.peak_step for c in CURVES], rel=0.01)
 
 
+@pytest.mark.slow
 def test_curves_of_released_models_predicted_from_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

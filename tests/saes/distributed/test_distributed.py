@@ -152,7 +152,7 @@ def test_an_error_on_one_process_ends_the_other(failing: int, message: str, tmp_
     assert not re.search(message, errors[failing])
 
 
-@pytest.mark.parametrize(("how", "killed"), [("first", 0), ("killed", 1)])
+@pytest.mark.parametrize(("how", "killed"), [pytest.param("first", 0, marks=pytest.mark.slow), ("killed", 1)])
 def test_a_killed_process_is_missed_in_words(how: str, killed: int, tmp_path: Path) -> None:
     """Started by hand: what gloo says of a closed connection is no news to anyone."""
     command = [*RUNS, str(tmp_path), "topk", "1", how]

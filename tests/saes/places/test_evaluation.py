@@ -215,6 +215,7 @@ def crosscoder_config(out: Path) -> TrainConfig:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_with_itself_has_no_exclusive_latents(tmp_path: Path) -> None:
     data = planted(20_000, d=32, features=64, active=4)[0]
     source = PlacesSource({"a": data, "b": data})
@@ -225,6 +226,7 @@ def test_a_model_with_itself_has_no_exclusive_latents(tmp_path: Path) -> None:
     torch.testing.assert_close(table.relative_norm[seen], torch.full((int(seen.sum()),), 0.5), atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_planted_direction_is_exclusive_and_confirmed(tmp_path: Path) -> None:
     source = two_models(20_000, planted_in_second=True)
     direction = two_models(20_000, planted_in_second=True).at["b"] - two_models(20_000, planted_in_second=False).at["b"]

@@ -57,7 +57,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "activation",
+    [name if name in ("topk", "batchtopk") else pytest.param(name, marks=pytest.mark.slow) for name in ACTIVATIONS],
+)
 def test_killed_and_resumed_is_bit_equal(activation: str, tmp_path: Path) -> None:
     folder, source = tmp_path / "killed", MemorySource(planted(1000, d=32, features=64)[0])
     process = start_slowly(TRAINING, folder, activation)
