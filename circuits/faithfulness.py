@@ -19,7 +19,7 @@ from circuits.attribution.edge_patching import EdgePatcher, cut_all_but
 from circuits.circuit import Circuit, Edge
 from circuits.runs.budget import MEMORY
 from circuits.runs.pair import open_session
-from circuits.scores.uncertainty import jackknife, mean_estimate
+from circuits.scores.uncertainty import KeptAndLeftOut, jackknife, mean_estimate
 from circuits.tasks.roles import mean_over_prompts
 from circuits.tasks.task import Task
 from interp.metrics import Estimate
@@ -31,13 +31,9 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faithfulness:
+class Faithfulness(KeptAndLeftOut):
     """Of one circuit; standard errors are over prompts, with the ends m(model) and m(nothing) taken as given."""
 
-    faithfulness: Estimate
-    """What the circuit does by itself: 1 is the model, 0 everything ablated."""
-    completeness: Estimate
-    """What is done without the circuit, on the same scale: 0 is best."""
     model_metric: float
     """The raw metric of the whole model, which is 1 on that scale."""
     nothing_metric: float
@@ -46,21 +42,6 @@ class Faithfulness:
     """How many edges the circuit has."""
     ablation: str
     """What stood in for outputs outside the circuit: ``resample``, ``mean`` or ``zero``."""
-
-    @property
-    def n(self) -> int:
-        """Prompts."""
-        return self.faithfulness.n
-
-    @property
-    def standard_error(self) -> float:
-        """Of ``faithfulness``."""
-        return self.faithfulness.standard_error
-
-    @property
-    def completeness_standard_error(self) -> float:
-        """Of ``completeness``."""
-        return self.completeness.standard_error
 
 
 @dataclass(frozen=True, kw_only=True)

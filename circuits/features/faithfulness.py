@@ -13,38 +13,18 @@ from torch import Tensor
 from circuits.anatomy.nodes import Hook
 from circuits.attribution.features import FeatureCircuit, FeatureScores, splices
 from circuits.runs.pair import contrast, open_session
-from circuits.scores.uncertainty import mean_estimate
+from circuits.scores.uncertainty import KeptAndLeftOut, mean_estimate
 from circuits.tasks.task import Task
-from interp.metrics import Estimate
 from interp.models.bridge import Model
 from saes.sae import SAE
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureFaithfulness:
+class FeatureFaithfulness(KeptAndLeftOut):
     """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`."""
 
-    faithfulness: Estimate
-    """What the circuit does by itself: 1 is the model, 0 all features and errors ablated."""
-    completeness: Estimate
-    """What is done without the circuit, on the same scale: 0 is best."""
     size: int
     """How many features and errors the circuit has, each position counted."""
-
-    @property
-    def n(self) -> int:
-        """Prompts."""
-        return self.faithfulness.n
-
-    @property
-    def standard_error(self) -> float:
-        """Of ``faithfulness``."""
-        return self.faithfulness.standard_error
-
-    @property
-    def completeness_standard_error(self) -> float:
-        """Of ``completeness``."""
-        return self.completeness.standard_error
 
 
 class FeatureEvaluator:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -30,3 +31,28 @@ def jackknife(values: Float[Tensor, "k n"], statistic: Callable[[Float[Tensor, "
     left_out = (values.sum(1, keepdim=True) - values) / (n - 1)
     found = torch.tensor([statistic(column) for column in left_out.T], dtype=torch.float64)
     return Estimate(value, float((found.var(correction=0) * (n - 1)).sqrt()), n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptAndLeftOut:
+    """What a circuit, of edges or of features, does alone, and what is done without it, over the same prompts."""
+
+    faithfulness: Estimate
+    """What the circuit does by itself: 1 is the model, 0 everything ablated."""
+    completeness: Estimate
+    """What is done without the circuit, on the same scale: 0 is best."""
+
+    @property
+    def n(self) -> int:
+        """Prompts."""
+        return self.faithfulness.n
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``faithfulness``."""
+        return self.faithfulness.standard_error
+
+    @property
+    def completeness_standard_error(self) -> float:
+        """Of ``completeness``."""
+        return self.completeness.standard_error

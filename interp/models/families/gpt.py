@@ -98,23 +98,15 @@ def phi(config: Any) -> Family:
 def opt(config: Any) -> Family:
     """OPT, whose 350m puts its norms behind attention and MLP, in the residual stream itself."""
     before = config.do_layer_norm_before
-    return Family(
+    return replace(
+        XGLM,
         blocks="model.decoder.layers",
         embedding="model.decoder.embed_tokens",
         embedding_projection=None if config.word_embed_proj_dim == config.hidden_size else "model.decoder.project_in",
         position_embedding="model.decoder.embed_positions",
         final_norm="model.decoder.final_layer_norm" if before and not config._remove_final_layer_norm else None,
         post_layer_norm=not before,
-        norm1="self_attn_layer_norm",
-        o="out_proj",
-        norm2="final_layer_norm",
-        mlp=None,
-        first="fc1",
-        activation="activation_fn",
-        up=None,
-        down="fc2",
         bridge=BRIDGE - {"scores", "ln2_scale", "ln2_normalized"} - (set() if before else {"embed", "resid_mid"}),
-        unread=UNREAD_PATTERN,
     )
 
 
