@@ -5,7 +5,7 @@ from typing import Any
 
 from interp.model_identity import relation
 from interp.models.bridge import Model
-from interp.models.loading import source_of
+from interp.models.source import source_of
 from saes.sae import SAE
 
 

@@ -19,7 +19,7 @@ from circuits.graphs.sources import Columns, ErrorSplit, Sources
 from circuits.graphs.targets import Target, Targets, resolve, sites_of
 from circuits.graphs.transcoders import Transcoder, Transcoders, kept_positions, transcoders_of
 from circuits.runs.budget import MEMORY, at_once
-from interp.models.loading import source_of
+from interp.models.source import source_of
 
 MAX_NODES = 4096
 _MOST_AT_ONCE = 256

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
+
+from interp.models.bridge import Model, is_bridge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ def record_source(model: torch.nn.Module, *, name: str, revision: str | None) ->
 
 def source_of(model: torch.nn.Module) -> ModelSource:
     """The source of any model; of one loaded by other means only the name that TransformerLens knows, or its class."""
-    unrecorded = model.cfg.model_name if isinstance(model, TransformerBridge) else type(model).__name__
+    bridge: Model = model
+    unrecorded = bridge.cfg.model_name if is_bridge(model) else type(model).__name__
     name, revision = vars(model).get("deepfield_source", (unrecorded, None))
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return ModelSource(name=name, revision=revision, dtype=dtype, processed=is_processed(model))
@@ -55,7 +57,7 @@ def require_raw_weights(model: torch.nn.Module, *, purpose: str) -> None:
         )
 
 
-def context_length(model: TransformerBridge) -> int:
+def context_length(model: Model) -> int:
     """The longest row of tokens the model was built for.
 
     Example:
