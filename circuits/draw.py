@@ -1,12 +1,13 @@
 """Heat maps of scores, and the pages that the commands write. Text of prompts is shown as text, never as HTML."""
 
+from typing import TYPE_CHECKING
+
 import networkx
 import plotly.graph_objects as go
 from torch import Tensor
 
 from circuits.circuit import Circuit, layer_of
 from circuits.comparison import Comparison
-from circuits.explorer.explorer import Explorer
 from circuits.faithfulness import Curve, Faithfulness
 from circuits.mib.areas import MIBAreas
 from circuits.scores.nodes import Scores
@@ -14,6 +15,9 @@ from circuits.tasks.task import Task
 from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.pages.html_page import COLORS, Page
+
+if TYPE_CHECKING:
+    from circuits.explorer.explorer import Explorer
 
 _NAMES = {
     "resid_pre": "Residual stream before each block",
@@ -197,7 +201,7 @@ def circuit_page(
     *,
     model_name: str,
     method: str,
-    explorer: Explorer | None = None,
+    explorer: "Explorer | None" = None,
     mib: MIBAreas | None = None,
 ) -> Page:
     """A circuit's figures, its graph, its faithfulness by size, and its edges from the strongest.

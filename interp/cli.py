@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from interp import __version__
 from interp.arguments.as_typed import as_typed
+from interp.arguments.extras import MissingExtra
 from interp.arguments.renamed import with_new_names
 from interp.name_clash import warn_of_name_clash
 from interp.terminal.answers import answering
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     except CycloptsError as error:  # of the command line itself; in the library's box paths would be broken
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MissingExtra) as error:
         if os.environ.get("DEEPFIELD_TRACEBACK"):
             raise
         print(f"error: {as_typed(str(error), _options_of(app, arguments))}", file=sys.stderr)

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from interp.arguments.extras import extra
+
+with extra("gguf", "a GGUF file"):
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 # By number of the type; 8 is a text, 9 an array.
 _NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "B b H h I i f ? Q q d".split(), strict=True))

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anywidget
-import traitlets
 from markupsafe import Markup
 
 from circuits.attribution.features import FeatureCircuit, FeatureScores
@@ -26,10 +24,15 @@ from circuits.faithfulness import Evaluator
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
+from interp.arguments.extras import extra
 from interp.models.bridge import Model
 from interp.pages.templates import write_html
 from saes.features.examples import Text
 from saes.sae import SAE
+
+with extra("anywidget", "the explorer of circuits"):
+    import anywidget
+    import traitlets
 
 _KEPT = ("view", "selection", "pinned", "groups", "threshold", "node_threshold")
 """What a step of the history takes back."""

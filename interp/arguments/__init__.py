@@ -1,1 +1,1 @@
-"""What functions and commands are given: whether it is of the right kind, fits memory, and what it is called."""
+"""What functions and commands are given: of the right kind, within memory, by which name, with what installed."""

@@ -6,14 +6,17 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsOneClassifier
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.extras import extra
 from interp.metrics import Estimate
+
+with extra("sklearn", "probing codes"):
+    from sklearn.cluster import KMeans
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsOneClassifier
+    from sklearn.neighbors import KNeighborsClassifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,7 +208,4 @@ def render(
 
 def _require_simulator() -> None:
     """Say how to install the extra before anything else is looked at."""
-    try:
-        import interp.vla.simulator  # noqa: F401
-    except ImportError as error:
-        raise ValueError(str(error)) from None
+    import interp.vla.simulator  # noqa: F401

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score, silhouette_score
 from torch import Tensor
 
 from interp import metrics
+from interp.arguments.extras import extra
 from interp.metrics import Estimate
+
+with extra("sklearn", "clustering facets"):
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 _MOST = 8
 _DIMS = 50

@@ -1,5 +1,7 @@
 """The measurement as it is printed on a terminal."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -9,7 +11,9 @@ from interp.massive.intervention import Intervention
 from interp.massive.stats import LayerStats
 from interp.massive.super_weights import SuperWeight
 from interp.massive.training_sweep import SweepRun
-from interp.trajectory.prediction import Prediction
+
+if TYPE_CHECKING:
+    from interp.trajectory.prediction import Prediction
 
 
 def print_stats(console: Console, stats: LayerStats, found: Detection, sinks: SinkStats, received: SinkStats) -> None:
@@ -84,7 +88,7 @@ def print_sweep(console: Console, run: SweepRun) -> None:
     console.print(", ".join(f"{count} {what}" for what, count in run.done.items()) or "nothing to do")
 
 
-def print_predictions(console: Console, found: list[Prediction]) -> None:
+def print_predictions(console: Console, found: "list[Prediction]") -> None:
     """A line a target and regressor."""
     headers = ("target", "regressor", "layers", "by layer", "by model", "shuffled")
     table = Table(*(Column(header, no_wrap=True) for header in headers), show_edge=False)

@@ -16,10 +16,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from interp.arguments.extras import MissingExtra
 from interp.arguments.kinds import require
 from interp.claimed_size import check_claimed_size
 from interp.files.outside import read_json, reading, typed
-from interp.gguf_header import check_gguf
 from interp.models.families.table import declared
 from interp.models.locate import ModelFiles, locate
 from interp.models.source import ModelSource as ModelSource
@@ -107,6 +107,8 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype, *, loader: Any = AutoMo
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         if files.gguf:
+            from interp.gguf_header import check_gguf
+
             check_gguf(files.folder / files.gguf)
         else:
             check_claimed_size(files.folder, loader)
@@ -122,7 +124,7 @@ def _load_weights(files: ModelFiles, dtype: torch.dtype, *, loader: Any = AutoMo
                 output_loading_info=True,
                 **options,
             )
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError, MissingExtra):
         raise
     except Exception as error:  # each format fails in its own way
         raise ValueError(f"{files.name} could not be loaded: {_reason(error)}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from interp.arguments.extras import extra
 from interp.sites.hooks import Hook
 from interp.sites.site import Site
 
@@ -45,7 +46,8 @@ def run_with_nnsight(
     runner: nn.Module, inputs: Tensor, options: dict[str, Any], hooks: dict[Site, Hook], keep: Keep
 ) -> None:
     """Trace one forward pass, with one invoke for each site, so that their order in the model need not be known."""
-    from nnsight import NNsight
+    with extra("nnsight", "engine='nnsight'"):
+        from nnsight import NNsight
 
     path_of = {id(module): path for path, module in runner.named_modules()}
     with _forwards_restored(runner):

@@ -4,6 +4,7 @@ The block of the trace is sent as source code, and this package is not on the se
 plain Python.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,8 @@ from interp.sites.site import Site, find_module
 
 def is_remotable(model: Any) -> bool:
     """Whether nnsight can send a trace of this model to a server: its TransformersModel and the like."""
+    if sys.modules.get("nnsight") is None:  # so no model is one of its own
+        return False
     from nnsight.modeling.mixins.remotable import Remotable
 
     return isinstance(model, Remotable)

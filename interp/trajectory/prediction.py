@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.base import RegressorMixin
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
-from sklearn.linear_model import LassoCV, RidgeCV
-from sklearn.model_selection import BaseCrossValidator, KFold, LeaveOneGroupOut, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PowerTransformer, StandardScaler
 
 from interp import metrics
+from interp.arguments.extras import extra
 from interp.metrics import Estimate
 from interp.trajectory.fitting import Trajectory
 from interp.trajectory.released import QUANTITIES, ReleasedModel
+
+with extra("sklearn", "predicting curves"):
+    from sklearn.base import RegressorMixin
+    from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+    from sklearn.linear_model import LassoCV, RidgeCV
+    from sklearn.model_selection import BaseCrossValidator, KFold, LeaveOneGroupOut, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PowerTransformer, StandardScaler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from interp.arguments.extras import extra
+
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")  # renders without a display; read when mujoco is first imported
 
-try:
+with extra("metaworld", "the simulator"):
     import metaworld
     import mujoco
-except ImportError as error:
-    raise ImportError(f"the simulator needs Meta-World: pip install 'deepfield[vla]' ({error})") from None
 
 TASK = "reach-v3"
 _GOALS = 50
