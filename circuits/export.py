@@ -9,7 +9,7 @@ from scipy import sparse
 
 from circuits.circuit import EMBED, LOGITS, Circuit
 from circuits.explorer.graph import Graph, Part
-from circuits.graphs.exchange import FileNode, file_of
+from circuits.graphs.exchange.writing import FileNode, file_of
 from circuits.graphs.influence import cumulative, influence_of, normalised
 from interp.files.writing import atomic_path, write_json
 

@@ -96,11 +96,11 @@ def graph(
 
     from circuits.commands.inputs import open_drawn_task, require_task
     from circuits.graphs.building import attribution_graph, plan_graph
-    from circuits.graphs.exchange import write_neuronpedia
-    from circuits.graphs.measured import measure as measure_edges
+    from circuits.graphs.exchange.writing import write_neuronpedia
+    from circuits.graphs.linear.targets import Difference, Targets
+    from circuits.graphs.measured.measuring import measure as measure_edges
     from circuits.graphs.page.report import graph_page
     from circuits.graphs.qk import score_pairs
-    from circuits.graphs.targets import Difference, Targets
     from interp.files.writing import write_json
     from interp.models.loading import load_model
     from saes.places.files import load_any

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from circuits.anatomy.anatomy import Anatomy
 from circuits.graphs.graph import ERROR, LATENT, LINEAR_ERROR, TARGET, TOKEN, AttributionGraph, columns_of
-from circuits.graphs.local_model import Injection, LocalModel, local_model, open_anatomy, prompt_ids
-from circuits.graphs.rows import OF_AN_ENTRY, Rows
-from circuits.graphs.sources import Columns, ErrorSplit, Sources
-from circuits.graphs.targets import Target, Targets, resolve, sites_of
-from circuits.graphs.transcoders import Transcoder, Transcoders, kept_positions, transcoders_of
+from circuits.graphs.linear.local_model import Injection, LocalModel, local_model, open_anatomy, prompt_ids
+from circuits.graphs.linear.rows import OF_AN_ENTRY, Rows
+from circuits.graphs.linear.sources import Columns, ErrorSplit, Sources
+from circuits.graphs.linear.targets import Target, Targets, resolve, sites_of
+from circuits.graphs.linear.transcoders import Transcoder, Transcoders, kept_positions, transcoders_of
 from circuits.runs.budget import MEMORY, at_once
 from interp.models.source import source_of
 

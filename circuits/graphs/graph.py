@@ -10,9 +10,10 @@ import torch
 from scipy import sparse
 
 from circuits.graphs.influence import GraphScores, cumulative, graph_scores, influence_of, normalised, pruned
-from circuits.graphs.interventions import Intervened, LatentChange, Readout, Reruns, checked_changes
-from circuits.graphs.local_model import UNEMBEDDING
-from circuits.graphs.sources import KINDS, Columns
+from circuits.graphs.interventions.changes import Intervened, LatentChange, checked_changes
+from circuits.graphs.interventions.reruns import Readout, Reruns
+from circuits.graphs.linear.local_model import UNEMBEDDING
+from circuits.graphs.linear.sources import KINDS, Columns
 
 TOKEN, ERROR, LINEAR_ERROR, LATENT, TARGET = range(5)
 
@@ -36,7 +37,7 @@ class GraphNode:
     number: int
     """Its number among the graph's nodes."""
     kind: str
-    """One of ``circuits.graphs.sources.KINDS``, as text."""
+    """One of ``circuits.graphs.linear.sources.KINDS``, as text."""
     layer: int
     """-1 for tokens; for logits the number of layers."""
     position: int

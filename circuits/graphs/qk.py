@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from circuits.anatomy.anatomy import Anatomy, anatomy_of, part_of_projection
 from circuits.anatomy.wiring import head_projection
 from circuits.graphs.graph import AttributionGraph
-from circuits.graphs.local_model import ATTENTION_INPUT, Injection, local_model
-from circuits.graphs.sources import KINDS, Sources
+from circuits.graphs.linear.local_model import ATTENTION_INPUT, Injection, local_model
+from circuits.graphs.linear.sources import KINDS, Sources
 from circuits.rules import with_gradient_of
 from interp.models.plain import PlainCopy
 from interp.sites.norms import linear_norm

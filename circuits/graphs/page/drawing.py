@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from circuits.graphs.graph import ERROR, LATENT, LINEAR_ERROR, TARGET, TOKEN, PrunedGraph
-from circuits.graphs.measured import Measurement
+from circuits.graphs.measured.measurement import Measurement
 
 STEP, MARGIN, NARROW, IN_A_ROW = 15.0, 12.0, 26.0, 6
 _ROW_GAP, _LABELS, _LONGEST_LABEL = 46.0, 92.0, 14

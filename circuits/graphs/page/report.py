@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import torch
 
 from circuits.graphs.graph import LATENT, AttributionGraph, PrunedGraph
-from circuits.graphs.measured import VERDICTS, Agreement, Measurement
+from circuits.graphs.measured.measurement import VERDICTS, Agreement, Measurement
 from circuits.graphs.page.drawing import MOST_DRAWN, draw
 from interp.pages.html_page import COLORS, Page
 from interp.pages.templates import render

@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 from circuits.graphs.influence import cumulative, graph_scores, influence_of, least_kept, normalised, pruned
-from circuits.graphs.rows import Rows
+from circuits.graphs.linear.rows import Rows
 
 
 def csr(rows: list[list[float]]) -> sparse.csr_array:

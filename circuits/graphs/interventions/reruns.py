@@ -12,12 +12,11 @@ A change of a latent is added to the output of every MLP that it writes to. Patt
 keys, so that it does not matter how attention is computed.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,47 +24,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuits.anatomy.anatomy import Anatomy, part_of_projection
-from circuits.graphs.local_model import UNEMBEDDING, Injection, open_anatomy, reading_place
-from circuits.graphs.transcoders import Transcoder, Transcoders, own_of, transcoders_of
+from circuits.graphs.interventions.changes import MODES, LatentChange
+from circuits.graphs.linear.local_model import UNEMBEDDING, Injection, reading_place
+from circuits.graphs.linear.transcoders import Transcoder, own_of
 from circuits.runs.runner import hook_at
-from interp.models.feed_forward import stack_of
 from interp.sites.norms import LinearNorm, linear_norm
-from interp.sites.parts import parts_of
 from interp.sites.site import Site
-from interp.steering.positions import Positions
 
-MODES = ("direct", "frozen_attention", "live")
 EMBEDDING = -1
 """As the layer of an addition: the output of the module that embeds tokens."""
-
-
-@dataclass(frozen=True)
-class LatentChange:
-    """What happens to one latent: ``set`` to a value, ``add`` it, or ``scale`` by it. Where it is not active, its
-    value is 0.
-
-    Example:
-        >>> import torch
-        >>> from circuits.graphs import LatentChange
-        >>> LatentChange(0, 875, 2.0, "scale").delta(torch.tensor(3.0))
-        tensor(3.)
-    """
-
-    layer: int
-    """The layer whose transcoder has the latent."""
-    index: int
-    """Number of the latent in its transcoder."""
-    value: float = 0.0
-    """An activation to set or to add, or a factor to scale by."""
-    how: Literal["set", "add", "scale"] = "set"
-    """Whether the activation is set, added to, or scaled."""
-    position: int | None = None
-    """None for every position at which transcoders stand in."""
-
-    def delta(self, value: Tensor) -> Tensor:
-        """How much more of the latent there is, where it has ``value``."""
-        wanted = {"set": torch.full_like(value, self.value), "add": value + self.value, "scale": value * self.value}
-        return wanted[self.how] - value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -325,148 +292,3 @@ class Readout:
             x = run.at[site][:, position.to(run.logits.device)]
             found[:, where] = (x * vectors.to(x.dtype)).sum(-1).double().cpu()
         return found
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Intervened:
-    """What followed from changes of latents on one prompt.
-
-    Example:
-        >>> import circuits, interp, saes
-        >>> model = interp.load_model("embedded")
-        >>> transcoders = saes.embedded_transcoders()
-        >>> graph = circuits.attribution_graph(model, "Once upon a time", transcoders, max_nodes=32)
-        >>> from circuits.graphs import LatentChange
-        >>> latent = graph.top(1, 3)[0]
-        >>> found = graph.intervene([LatentChange(latent.layer, latent.index, position=latent.position)])
-        >>> found.mode, len(found.top(2))
-        ('live', 2)
-    """
-
-    mode: str
-    """One of ``MODES``: what was held fixed."""
-    change: np.ndarray
-    """By node of the graph, how much its pre-activation (a target's value) rose; NaN where a node has none."""
-    logits: Float[Tensor, " vocab"]
-    """Logits at the last position after the changes."""
-    clean_logits: Float[Tensor, " vocab"]
-    """Logits at the last position without any change."""
-
-    def top(self, k: int = 5) -> list[tuple[int, float, float]]:
-        """The ``k`` likeliest tokens after the change: id, probability, and probability before."""
-        after, before = self.logits.double().softmax(-1), self.clean_logits.double().softmax(-1)
-        return [(int(i), float(after[i]), float(before[i])) for i in after.topk(min(k, len(after))).indices]
-
-
-def checked_changes(changes: Sequence[LatentChange], transcoders: Sequence[Transcoder], kept: Tensor) -> None:
-    """Whether there are such latents, at positions where transcoders stand in.
-
-    Raises:
-        ValueError: no change, or one of what is not there.
-    """
-    by_layer = {one.layer: one for one in transcoders}
-    if not changes:
-        raise ValueError("changes is empty; pass one LatentChange at least")
-    for change in changes:
-        if change.layer not in by_layer:
-            known = ", ".join(map(str, by_layer))
-            raise ValueError(f"{change} is of a layer without a transcoder; those with one are {known}")
-        if not 0 <= change.index < (d_sae := by_layer[change.layer].part.d_sae):
-            raise ValueError(f"{change} is of no latent: there are 0 to {d_sae - 1}")
-        if change.how not in ("set", "add", "scale"):
-            raise ValueError(f"{change} is none that is known: how is set, add or scale")
-        if change.position is not None and not (0 <= change.position < len(kept) and bool(kept[change.position])):
-            raise ValueError(f"{change} is at a position where no transcoder stands in")
-
-
-@contextmanager
-def intervening(
-    model: Any,
-    transcoders: Transcoders,
-    changes: Sequence[LatentChange],
-    *,
-    scope: Any = "all",
-    prompt_length: int | None = None,
-) -> Iterator[None]:
-    """Within the block every forward pass runs with changed latents, live, ``generate`` with its cache included.
-
-    Args:
-        model: A bridge or a plain Hugging Face model.
-        transcoders: As for :func:`circuits.attribution_graph`.
-        changes: Those with a position happen there, counted from the first token; the others where ``scope`` says.
-        scope: As for :func:`interp.steering.steer`: ``all``, ``prefill``, ``decode``, ``last`` or a mask.
-        prompt_length: As there.
-
-    Raises:
-        ValueError: changes, transcoders or scope that do not fit; families whose MLP is no module of its own.
-
-    Example:
-        >>> import interp, saes
-        >>> model = interp.load_model("embedded")
-        >>> transcoders = saes.embedded_transcoders()
-        >>> from circuits.graphs import LatentChange, intervening
-        >>> ids = model.to_tokens("Once upon a time")
-        >>> clean = model(ids)
-        >>> with intervening(model, transcoders, [LatentChange(0, 875, 5.0)]):
-        ...     changed = model(ids)
-        >>> bool((changed != clean).any())
-        True
-    """
-    given = transcoders_of(model, open_anatomy(model), transcoders)
-    if any(change.position is not None and change.position < 0 for change in changes):
-        raise ValueError("positions are counted from the first token; while text is generated there is no last one")
-    longest = max((change.position or 0 for change in changes), default=0) + 1
-    checked_changes(changes, given, torch.ones(longest, dtype=torch.bool))
-    parts = parts_of(model)
-    if parts.family.mlp is None:
-        raise ValueError("in this family no module is the MLP, so positions are not known where it runs")
-    stack = stack_of(model)
-    factor = parts.family.residual_multiplier
-    added: dict[int, Tensor] = {}
-    with ExitStack() as hooks:
-        groups: dict[int | None, list[LatentChange]] = defaultdict(list)
-        for change in changes:
-            groups[change.position].append(change)
-        where = {
-            position: Positions(
-                model, stack, scope if position is None else torch.arange(position + 1) == position,
-                prompt_length=prompt_length,
-            )
-            for position in groups
-        }  # fmt: skip
-        for positions in where.values():
-            positions.attach(hooks)
-
-        def follow(one: Transcoder, convert: Any) -> Any:
-            def followed(_module: nn.Module, _entering: bool, value: Tensor) -> Tensor:
-                if one is given[0]:
-                    added.clear()
-                with torch.no_grad():
-                    x = convert(value)
-                    latents = one.part.encode(x.to(one.part.W_enc.dtype))
-                    for change in changes:
-                        if change.layer != one.layer:
-                            continue
-                        delta = change.delta((latents.values * (latents.indices == change.index)).sum(-1))
-                        selected = where[change.position].select(value)
-                        delta = delta if selected is None else delta * selected
-                        index = torch.tensor([change.index], device=x.device)
-                        for number, layer in enumerate(one.writes):
-                            more = (delta[..., None] * one.decoder(index, number)).to(value.dtype)
-                            added[layer] = more if layer not in added else added[layer] + more
-                return value
-
-            return followed
-
-        def write(layer: int) -> Any:
-            def written(_module: nn.Module, _entering: bool, value: Tensor) -> Tensor:
-                return value + added[layer] / factor if layer in added else value
-
-            return written
-
-        for one in given:
-            module, entering, convert = reading_place(parts, one.read)
-            hooks.callback(hook_at(module, entering, follow(one, convert)).remove)
-        for layer, block in enumerate(parts.blocks):
-            hooks.callback(hook_at(block.mlp_added, False, write(layer)).remove)
-        yield

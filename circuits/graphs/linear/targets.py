@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.graphs.local_model import UNEMBEDDING, Injection, LocalModel
+from circuits.graphs.linear.local_model import UNEMBEDDING, Injection, LocalModel
 from interp.sites.site import Site
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "ln2_normalized", "resid_post")

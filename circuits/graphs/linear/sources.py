@@ -15,8 +15,15 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from circuits.graphs.local_model import Gradients, LocalModel, local_model, open_anatomy, prompt_ids
-from circuits.graphs.transcoders import Transcoder, Transcoders, kept_positions, own_of, transcoders_of, written_by
+from circuits.graphs.linear.local_model import Gradients, LocalModel, local_model, open_anatomy, prompt_ids
+from circuits.graphs.linear.transcoders import (
+    Transcoder,
+    Transcoders,
+    kept_positions,
+    own_of,
+    transcoders_of,
+    written_by,
+)
 from saes.dark_matter.split.least_squares import LinearMap, NormalEquations
 from saes.latents import Latents
 

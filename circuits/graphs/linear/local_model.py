@@ -16,7 +16,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from circuits.anatomy.anatomy import Anatomy, anatomy_of, require_experts_apart
-from circuits.graphs.transcoders import Transcoder, own_of
+from circuits.graphs.linear.transcoders import Transcoder, own_of
 from circuits.rules import active_rules, relevance
 from circuits.runs.runner import hook_at
 from interp.inference_mode import refuse_inference_mode

@@ -1,0 +1,1 @@
+"""The frozen linear map of one prompt: who writes, who reads, and what each adds."""
