@@ -6,6 +6,8 @@ import numpy as np
 
 PYTHIA_STEPS = (0, *(2**i for i in range(10)), *range(1000, 144_000, 1000))
 """The 154 steps of which every Pythia has, or should have, a revision."""
+_TOKENS = {"embedded": 16 * 256, "EleutherAI/pythia-": 1024 * 2048}
+"""Tokens that a step of training reads, by how the name of the run begins."""
 _LATE = 26
 """Steps after 512 in the schedule ``paper``: with 0 and the powers of two, 37 for Pythia."""
 
@@ -44,3 +46,14 @@ def choose_steps(wanted: str, steps: Collection[int]) -> list[int]:
     if not listed or listed[0] < 0:
         raise ValueError(f"steps {wanted!r} are neither all, log, paper nor a list such as 0,512,143000")
     return listed
+
+
+def tokens_per_step(name: str) -> int | None:
+    """How many tokens each step of a known training run reads; None where that is not known here.
+
+    Example:
+        >>> from interp.checkpoints.schedules import tokens_per_step
+        >>> tokens_per_step("EleutherAI/pythia-70m")
+        2097152
+    """
+    return next((count for begin, count in _TOKENS.items() if name.startswith(begin)), None)

@@ -12,22 +12,23 @@ activations are in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
 from interp.models.bridge import Model
-from interp.models.feed_forward import output_weights, projection
+from interp.models.feed_forward import output_weights
 from interp.models.loading import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, layer_count
+from interp.sparsity.mlp_edits import edited, mean_loss
 from interp.sparsity.truncation_error import ErrorCurve, contribution_norms, error_sums
 from interp.terminal.progress import counted
 
@@ -97,7 +98,7 @@ def topk_mlps(model: Model, k: int) -> Iterator[None]:
         order = a.detach().abs().argsort(dim=-1, descending=True, stable=True)[..., :k]
         return a * torch.zeros_like(a).scatter(-1, order, 1)
 
-    with _edited(model, [keep] * layer_count(model)):
+    with edited(model, [keep] * layer_count(model)):
         yield
 
 
@@ -111,7 +112,7 @@ def pruned(model: Model, thresholds: Sequence[float]) -> Iterator[None]:
 
     if len(thresholds) != layer_count(model):
         raise ValueError(f"{len(thresholds)} thresholds for {layer_count(model)} layers; pass one a layer")
-    with _edited(model, [drop(layer, threshold) for layer, threshold in enumerate(thresholds)]):
+    with edited(model, [drop(layer, threshold) for layer, threshold in enumerate(thresholds)]):
         yield
 
 
@@ -221,20 +222,5 @@ class _Curves:
 
             return unchanged
 
-        with _edited(self._model, [shown(layer) for layer in range(layer_count(self._model))]):
-            losses = [metrics.cross_entropy(self._model(rows), rows).mean() for rows in self._tokens.split(1)]
-        return float(torch.stack(losses).double().mean())
-
-
-@contextmanager
-def _edited(model: Model, edits: Sequence[Any]) -> Iterator[None]:
-    """Edit what enters every layer's last projection; the hooks are gone afterwards, also after an error."""
-
-    def hook(edit: Any) -> Any:
-        return lambda _module, args: (edit(args[0]), *args[1:])
-
-    with ExitStack() as hooks:
-        for layer, edit in enumerate(edits):
-            module: nn.Module = projection(model, layer)
-            hooks.callback(module.register_forward_pre_hook(hook(edit)).remove)
-        yield
+        with edited(self._model, [shown(layer) for layer in range(layer_count(self._model))]):
+            return mean_loss(self._model, self._tokens)

@@ -60,20 +60,38 @@ def curve_intervals(
         values: measured there.
         level: how often an interval should hold the truth.
     """
-    jacobian = linearised(curve, steps)
-    scaled, norms = _scaled(jacobian)
-    residual_of = np.eye(len(steps)) - leverage(jacobian)
-    free = np.maximum(np.diag(residual_of), 1e-9)
     with np.errstate(all="ignore"):
         figures, gradients = _figures(curve, steps[-1])
-        pulls = (gradients / norms) @ _inverse(scaled)  # of each figure by each value
-        weights = pulls**2 / free
-        variances = weights @ (values - curve(steps)) ** 2
-        freedom = (pulls**2).sum(1) ** 2 / np.einsum("ki,kj,ij->k", weights, weights, residual_of**2)
-        half = student.ppf((1 + level) / 2, freedom) * np.sqrt(variances)
+        half = half_widths(linearised(curve, steps), values - curve(steps), gradients, level=level)
         ends = np.stack([figures - half, figures + half])
         ends = np.where([name in POSITIVE for name in _NAMES], np.exp(ends), ends)
     return {name: (float(low), float(high)) for name, low, high in zip(_NAMES, *ends, strict=True)}
+
+
+def half_widths(
+    jacobian: Float[np.ndarray, "n p"],
+    residuals: Float[np.ndarray, " n"],
+    gradients: Float[np.ndarray, "figures p"],
+    *,
+    level: float = 0.95,
+) -> Float[np.ndarray, " figures"]:
+    """Half the intervals of figures of a least-squares fit, to first order, without an assumption of equal noise.
+
+    Args:
+        jacobian: derivatives of the fitted values by the parameters.
+        residuals: measured minus fitted.
+        gradients: derivatives of the figures by the parameters.
+        level: how often an interval should hold the truth.
+    """
+    scaled, norms = _scaled(jacobian)
+    residual_of = np.eye(len(residuals)) - leverage(jacobian)
+    free = np.maximum(np.diag(residual_of), 1e-9)
+    with np.errstate(all="ignore"):
+        pulls = (gradients / norms) @ _inverse(scaled)  # of each figure by each value
+        weights = pulls**2 / free
+        variances = weights @ residuals**2
+        freedom = (pulls**2).sum(1) ** 2 / np.einsum("ki,kj,ij->k", weights, weights, residual_of**2)
+        return np.asarray(student.ppf((1 + level) / 2, freedom) * np.sqrt(variances))
 
 
 def _figures(curve: EmergenceCurve, last: float) -> tuple[Float[np.ndarray, " 8"], Float[np.ndarray, "8 5"]]:

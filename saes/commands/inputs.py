@@ -59,7 +59,7 @@ class Inputs:
 
 @contextmanager
 def open_inputs(
-    folder: Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), load: Load = SAE.load
+    folder: str | Path, *, data: Path, tokens: int, options: TextOptions = TextOptions(), load: Load = SAE.load
 ) -> Iterator[Inputs]:
     """Load the SAE in ``folder`` and its model on one device, and tokenise ``data`` into a temporary folder.
 
@@ -150,7 +150,7 @@ def _settings(options: TextOptions, said: Conditions, model: Model) -> dict[str,
     }
 
 
-def _tell(folder: Path, options: TextOptions, said: Conditions, settings: dict[str, Any]) -> None:
+def _tell(folder: str | Path, options: TextOptions, said: Conditions, settings: dict[str, Any]) -> None:
     """Print, to stderr, the defaults that come from the SAE's files, and what of them cannot be had."""
     flags = {"context": "--context", "packing": "--packing", "bos": "--bos", "first_position": "--first-position"}
     taken = [

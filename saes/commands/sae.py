@@ -1,4 +1,5 @@
-"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``publish`` for others."""
+"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``orthogonality`` of several,
+``publish`` for others."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from interp.commands.options import OutFolder
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
 from saes.commands.features import features
+from saes.commands.orthogonality import orthogonality
 from saes.commands.publish import publish
 
 app = App(
@@ -16,11 +18,13 @@ app = App(
     help="Work with saved SAEs.",
     help_epilogue=examples(
         "interp sae features sae --data heldout.txt --html features.html",
+        "interp sae orthogonality sae gpt2-small-res-jb/blocks.8.hook_resid_pre --data heldout.txt --html page.html",
         "interp sae convert sae --to saelens --out sae_for_saelens",
         "interp sae publish sae --to folder --license mit --data heldout.txt",
     ),
 )
 app.command(features)
+app.command(orthogonality)
 app.command(publish)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
-from saes.evaluation.token_table import TokenTable, epsilon_lbo
+from saes.evaluation.token_table import NormTable, epsilon_lbo
 
 BANDS = (0.25, 0.5, 1.0)
 """Values of epsilon (h - 1) whose bounds the ZF plot shows, the paper's."""
@@ -64,7 +64,7 @@ class AFAQuality:
     """Its ordinate: ||f|| of the same tokens."""
 
 
-def afa_quality(table: TokenTable, *, d_sae: int) -> AFAQuality | None:
+def afa_quality(table: NormTable, *, d_sae: int) -> AFAQuality | None:
     """Figures and plot of a table; None where no token has a feature, so that nothing is defined."""
     some = table.where(table.f_squared > 0)
     if not len(some):

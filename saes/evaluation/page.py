@@ -44,7 +44,7 @@ def build_page(report: Report, *, title: str, data: str) -> Page:
             " latents. Lower is better. Taken on the reconstruction instead of z it is a lower bound on the decoder's"
             " coherence."
         )
-        page.figures(_zf(report.afa, report.tokens)).table(*_bands(report.afa))
+        page.figures(zf_figure(report.afa, report.tokens)).table(*_bands(report.afa))
     page.heading("By position in the row").figures(*_positions(report))
     page.heading("Parts of the text").text(
         f"A token is massive where its activation's norm is above {MASSIVE_TIMES:g} times the median norm of this text,"
@@ -85,7 +85,8 @@ def _density(report: Report) -> Captioned:
     )
 
 
-def _zf(afa: AFAQuality, tokens: int) -> Captioned:
+def zf_figure(afa: AFAQuality, tokens: int, *, title: str = "ZF plot") -> Captioned:
+    """||f|| of tokens against ||z||, between the lines of the bands."""
     ends = [0.0, 1.05 * max(afa.z_norms)]
     top = 1.1 * max(*afa.f_norms, *afa.z_norms)
     traces = [
@@ -106,7 +107,7 @@ def _zf(afa: AFAQuality, tokens: int) -> Captioned:
                         line={"color": COLORS[5], "width": 1.2, "dash": dash},
                     )
                 )
-    figure = _figure("ZF plot", "‖z‖", "‖f‖", traces, height=480)
+    figure = _figure(title, "‖z‖", "‖f‖", traces, height=480)
     figure.update_xaxes(range=ends).update_yaxes(range=[0, top])
     return figure, (
         f"Below the line a token is under-activated ({afa.under_activated} of them), above it over-activated"

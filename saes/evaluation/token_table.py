@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -23,16 +24,43 @@ from saes.sae import SAE
 MASSIVE_TIMES = 10.0
 """A token is massive where its activation's norm is above this many times the median norm, as in ``Masks``."""
 
+Rows = TypeVar("Rows", bound="NormTable")
+
 
 @dataclass(frozen=True, kw_only=True)
-class TokenTable:
-    """A row a measured token. Squares are in the activation's unit squared, losses in nats for the next token.
+class NormTable:
+    """A row a measured token, with what :func:`saes.evaluation.afa_quality.afa_quality` asks of it.
 
     Norms of z, z_hat and f are compared with each other: of an SAE with ``layer_norm`` they are in its own units.
     """
 
     documents: Int[Tensor, " n"]
     """Number of the document that each token is of."""
+    l0: Float[Tensor, " n"]
+    """How many latents are active."""
+    z_squared: Float[Tensor, " n"]
+    """||z||^2, with z the SAE's target (its input, except in a transcoder)."""
+    z_hat_squared: Float[Tensor, " n"]
+    """||z_hat||^2, the squared norm of the reconstruction."""
+    f_squared: Float[Tensor, " n"]
+    """Squared norm of the scaled latents and b_dec, see :func:`feature_norm_squared`."""
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def where(self: Rows, mask: Bool[Tensor, " n"]) -> Rows:
+        """Some of the rows."""
+        return type(self)(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+
+    def mean(self, values: Float[Tensor, " n"]) -> Estimate:
+        """Of one number a token; the standard error is over documents."""
+        return metrics.mean(values, groups=self.documents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTable(NormTable):
+    """A row a measured token. Squares are in the activation's unit squared, losses in nats for the next token."""
+
     positions: Int[Tensor, " n"]
     """In the row, which is what the model sees."""
     massive: Bool[Tensor, " n"]
@@ -41,21 +69,13 @@ class TokenTable:
     """Whether the next position is measured too: padding and the row's end are not predicted. Losses mean nothing
     elsewhere."""
     error: Float[Tensor, " n"]
-    """||z - z_hat||^2, with z the SAE's target (its input, except in a transcoder)."""
+    """||z - z_hat||^2 of each token."""
     variance: Float[Tensor, " n"]
     """||z - mean||^2, about the mean of all tokens."""
     variance_ordinary: Float[Tensor, " n"]
     """The same about the mean of the tokens that are not massive."""
     cosine: Float[Tensor, " n"]
     """Cosine of z with z_hat."""
-    l0: Float[Tensor, " n"]
-    """How many latents are active."""
-    z_squared: Float[Tensor, " n"]
-    """||z||^2, with z the SAE's target."""
-    z_hat_squared: Float[Tensor, " n"]
-    """||z_hat||^2, the squared norm of the reconstruction."""
-    f_squared: Float[Tensor, " n"]
-    """Squared norm of the scaled latents and b_dec, see :func:`feature_norm_squared`."""
     ce_clean: Float[Tensor, " n"]
     """Loss of the model as it is."""
     ce_spliced: Float[Tensor, " n"]
@@ -68,17 +88,6 @@ class TokenTable:
     """Spliced, but massive tokens stay clean."""
     kl: Float[Tensor, " n"]
     """KL(clean || spliced) of the next token's distribution."""
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def where(self, mask: Bool[Tensor, " n"]) -> "TokenTable":
-        """Some of the rows."""
-        return TokenTable(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
-
-    def mean(self, values: Float[Tensor, " n"]) -> Estimate:
-        """Of one number a token; the standard error is over documents."""
-        return metrics.mean(values, groups=self.documents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +223,7 @@ class _Gathering:
             predicts=functional.pad(kept[:, 1:], (0, 1)),
             error=(z - z_hat).square().sum(-1),
             cosine=functional.cosine_similarity(z, z_hat, dim=-1),
-            l0=latents.l0.float(),
-            z_squared=sae.normalised(z, as_=x).double().square().sum(-1),
-            z_hat_squared=sae.normalised(z_hat, as_=x).double().square().sum(-1),
-            f_squared=feature_norm_squared(sae, latents),
+            **norms(sae, x, z, latents, z_hat),
             kl=metrics.kl(clean, spliced),
             ce_clean=_loss(clean, ids),
             ce_spliced=_loss(spliced, ids),
@@ -290,6 +296,22 @@ def _check_fit(member: Placed, seen: dict[Site, Tensor]) -> None:
 def _loss(logits: Float[Tensor, "batch position vocab"], ids: Int[Tensor, "batch position"]) -> Tensor:
     """At the position before the token that it is about."""
     return functional.pad(metrics.cross_entropy(logits, ids), (0, 1))
+
+
+def norms(
+    sae: SAE,
+    x: Float[Tensor, "batch position d_in"],
+    z: Float[Tensor, "batch position d_out"],
+    latents: Latents,
+    z_hat: Float[Tensor, "batch position d_out"],
+) -> dict[str, Float[Tensor, "batch position"]]:
+    """The columns of :class:`NormTable` that an SAE's input, target, latents and output give."""
+    return {
+        "l0": latents.l0.float(),
+        "z_squared": sae.normalised(z, as_=x).double().square().sum(-1),
+        "z_hat_squared": sae.normalised(z_hat, as_=x).double().square().sum(-1),
+        "f_squared": feature_norm_squared(sae, latents),
+    }
 
 
 def feature_norm_squared(sae: SAE, latents: Latents, *, bias: bool = True) -> Float64[Tensor, "*batch"]:
