@@ -1,3 +1,4 @@
+from .absorption import absorption as absorption
 from .built_in import BUILT_IN as BUILT_IN
 from .built_in import built_in as built_in
 from .examples import examples_from_rows as examples_from_rows

@@ -14,7 +14,7 @@ import numpy as np
 from interp.metrics import Estimate
 from saes.suites.examples import Examples
 from saes.suites.labelled import LabelledTexts, held_out
-from saes.suites.probes import by_mean_difference, fit, fit_chosen, share
+from saes.suites.probes import by_mean_difference, fit, fit_dense, share
 
 KS = (1, 2, 5, 10)
 """How many latents probes read by default."""
@@ -135,7 +135,7 @@ def _of_label(
     """Figures of one question, and which held-out answers of each probe are right."""
     x = examples.x.double().numpy()
     right: dict[str, np.ndarray] = {"majority": y[test] == (y[train].mean() >= 0.5)}
-    dense = fit_chosen(x[train], y[train], groups[train], seed=seed)
+    dense = fit_dense(x[train], y[train], groups[train], seed=seed)
     right["dense"] = (dense.scores(x[test]) > 0) == y[test]
     latents = by_mean_difference(examples.latents[train], y[train])
     dimensions = by_mean_difference(x[train], y[train])
