@@ -6,6 +6,7 @@ from . import places as places
 from . import publishing as publishing
 from . import pursuit as pursuit
 from . import sets as sets
+from . import suites as suites
 from . import training as training
 from .activations import BatchTopK as BatchTopK
 from .activations import Gated as Gated

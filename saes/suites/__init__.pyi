@@ -1,0 +1,12 @@
+from .absorption import absorption as absorption
+from .built_in import BUILT_IN as BUILT_IN
+from .built_in import built_in as built_in
+from .examples import examples_from_rows as examples_from_rows
+from .examples import examples_from_texts as examples_from_texts
+from .labelled import LabelledTexts as LabelledTexts
+from .labelled import from_hub as from_hub
+from .labelled import read_labelled as read_labelled
+from .planted import Planted as Planted
+from .planted import plant as plant
+from .probing import probe_sparsely as probe_sparsely
+from .recovery import recovery as recovery

@@ -1,0 +1,175 @@
+"""Texts with labels: where the questions that probes answer come from.
+
+Three sources: sets of our own, made of templates or of the books that ship (:mod:`saes.suites.built_in`), a JSONL file,
+and data sets of the Hugging Face hub by name.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from interp.files.outside import reading
+
+Position = Literal["mean", "last"]
+"""What of a text's tokens stands for it: their mean, or the last one."""
+PUBLIC: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "ag_news": ("fancyzhx/ag_news", "text", "label"),
+        "bias_in_bios": ("LabHC/bias_in_bios", "hard_text", "profession"),
+        "amazon_reviews": ("canrager/amazon_reviews_mcauley_1and5", "text", "rating"),
+    }
+)
+"""Name, data set of the hub, its column of text and its column of labels: three of those that SAEBench probes."""
+FEWEST_GROUPS = 4
+"""Of each label, so that both sides of a split have two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTexts:
+    """Texts, what is asked of each, and which of them belong together.
+
+    Raises ValueError where a label has fewer than :data:`FEWEST_GROUPS` groups, or is alone.
+
+    Example:
+        >>> from saes.suites import LabelledTexts
+        >>> names = tuple("abcdefgh")
+        >>> texts = LabelledTexts(name="case", texts=names, labels=("x", "y") * 4, groups=names, position="last")
+        >>> texts.classes
+        ('x', 'y')
+    """
+
+    name: str
+    """What the set is called in tables."""
+    texts: tuple[str, ...]
+    """What the model reads, one after the other."""
+    labels: tuple[str, ...]
+    """The right answer for each text."""
+    groups: tuple[str, ...]
+    """Texts of one group stand on one side of a split: sentences about one word, parts of one document."""
+    position: Position
+    """Which tokens stand for a text."""
+
+    def __post_init__(self) -> None:
+        if not len(self.texts) == len(self.labels) == len(self.groups):
+            raise ValueError(f"{self.name}: {len(self.texts)} texts, {len(self.labels)} labels: one for each")
+        if self.position not in get_args(Position):
+            raise ValueError(f"position {self.position!r} is not one of {', '.join(get_args(Position))}")
+        groups = Counter(label for label, _ in set(zip(self.labels, self.groups, strict=True)))
+        if len(groups) < 2:
+            raise ValueError(f"{self.name}: every text has the same label; a probe needs two or more")
+        if few := [label for label, count in groups.items() if count < FEWEST_GROUPS]:
+            raise ValueError(
+                f"{self.name}: label {few[0]!r} has {groups[few[0]]} groups of texts; give {FEWEST_GROUPS} or more, so"
+                " that some can be held out"
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that there are, sorted."""
+        return tuple(sorted(set(self.labels)))
+
+    def shuffled(self, *, seed: int) -> "LabelledTexts":
+        """The same texts with labels that mean nothing: texts that share group and label go on sharing one."""
+        cells = list(zip(self.groups, self.labels, strict=True))
+        names = sorted(set(cells))
+        order = np.random.default_rng(seed).permutation(len(names))
+        new = {name: names[i][1] for name, i in zip(names, order, strict=True)}
+        return replace(self, name=f"{self.name}, shuffled", labels=tuple(new[cell] for cell in cells))
+
+
+def held_out(labels: Iterable[str], groups: Iterable[str], *, share: float = 0.3, seed: int = 0) -> np.ndarray:
+    """Which texts are held out, [n] bool: about ``share`` of the groups of each label, and two or more of them.
+
+    A group is counted for the label of its first text. Raises ValueError for a share outside 0 to 1.
+
+    Example:
+        >>> from saes.suites.labelled import held_out
+        >>> int(held_out("aaaabbbb", "12345678", share=0.5).sum())
+        4
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share = {share}: the held-out share must be between 0 and 1")
+    groups = list(groups)
+    first: dict[str, str] = {}
+    for label, group in zip(labels, groups, strict=True):
+        first.setdefault(group, label)
+    generator, out = np.random.default_rng(seed), set[str]()
+    for label in sorted(set(first.values())):
+        names = sorted(group for group, its in first.items() if its == label)
+        out |= {str(name) for name in generator.permutation(names)[: max(2, round(share * len(names)))]}
+    return np.array([group in out for group in groups])
+
+
+def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 4000) -> LabelledTexts:
+    """A JSONL file of objects with ``text`` and ``label``, and perhaps ``group``; the first ``most`` of them.
+
+    Raises ValueError naming the line that is wrong.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from saes.suites import read_labelled
+        >>> lines = [f'{{"text": "text {i}", "label": {i % 2}}}' for i in range(8)]
+        >>> size = Path("mine.jsonl").write_text("\\n".join(lines))
+        >>> read_labelled("mine.jsonl").classes
+        ('0', '1')
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; labelled texts are JSONL, an object with text and label a line")
+    rows = []
+    with reading(path.name, "is not JSONL of objects with text and label"):
+        import json
+
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
+                raise ValueError(f"{path.name}, line {number}: it is no object with a text that is not empty")
+            if not isinstance(label := entry.get("label"), str | int | bool):
+                raise ValueError(f"{path.name}, line {number}: its label is {label!r}; give a string or a whole number")
+            rows.append((entry["text"], str(label), str(entry.get("group", number))))
+            if len(rows) == most:
+                break
+    return _of(path.stem, rows, position)
+
+
+def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> LabelledTexts:
+    """A public set of :data:`PUBLIC`, by its name; the first ``most`` texts.
+
+    Raises ValueError where the hub cannot be reached and the set is not in the cache of ``datasets``.
+
+    Example:
+        >>> from saes.suites.labelled import PUBLIC
+        >>> sorted(PUBLIC)
+        ['ag_news', 'amazon_reviews', 'bias_in_bios']
+    """
+    from interp.tokens.huggingface import open_hub_dataset
+
+    if name not in PUBLIC:
+        raise ValueError(f"{name!r} is no public set known here; there are {', '.join(PUBLIC)}")
+    repo, text, label = PUBLIC[name]
+    data, _ = open_hub_dataset(repo, config=None, split="train")
+    rows: list[tuple[str, str, str]] = []
+    for number, entry in enumerate(islice(data, most)):
+        rows.append((_column(entry, text, repo), _column(entry, label, repo), str(number)))
+    return _of(name, rows, position)
+
+
+def _column(entry: Mapping[str, Any], name: str, repo: str) -> str:
+    if name not in entry:
+        raise ValueError(f"{repo} has no column {name!r} now; it has {', '.join(entry)}")
+    return str(entry[name])
+
+
+def _of(name: str, rows: list[tuple[str, str, str]], position: Position) -> LabelledTexts:
+    if not rows:
+        raise ValueError(f"{name} holds no text")
+    texts, labels, groups = zip(*rows, strict=True)
+    return LabelledTexts(name=name, texts=texts, labels=labels, groups=groups, position=position)
