@@ -1,6 +1,7 @@
 from . import convert as convert
 from . import dark_matter as dark_matter
 from . import evaluation as evaluation
+from . import explanations as explanations
 from . import features as features
 from . import places as places
 from . import publishing as publishing

@@ -1,0 +1,179 @@
+"""A judge behind an address that speaks the chat-completions protocol, which OpenAI began and most servers know.
+
+There is no default address, and nothing is sent before one is named. The key is read from an environment variable when
+a request is made, goes into its header alone, and is struck out of whatever the server says back.
+"""
+
+import http.client
+import json
+import os
+import time
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, build_opener
+from urllib.request import Request as HTTPRequest
+
+from interp.files.outside import parse_json_text, reading, reason
+from saes.explanations.judge import Answer, Request, estimated_tokens
+
+AGAIN = (408, 429, 500, 502, 503, 504)
+"""Status codes after which a request is sent again."""
+_LONGEST_WAIT = 60.0
+_LARGEST_BODY = 4 << 20
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A request that goes elsewhere would take the key with it."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class OpenAICompatible:
+    """A model behind ``POST {url}/chat/completions``, at temperature 0.
+
+    Args:
+        url: Up to, and without, ``/chat/completions``: ``http://localhost:8000/v1``.
+        model: What the server calls it.
+        key_variable: Environment variable that holds the key; by default no key is sent.
+        timeout: Seconds for a whole answer.
+        tries: How often a request is sent before it is given up, where the server is busy or does not answer.
+        first_wait: Seconds before the second try; twice as many before each one after, or what the server asks for.
+
+    Raises:
+        ValueError: an address that is none, that holds a secret, or to which the key would go unencrypted.
+
+    Example:
+        >>> from saes.explanations import OpenAICompatible
+        >>> OpenAICompatible("http://localhost:8000/v1", "my-model").name
+        'my-model at http://localhost:8000/v1'
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        key_variable: str | None = None,
+        timeout: float = 120.0,
+        tries: int = 6,
+        first_wait: float = 1.0,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"endpoint {url!r} is no address; give one such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                f"the endpoint at {parts.hostname} has more than host and path, which would be written into records:"
+                " give the key by --key-variable, and no user, query or fragment"
+            )
+        if key_variable is not None and parts.scheme == "http" and parts.hostname not in _LOCAL:
+            raise ValueError(f"endpoint {url} is not encrypted, and would get the key in {key_variable}; use https")
+        if not model:
+            raise ValueError("model is empty; say which model of the endpoint is to judge")
+        if tries < 1 or timeout <= 0 or first_wait < 0:
+            raise ValueError(f"tries is {tries}, timeout {timeout}, first_wait {first_wait}; 1, above 0, and 0 or more")
+        self._address = url.rstrip("/")
+        self._model, self._key_variable = model, key_variable
+        self._timeout, self._tries, self._first_wait = timeout, tries, first_wait
+        self._opener = build_opener(_NoRedirects)
+
+    @property
+    def name(self) -> str:
+        """Model and address."""
+        return f"{self._model} at {self._address}"
+
+    def ask(self, request: Request) -> Answer:
+        """Send it, again where the server is busy.
+
+        Raises:
+            ValueError: the key is missing, the server refuses the request, or what it sends back is no answer.
+            ConnectionError: there was no answer after all tries.
+        """
+        key = self._key()
+        wait, said = self._first_wait, ""
+        for attempt in range(self._tries):
+            if attempt:
+                time.sleep(min(wait, _LONGEST_WAIT))
+                wait *= 2
+            try:
+                return self._answer(request, self._send(request, key))
+            except HTTPError as error:
+                with error:
+                    said = _without(f"{error.code} {error.reason}: {_beginning(error)}", key)
+                if error.code not in AGAIN:
+                    moved = "; it points elsewhere, name that address" if 300 <= error.code < 400 else ""
+                    raise ValueError(f"{self.name} refused the request: {said}{moved}") from None
+                wait = max(wait, _asked_wait(error))
+            except (URLError, OSError, http.client.HTTPException) as error:
+                said = _without(reason(error), key)
+        raise ConnectionError(f"{self.name} did not answer in {self._tries} tries (last: {said})")
+
+    def _key(self) -> str | None:
+        if self._key_variable is None:
+            return None
+        key = os.environ.get(self._key_variable, "").strip()
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            state = "is not set" if not key else "holds what cannot be a key (spaces, line ends or other signs)"
+            raise ValueError(f"the environment variable {self._key_variable} {state}; put the key of {self.name} there")
+        return key
+
+    def _send(self, request: Request, key: str | None) -> bytes:
+        content = {
+            "model": self._model,
+            "messages": [vars(message) for message in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": 0,
+            "seed": request.seed,
+        }
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        body = json.dumps(content).encode()
+        deadline = time.monotonic() + self._timeout
+        sent = HTTPRequest(f"{self._address}/chat/completions", data=body, headers=headers, method="POST")
+        with self._opener.open(sent, timeout=self._timeout) as response:
+            found = b""
+            while piece := response.read1(1 << 16):
+                found += piece
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the answer took more than {self._timeout:g} seconds")
+                if len(found) > _LARGEST_BODY:
+                    raise ValueError(f"{self.name} sent more than {_LARGEST_BODY:,} bytes for one answer")
+        return found
+
+    def _answer(self, request: Request, body: bytes) -> Answer:
+        value = parse_json_text(body, self.name, "sent what is no JSON")
+        with reading(self.name, "sent what is no chat completion"):
+            text = value["choices"][0]["message"].get("content")
+            text = "" if text is None else text  # a refusal, or a call of a tool
+            if not isinstance(text, str):
+                raise ValueError(f"content is a {type(text).__name__}, not a text")
+            usage = value.get("usage") or {}
+            counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+            counted = all(type(count) is int and count >= 0 for count in counts)
+            if not counted:
+                counts = [estimated_tokens(request.text()), estimated_tokens(text)]
+            return Answer(text=text, prompt_tokens=counts[0], completion_tokens=counts[1], counted=counted)
+
+
+def _beginning(error: HTTPError) -> str:
+    try:
+        return " ".join(error.read(2000).decode(errors="replace").split())[:300]
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _asked_wait(error: HTTPError) -> float:
+    """Seconds that the server asks to wait; dates, which it may give too, are not read."""
+    try:
+        return float(error.headers.get("Retry-After", 0))
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _without(text: str, key: str | None) -> str:
+    """Servers repeat a key that they do not know."""
+    return text if key is None else text.replace(key, "[key]")

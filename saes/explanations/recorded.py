@@ -1,0 +1,149 @@
+"""Answers on disk, a line each, under the hash of what was asked: kept as they come, and given again offline."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from interp.files.outside import parse_json_text, reading, record
+from interp.files.writing import atomic_path, make_folder, sync_folder, told_if_full
+from saes.explanations.judge import Answer, Request
+
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A line of the file."""
+
+    key: str
+    """Hash of the request, in hexadecimal digits."""
+    judge: str
+    """Name of who answered it."""
+    request: Request
+    """What the judge was asked."""
+    answer: Answer
+    """What the judge said."""
+
+
+class Answers:
+    """A file of answers that grows. Each is on the disk before the next is asked for; one that a killed process left
+    half-written is taken off.
+
+    Raises:
+        ValueError: a line other than the last cannot be read, or was altered.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from saes.explanations import Answers
+        >>> Answers(Path("answers.jsonl")).requests
+        0
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept = {each.key: each for each in _read(path, mend=True)}
+
+    def __contains__(self, request: Request) -> bool:
+        return request.key() in self._kept
+
+    def __getitem__(self, request: Request) -> Answer:
+        return self._kept[request.key()].answer
+
+    @property
+    def requests(self) -> int:
+        """How many were answered."""
+        return len(self._kept)
+
+    @property
+    def tokens(self) -> int:
+        """Of all requests and answers."""
+        return sum(each.answer.tokens for each in self._kept.values())
+
+    def add(self, request: Request, answer: Answer, *, judge: str) -> None:
+        """Keep an answer; it is on the disk when this returns."""
+        one = Answered(key=request.key(), judge=judge, request=request, answer=answer)
+        line = json.dumps(asdict(one)) + "\n"
+        new = not self._path.exists()
+        with told_if_full(self._path):
+            make_folder(self._path.parent)
+            with self._path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        if new:
+            sync_folder(self._path.parent)
+        self._kept[one.key] = one
+
+
+class Recorded:
+    """A judge that says again what one said before; whose name it bears. Nothing is asked of anybody.
+
+    Args:
+        path: ``answers.jsonl``, or the folder of a run that holds it.
+
+    Raises:
+        ValueError: the file cannot be read, is empty, or holds answers of several judges.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from saes.explanations import Answer, Answers, Message, Recorded, Request
+        >>> request = Request(messages=(Message(role="user", content="Well?"),))
+        >>> answer = Answer(text="yes", prompt_tokens=2, completion_tokens=1)
+        >>> Answers(Path("answers.jsonl")).add(request, answer, judge="me")
+        >>> judge = Recorded("answers.jsonl")
+        >>> judge.name, judge.ask(request).text
+        ('me', 'yes')
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        place = Path(path)
+        self._path = place / ANSWERS if place.is_dir() else place
+        if not self._path.is_file():
+            raise ValueError(f"there are no recorded answers at {self._path}; name a file, or the folder of a run")
+        lines = _read(self._path)
+        self._kept = {each.key: each.answer for each in lines}
+        judges = sorted({each.judge for each in lines})
+        if len(judges) != 1:
+            said = "holds no answer" if not judges else f"holds answers of {', '.join(judges)}"
+            raise ValueError(f"{self._path} {said}; it must be the record of one judge")
+        self.name = judges[0]
+
+    def ask(self, request: Request) -> Answer:
+        """The recorded answer.
+
+        Raises:
+            ValueError: there is none; its beginning and its key are named.
+        """
+        key = request.key()
+        if key not in self._kept:
+            begin = " ".join(request.text().split())[-120:]
+            raise ValueError(
+                f"{self._path} holds no answer to the request {key[:16]} (… {begin}): SAE, text, settings or templates"
+                " are others than in its recording"
+            )
+        return self._kept[key]
+
+
+def _read(path: Path, *, mend: bool = False) -> list[Answered]:
+    """All lines; with ``mend`` a last one that was cut short is taken off the file."""
+    if not path.exists():
+        return []
+    with reading(path, "cannot be read"):
+        content = path.read_bytes()
+    whole, newline, rest = content.rpartition(b"\n")
+    if rest and mend:
+        with atomic_path(path) as partial:
+            partial.write_bytes(whole + newline)
+    elif rest:
+        raise ValueError(f"{path} ends within a line: its recording was cut short. Continue that run, or cut it off")
+    found = []
+    for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        with reading(path, f"is damaged in line {number}"):
+            one = record(Answered, parse_json_text(line, path), name="the line")
+            if one.key != one.request.key():
+                raise ValueError("what was asked is not what the key was made of")
+            if min(one.answer.prompt_tokens, one.answer.completion_tokens) < 0:
+                raise ValueError("tokens are fewer than 0")
+            found.append(one)
+    return found

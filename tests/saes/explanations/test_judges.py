@@ -1,0 +1,248 @@
+"""Judges: what goes to a server and what comes of its answers, a model on this machine, a record; and the cap."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import interp
+from saes.explanations import Answer, Answers, LocalModel, Message, OpenAICompatible, Recorded, Request
+from saes.explanations.asking import Asking, Cap, Spent
+
+KEY = "sk-very-secret-0123456789"
+
+
+def request_of(text: str = "Is a dog an animal?", **options: Any) -> Request:
+    return Request(messages=(Message(role="user", content=text),), **options)
+
+
+class Server(HTTPServer):
+    """Answers what it is told to, in order, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.replies: list[tuple[int, dict[str, str], bytes]] = []
+        self.seen: list[tuple[str, dict[str, str], Any]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def reply(self, status: int, value: Any, **headers: str) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.replies.append((status, {name.replace("_", "-"): text for name, text in headers.items()}, body))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append((self.path, dict(self.headers), json.loads(body)))
+        status, headers, reply = self.server.replies.pop(0)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    one = Server()
+    thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield one
+    one.shutdown()
+    thread.join()
+    one.server_close()
+
+
+def completion(text: str | None, **usage: int) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
+
+
+def test_a_request_is_sent_and_its_answer_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    judge = OpenAICompatible(server.url + "/", "m", key_variable="MY_KEY")
+    server.reply(200, completion("yes", prompt_tokens=7, completion_tokens=2))
+    assert judge.ask(request_of(max_tokens=5, seed=3)) == Answer(text="yes", prompt_tokens=7, completion_tokens=2)
+    ((path, headers, sent),) = server.seen
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert sent == {
+        "model": "m", "messages": [{"role": "user", "content": "Is a dog an animal?"}], "max_tokens": 5,
+        "temperature": 0, "seed": 3,
+    }  # fmt: skip
+    assert KEY not in repr(vars(judge)) + judge.name
+
+
+def test_without_a_variable_no_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.reply(200, completion(None))
+    answer = OpenAICompatible(server.url, "m").ask(request_of("x" * 40))
+    assert answer == Answer(text="", prompt_tokens=10, completion_tokens=0, counted=False)
+    assert "Authorization" not in server.seen[0][1]
+
+
+def test_a_busy_server_is_asked_again(server: Server) -> None:
+    judge = OpenAICompatible(server.url, "m", first_wait=0.001)
+    server.reply(429, {"error": "slow"}, Retry_After="0.01")
+    server.reply(503, b"not json")
+    server.reply(200, completion("ok"))
+    assert judge.ask(request_of()).text == "ok"
+    assert len(server.seen) == 3
+    for _ in range(2):
+        server.reply(500, {"error": "broken"})
+    with pytest.raises(ConnectionError, match=r"m at http.*did not answer in 2 tries \(last: 500 .*broken"):
+        OpenAICompatible(server.url, "m", tries=2, first_wait=0.0).ask(request_of())
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(ConnectionError, match=r"did not answer in 2 tries"):
+        OpenAICompatible("http://127.0.0.1:9", "m", tries=2, first_wait=0.0).ask(request_of())
+
+
+def test_a_refusal_is_told_once_and_without_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    judge = OpenAICompatible(server.url, "m", key_variable="MY_KEY")
+    server.reply(401, {"error": f"Incorrect API key provided: {KEY}"})
+    with pytest.raises(ValueError, match=r"refused the request: 401 .*provided: \[key\]") as refused:
+        judge.ask(request_of())
+    assert KEY not in str(refused.value)
+    assert refused.value.__cause__ is None
+    server.reply(307, b"", Location="http://127.0.0.1:9/elsewhere")
+    with pytest.raises(ValueError, match=r"307 .*it points elsewhere"):
+        judge.ask(request_of())
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>", "sent what is no JSON"),
+        ({"choices": []}, "sent what is no chat completion"),
+        ({"choices": [{"message": {"content": ["a"]}}]}, "content is a list, not a text"),
+        ([1], "sent what is no chat completion"),
+    ],
+)
+def test_what_is_no_answer_is_refused(server: Server, body: Any, message: str) -> None:
+    server.reply(200, body)
+    with pytest.raises(ValueError, match=message):
+        OpenAICompatible(server.url, "m").ask(request_of())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("localhost:8000", "m", None), "is no address"),
+        (("https://me:pass@host/v1", "m", None), "more than host and path"),
+        (("https://host/v1?key=1", "m", None), "more than host and path"),
+        (("http://example.org/v1", "m", "MY_KEY"), "not encrypted"),
+        (("https://example.org/v1", "", None), "model is empty"),
+    ],
+)
+def test_addresses_that_are_refused(arguments: tuple[str, str, str | None], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        OpenAICompatible(arguments[0], arguments[1], key_variable=arguments[2])
+    assert "pass" not in str(refused.value).replace("passages", "")
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\nend", "schlüssel"])
+def test_a_key_that_cannot_be_one_is_not_repeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ValueError, match="the environment variable MY_KEY") as refused:
+        OpenAICompatible("https://127.0.0.1:9/v1", "m", key_variable="MY_KEY").ask(request_of())
+    assert not key or key not in str(refused.value)
+
+
+def test_a_model_on_this_machine_is_greedy() -> None:
+    """The likeliest token again and again, from the plain model, without a cache."""
+    judge, model = LocalModel("embedded"), interp.load_hf_model("embedded")
+    ids = model.tokenizer("Once upon a time", return_tensors="pt")["input_ids"]
+    answer = judge.ask(request_of("Once upon a time", max_tokens=4))
+    assert (answer.prompt_tokens, answer.completion_tokens) == (ids.shape[1], 4)
+    for _ in range(4):
+        following = model(ids).logits[:, -1].argmax(-1, keepdim=True)
+        ids = torch.cat([ids, following], 1)
+    assert answer.text == model.tokenizer.decode(ids[0, -4:])
+    with pytest.raises(ValueError, match="do not fit into"):
+        judge.ask(request_of("Once upon a time " * 200))
+
+
+class Counting:
+    """Answers with how often it was asked."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def ask(self, request: Request) -> Answer:
+        self.asked.append(request.text())
+        return Answer(text=str(len(self.asked)), prompt_tokens=30, completion_tokens=4)
+
+
+def test_answers_are_kept_and_given_again(tmp_path: Path) -> None:
+    path, judge = tmp_path / "run" / "answers.jsonl", Counting()
+    asking = Asking(judge, Answers(path))
+    assert [asking.ask(request_of(text)).text for text in "aba"] == ["1", "2", "1"]
+    assert judge.asked == ["a", "b"]
+    path.write_bytes(path.read_bytes() + b'{"key": "half of a li')
+    again = Asking(judge, Answers(path))
+    assert [again.ask(request_of(text)).text for text in "abc"] == ["1", "2", "3"]
+    assert judge.asked == ["a", "b", "c"]
+    assert (again.answers.requests, again.answers.tokens) == (3, 102)
+    record = Recorded(tmp_path / "run")
+    assert record.name == "counting"
+    assert record.ask(request_of("c")).text == "3"
+    with pytest.raises(ValueError, match=rf"holds no answer to the request {request_of('d').key()[:16]} \(… d\)"):
+        record.ask(request_of("d"))
+
+
+def test_records_that_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with pytest.raises(ValueError, match="there are no recorded answers"):
+        Recorded(path)
+    for judge in "ab":
+        Answers(path).add(request_of(judge), Answer(text="", prompt_tokens=1, completion_tokens=0), judge=judge)
+    with pytest.raises(ValueError, match="holds answers of a, b"):
+        Recorded(path)
+    whole = path.read_text()
+    path.write_text(whole.replace('"content": "a"', '"content": "z"'))
+    with pytest.raises(ValueError, match="damaged in line 1: what was asked is not what the key was made of"):
+        Answers(path)
+    path.write_text(whole[:-10])
+    with pytest.raises(ValueError, match="ends within a line"):
+        Recorded(path)
+    assert Answers(path).requests == 1
+
+
+def test_the_cap_is_never_passed(tmp_path: Path) -> None:
+    judge = Counting()
+    asking = Asking(judge, Answers(tmp_path / "a.jsonl"), Cap(requests=2))
+    asking.ask(request_of("a"))
+    asking.ask(request_of("b"))
+    with pytest.raises(Spent, match="2 of 2 requests are spent"):
+        asking.ask(request_of("c"))
+    assert asking.ask(request_of("a")).text == "1"
+    needed = request_of("c", max_tokens=10).most_tokens()
+    for tokens, enough in ((68 + needed - 1, False), (68 + needed, True)):
+        asking = Asking(judge, Answers(tmp_path / "a.jsonl"), Cap(tokens=tokens))
+        if enough:
+            assert asking.ask(request_of("c", max_tokens=10)).text == "3"
+        else:
+            with pytest.raises(Spent, match="68 of"):
+                asking.ask(request_of("c", max_tokens=10))
+    assert len(judge.asked) == 3
+    with pytest.raises(ValueError, match="the cap of tokens is -1"):
+        Cap(tokens=-1)
