@@ -54,6 +54,9 @@ class Activation(Protocol):
     """A latent silent for this many training steps is dead: the auxiliary loss revives it."""
     detach_aux_error: ClassVar[bool]
     """Whether the error that dead latents reconstruct is a constant to the live ones."""
+    starts_sparse_by: ClassVar[str | None]
+    """Name of the weight that decides how many latents are active; training starts with few (None: the variant itself
+    chooses how many)."""
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """Sparse latents from pre-activations; ``x_centred`` is the input as the encoder sees it."""
@@ -79,6 +82,7 @@ class _Common:
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 32})
     dead_after_steps: ClassVar[int] = 100
     detach_aux_error: ClassVar[bool] = True
+    starts_sparse_by: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         """Options may come from a file or from a caller; both are told what is allowed.
@@ -108,6 +112,7 @@ class ReLU(_Common):
 
     name: ClassVar[str] = "relu"
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l1": 3.0})
+    starts_sparse_by: ClassVar[str | None] = "b_enc"
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
@@ -245,6 +250,7 @@ class JumpReLU(_Common):
     name: ClassVar[str] = "jumprelu"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
+    starts_sparse_by: ClassVar[str | None] = "threshold"
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
@@ -275,6 +281,7 @@ class Gated(_Common):
     name: ClassVar[str] = "gated"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"r_mag": Extra(), "b_mag": Extra()})
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"gate_l1": 3.0, "gate_mse": 1.0})
+    starts_sparse_by: ClassVar[str | None] = "b_enc"
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""

@@ -45,6 +45,8 @@ class TrainState:
     """So are those at every place written; of an SAE equal to ``scales``."""
     silent: Int[Tensor, "*parts d_sae"]
     """Steps since each latent was last active; of a dictionary over places a row a part."""
+    sparsity: float = 1.0
+    """What the weights of sparsity losses are multiplied with before the last error counts (``TrainConfig.l0``)."""
     step: int = 0
     """How many steps are done."""
     finished: bool = False
@@ -107,6 +109,7 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
     if not group.leads:
         return
     header = {"step": state.step, "scale": _plain(state.scales), "target_scale": _plain(state.target_scales)}
+    header["sparsity"] = state.sparsity
     sync_log(folder)
     path = folder / _CHECKPOINTS / f"step{state.step:09d}.safetensors"
     write_sealed(path, tensors, {"state": json.dumps(header)})
@@ -159,11 +162,12 @@ def _restore(state: TrainState, path: Path) -> None:
     try:
         header = json.loads(metadata["state"])
         step, scales, target_scales = int(header["step"]), _scales(header["scale"]), _scales(header["target_scale"])
+        sparsity = float(header.get("sparsity", 1.0))  # files of before there was an L0 target
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say which step it is of") from error
     for key, part in wanted.items():
         part.copy_(tensors[key])
-    state.step, state.scales, state.target_scales = step, scales, target_scales
+    state.step, state.scales, state.target_scales, state.sparsity = step, scales, target_scales, sparsity
 
 
 def _plain(scales: tuple[float, ...]) -> float | list[float]:

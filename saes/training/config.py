@@ -49,6 +49,9 @@ class TrainConfig:
     """topk, batchtopk, matryoshka, jumprelu, gated, relu or afa (top-AFA)."""
     k: int | None = None
     """Latents active at once: topk each, batchtopk and matryoshka on average; the others find their own number."""
+    l0: float | None = None
+    """Latents active a token that relu, gated and jumprelu are brought to, on average, while they are trained: their
+    weight of the sparsity loss is controlled. By default the weight is kept, and they find their own number."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of the activation, such as bandwidth of jumprelu."""
     d_sae: int = 8192
@@ -159,6 +162,8 @@ class TrainConfig:
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         plain["normalise"] = self.normalisation
         plain |= {"reads": list(self.reads), "writes": list(self.writes)}
+        if self.l0 is None:  # as runs were described before it was there
+            del plain["l0"]
         if self.kind is None:  # as runs were described before there were kinds
             plain = {name: v for name, v in plain.items() if name not in ("kind", "reads", "writes", "budget")}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
@@ -193,6 +198,8 @@ def check(config: TrainConfig) -> None:
         raise ValueError(
             f"k is for {', '.join(with_k)}; {config.activation} finds its own number of latents: leave k out"
         )
+    if config.l0 is not None:
+        _check_l0(config)
     if unknown := sorted(set(config.loss_weights) - set(TERMS)):
         raise ValueError(f"there is no loss term {', '.join(unknown)}; there are {', '.join(TERMS)}")
     own = {"gate_l1": "gated", "gate_mse": "gated", "l0": "jumprelu", "tanh": "jumprelu", "pre_act": "jumprelu"}
@@ -206,6 +213,24 @@ def check(config: TrainConfig) -> None:
         raise ValueError("normalise='layer_norm' is for SAEs: a transcoder's output has another mean and deviation")
     if config.skip and config.kind in (None, "crosscoder") and config.target_site is None:
         raise ValueError("skip is for transcoders: pass target_site too")
+
+
+def _check_l0(config: TrainConfig) -> None:
+    from saes.activations import ACTIVATIONS
+    from saes.losses import SPARSITY
+
+    assert config.l0 is not None
+    able = [name for name, variant in ACTIVATIONS.items() if variant.starts_sparse_by]
+    if config.activation not in able:
+        raise ValueError(
+            f"l0 is for {', '.join(able)}; {config.activation} has k latents, or chooses itself: leave it out"
+        )
+    if not 0 < config.l0 <= config.d_sae / 4:
+        raise ValueError(
+            f"l0 is {config.l0:g}; it must be above 0 and at most a quarter of d_sae ({config.d_sae / 4:g})"
+        )
+    if not set(config.weights(config.build_activation())) & set(SPARSITY):
+        raise ValueError(f"l0 controls the weight of a sparsity loss, and all are 0: give one of {', '.join(SPARSITY)}")
 
 
 def _check_places(config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ from saes.training.config import TrainConfig
 from saes.training.figures.site_statistics import SiteStatistics
 from saes.training.optimiser.adam import make_moments
 from saes.training.sources import Source, place_in, source_of, without_row_scale
+from saes.training.sparsity.start import start_sparse
 
 ADAM_EPS = 1e-18
 """Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
@@ -34,6 +35,7 @@ def initial_state(
     reads, writes = ([_statistics(place, config, store, known) for place in places] for places in config.places)
     scales, target_scales = (tuple(its.scale(config.normalisation) for its in places) for places in (reads, writes))
     means = [its.mean * scale for its, scale in zip(writes, target_scales, strict=True)]
+    first = [its.first * scale for its, scale in zip(reads, scales, strict=True)]
     provenance = {"train": config.to_json(), "source": source_of(store)}
     if config.layout is not None:
         dictionary = Dictionary(
@@ -46,6 +48,8 @@ def initial_state(
             provenance=provenance,
         )
         dictionary.initialise(seed=config.seed, means=means)
+        for part, places in dictionary.placed():
+            start_sparse(part, dictionary.part_input(places, first), config.l0)
         return fresh_state(dictionary.to(device_of(config)), scales, target_scales, decoder=config.decoder)
     sae = SAE(
         len(reads[0].mean),
@@ -60,6 +64,7 @@ def initial_state(
     )
     if config.init_from is None:
         sae.initialise(seed=config.seed, mean=means[0])
+        start_sparse(sae, first[0], config.l0)
     else:
         layer_norm = config.normalisation == "layer_norm"
         _start_from(sae, SAE.load(config.init_from), scales[0], target_scales[0], layer_norm=layer_norm)

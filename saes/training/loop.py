@@ -7,7 +7,7 @@ takes the steps that it would take alone.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from saes.training.optimiser.adam import adam_step, remove_parallel
 from saes.training.optimiser.memory import keep_freed_memory
 from saes.training.plan import plan
 from saes.training.sources import Source, as_read, batches, source_of
+from saes.training.sparsity.target import next_factor, weight_factor
 from saes.training.spread import collect, spread
 from saes.training.verdict import Watch, fvu_of, judge, save_verdict
 
@@ -264,7 +265,9 @@ def train_step(
         else:
             forward = places_losses.run(sae, xs, targets, dead)
             x_hats = list(forward.x_hats)
-        terms = loss_terms(forward, config, step=state.step)
+        latents = (forward.latents,) if isinstance(forward, Pass) else forward.latents
+        sparsity = _sparsity(state, latents, config)
+        terms = loss_terms(forward, config, sparsity=sparsity)
     powers = [_power(values) for values in (targets, x_hats)]
     shares = group.shares(torch.stack([*terms.values(), *powers]), len(xs[0]), n)
     values, (power, power_hat) = group.total(shares.detach()).tensor_split([-2])
@@ -286,12 +289,14 @@ def train_step(
     if power_hat > DIVERGED**2 * power.clamp_min(1):
         raise stopped(f"training diverged: the reconstruction has {DIVERGED:,} times the norm of the activations")
     loss = shares[:-2].sum()
-    latents = (forward.latents,) if isinstance(forward, Pass) else forward.latents
     gradient = update(state, loss, latents, decoder=config.decoder, clip=config.clip, stopped=stopped)
     with torch.no_grad():
         logged = state.step % config.log_every == 0 or state.step == config.steps
         found = dict(zip(terms, values, strict=True))
         state.metrics = _metrics(forward, latents, targets, x_hats, found, gradient, state) if logged else {}
+        if logged and config.l0 is not None:
+            own = config.weights(parts_of(sae)[0].activation)
+            state.metrics |= {f"weight.{name}": own[name] * sparsity[name] for name in SPARSITY if name in own}
 
 
 def _power(values: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -354,16 +359,33 @@ def update(
     return gradient
 
 
-def loss_terms(forward: Pass | Forward, config: TrainConfig, *, step: int) -> dict[str, Float[Tensor, ""]]:
-    """The weighted terms of the loss; those of sparsity grow over the warm-up."""
-    rise = min(1.0, (step + 1) / max(1.0, config.sparsity_warmup * config.steps))
+def _sparsity(state: TrainState, latents: Sequence[Latents], config: TrainConfig) -> dict[str, float]:
+    """What the weight of each sparsity term is multiplied with in this step: it grows over the warm-up, or brings L0 to
+    what was asked for, whose state moves on."""
+    if config.l0 is None:
+        return dict.fromkeys(SPARSITY, min(1.0, (state.step + 1) / max(1.0, config.sparsity_warmup * config.steps)))
+    l0 = sum(_mean_l0(its, state) for its in latents) / len(latents)
+    now = {term: weight_factor(state.sparsity, l0, config.l0, term=term) for term in SPARSITY}
+    state.sparsity = next_factor(state.sparsity, l0, config.l0, steps=config.steps)
+    return now
+
+
+def _mean_l0(latents: Latents, state: TrainState) -> float:
+    group = state.sae.group
+    return float(group.mean(group.over_latents(latents.l0.float())))
+
+
+def loss_terms(
+    forward: Pass | Forward, config: TrainConfig, *, sparsity: Mapping[str, float]
+) -> dict[str, Float[Tensor, ""]]:
+    """The weighted terms of the loss; those of sparsity are multiplied with ``sparsity``."""
     terms = {}
     activation = forward.sae.activation if isinstance(forward, Pass) else forward.dictionary.activation
     for name, weight in config.weights(activation).items():
         if name == "aux" and not forward.n_dead:
             continue
         term = TERMS[name](forward) if isinstance(forward, Pass) else forward.term(name)
-        terms[name] = (weight * rise if name in SPARSITY else weight) * term
+        terms[name] = weight * sparsity.get(name, 1.0) * term
     return terms
 
 
@@ -380,7 +402,7 @@ def _metrics(
     beside them."""
     group = state.sae.group
     fvu = [fvu_of(target, x_hat, group) for target, x_hat in zip(targets, x_hats, strict=True)]
-    l0 = [float(group.mean(group.over_latents(its.l0.float()))) for its in latents]
+    l0 = [_mean_l0(its, state) for its in latents]
     known = [value for value in fvu if value is not None]
     return {
         "loss": float(sum(terms.values())),

@@ -15,8 +15,8 @@ def spread(state: TrainState, group: Group) -> None:
     All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
     """
     sae, adam = state.sae, state.optimizer.state
-    numbers = (state.step, state.finished, *state.scales, *state.target_scales)
-    step, finished, *scales = group.agree(list(map(float, numbers)))
+    numbers = (state.step, state.finished, state.sparsity, *state.scales, *state.target_scales)
+    step, finished, state.sparsity, *scales = group.agree(list(map(float, numbers)))
     state.step, state.finished = int(step), bool(finished)
     state.scales, state.target_scales = tuple(scales[: len(state.scales)]), tuple(scales[len(state.scales) :])
     state.silent = group.part("silent", state.silent)

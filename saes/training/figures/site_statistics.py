@@ -8,6 +8,9 @@ from torch import Tensor
 
 from saes.evaluation.token_table import MASSIVE_TIMES
 
+FIRST = 2048
+"""How many rows are kept, for weights that start from the data."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStatistics:
@@ -17,6 +20,8 @@ class SiteStatistics:
     """Name of the site that the rows are of."""
     rows: int
     """How many rows were looked at."""
+    first: Float[Tensor, "few d"]
+    """The first ``FIRST`` of these rows, of two places row for row of the same tokens."""
     mean: Float[Tensor, " d"]
     """Mean of these rows, entry by entry."""
     norm: float
@@ -42,6 +47,7 @@ class SiteStatistics:
         return cls(
             site=site,
             rows=len(data),
+            first=data[:FIRST].clone(),
             mean=mean,
             norm=norm,
             deviation=float((distances.mean() / data.shape[-1]).sqrt()),

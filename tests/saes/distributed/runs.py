@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     # AuxK beside the losses that come without it, and the other norm.
     "jumprelu-aux": ("jumprelu", {"loss_weights": {"aux": 1.0}}),
     "gated-aux": ("gated", {"loss_weights": {"aux": 1.0}}),
+    "jumprelu-l0": ("jumprelu", {"l0": 4.0}),
     "afa-centred": ("afa", {"loss_weights": {"afa": 0.0, "afa_centred": 1.0}}),
     "transcoder": ("topk", {"target_site": "out", "skip": True}),
     "wide-k": ("topk", {"k": 64}),

@@ -31,11 +31,14 @@ loop.train(killable(Path(sys.argv[1]), sys.argv[2]), MemorySource(planted(1000, 
 
 
 def killable(out: Path, activation: str) -> TrainConfig:
-    """60 steps; the 1,000 rows make 4 batches an epoch, the last one short, so that epochs are crossed too."""
+    """60 steps; the 1,000 rows make 4 batches an epoch, the last one short, so that epochs are crossed too. A name with
+    -l0 behind it is trained to a number of latents."""
+    activation, _, target = activation.partition("-")
     return TrainConfig(
         site="s",
         out=out,
         activation=activation,
+        l0=4.0 if target else None,
         k=4 if activation in ("topk", "batchtopk", "matryoshka") else None,
         d_sae=96,
         tokens=60 * 256,
@@ -59,7 +62,10 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "activation",
-    [name if name in ("topk", "batchtopk") else pytest.param(name, marks=pytest.mark.slow) for name in ACTIVATIONS],
+    [
+        name if name in ("topk", "batchtopk") else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*ACTIVATIONS, "jumprelu-l0", "gated-l0", "relu-l0")
+    ],
 )
 def test_killed_and_resumed_is_bit_equal(activation: str, tmp_path: Path) -> None:
     folder, source = tmp_path / "killed", MemorySource(planted(1000, d=32, features=64)[0])
@@ -192,6 +198,9 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
         ({"loss_weights": {"l2": 1.0}}, "no loss term l2; there are mse, l1"),
         ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
         ({"skip": True}, "skip is for transcoders"),
+        ({"l0": 4.0}, "l0 is for jumprelu, gated, relu; topk has k latents"),
+        ({"activation": "gated", "k": None, "l0": 20.0}, "l0 is 20; it must be .* at most a quarter of d_sae \\(16\\)"),
+        ({"activation": "relu", "k": None, "l0": 4.0, "loss_weights": {"l1": 0}}, "all are 0: give one of l1, l0"),
         ({"k": None}, "topk needs k"),
         ({"k": 65}, "only d_sae = 64 latents"),
     ],

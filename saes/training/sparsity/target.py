@@ -1,0 +1,42 @@
+"""The weight of the sparsity losses that brings the number of active latents to what was asked for (``--l0``).
+
+Proportional and integral control of the weight's logarithm, by the logarithm of L0 over its target. The proportional
+part acts at once and keeps latents from overshooting; the integral, a factor that is part of the training state, finds
+the weight at which the target is kept. Training starts at the target (``saes.training.sparsity.start``), so nothing
+winds the integral up; an error counts up to a factor of 20 all the same.
+
+JumpReLU's reconstruction may alone leave fewer latents active than are wanted. What counts latents can be turned round
+and reward them; an L1 loss cannot, since it would let them grow without end.
+"""
+
+import math
+
+PROPORTIONAL = 4.0
+"""Power of L0 over its target in the weight of a step."""
+INTEGRAL, SLOWEST, FASTEST = 10.0, 0.005, 0.05
+"""Power of L0 over its target by which the factor changes in all steps together, and its bounds in a single step: a
+factor that moves faster than weights can follow makes L0 swing."""
+LIMIT = 3.0
+"""Largest logarithm of L0 over its target that counts."""
+TURNED = 0.2
+"""A weight that may be turned round is exp(v) - ``TURNED`` exp(-v): positive as long as v is above -0.8."""
+MOST_TURNED = -5.0
+"""Where that ends."""
+COUNTING = ("l0", "tanh")
+"""Terms that count latents."""
+
+
+def weight_factor(factor: float, l0: float, target: float, *, term: str) -> float:
+    """What the weight of a sparsity ``term`` is multiplied with in a step, from the state's ``factor``."""
+    grown = factor * math.exp(PROPORTIONAL * _error(l0, target))
+    return max(MOST_TURNED, grown - TURNED / grown) if term in COUNTING else grown
+
+
+def next_factor(factor: float, l0: float, target: float, *, steps: int) -> float:
+    """The state's factor after a step of a run of ``steps``."""
+    rate = max(SLOWEST, min(FASTEST, INTEGRAL / steps))
+    return max(1e-4, min(1e4, factor * math.exp(rate * _error(l0, target))))
+
+
+def _error(l0: float, target: float) -> float:
+    return max(-LIMIT, min(LIMIT, math.log(max(l0, 1e-3) / target)))
