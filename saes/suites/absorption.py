@@ -19,9 +19,9 @@ from torch.nn import functional
 from interp.metrics import Estimate
 from saes.sae import SAE
 from saes.suites.combining import averaged, require_autoencoder
-from saes.suites.examples import Examples
-from saes.suites.labelled import LabelledTexts, held_out
 from saes.suites.probes import by_mean_difference, f1, fit, fit_dense, share
+from saes.suites.texts.examples import Examples
+from saes.suites.texts.labelled import LabelledTexts, held_out
 
 
 @dataclass(frozen=True, kw_only=True)

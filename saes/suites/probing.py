@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.metrics import Estimate
-from saes.suites.examples import Examples
-from saes.suites.labelled import LabelledTexts, held_out
 from saes.suites.probes import by_mean_difference, fit, fit_dense, share
+from saes.suites.texts.examples import Examples
+from saes.suites.texts.labelled import LabelledTexts, held_out
 
 KS = (1, 2, 5, 10)
 """How many latents probes read by default."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from saes import SAE
 from saes.suites import LabelledTexts, Planted, examples_from_rows, plant
-from saes.suites.examples import Examples
+from saes.suites.texts.examples import Examples
 
 
 def labelled(labels: list[str], *, name: str = "planted") -> LabelledTexts:

@@ -12,8 +12,8 @@ import interp
 from interp.sites.site import Site
 from saes import TopK
 from saes.suites import built_in, examples_from_texts, from_hub, probe_sparsely, read_labelled
-from saes.suites.labelled import LabelledTexts, held_out
 from saes.suites.probes import fit
+from saes.suites.texts.labelled import LabelledTexts, held_out
 from tests.saes.evaluation.evaluated import sae_at_site
 from tests.saes.suites.sets import family, labelled, seen, yes_no
 

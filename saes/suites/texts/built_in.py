@@ -7,13 +7,14 @@ must know the kind and not the word.
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from interp.embedded import TEXT_FOLDER
 from interp.embedded.synthetic import NAMES, OBJECTS, PLACES
-from saes.suites.labelled import FEWEST_GROUPS, LabelledTexts
+from saes.suites.texts.labelled import FEWEST_GROUPS, LabelledTexts
 
 _NOUNS = (
     "boy boys, girl girls, man men, woman women, child children, friend friends, king kings, brother brothers, sister"
@@ -28,6 +29,8 @@ _PLACES = (*PLACES, *"village town room street forest castle palace island valle
 _OBJECTS = (*OBJECTS, *"chair table lamp candle sword box bottle pipe mirror plate glass umbrella".split())
 _BEFORE_NOUN = ("I thought of the", "He looked at the", "She spoke of the", "They saw the")
 _BEFORE_WORD = "They wrote the word"
+_CROSSED = 16
+"""Words of each kind in a set of two properties."""
 _WORDS, _CHUNKS = 60, 3
 """Words of a chunk of a book, and chunks of a document."""
 _LETTERS = 3000
@@ -85,8 +88,17 @@ def first_letter(tokenizer: Any) -> LabelledTexts:
     return _set("first_letter", [(f"{_BEFORE_WORD} {word}", word[0], word) for word in enough], position="last")
 
 
+def who_where(_tokenizer: Any = None) -> LabelledTexts:
+    """Two properties that vary independently: a name or a noun saw a place or a thing."""
+    who = [(f"{name}", "name", name) for name in NAMES["train"][:_CROSSED]]
+    who += [(f"The {one}", "noun", one) for one, _ in _NUMBERS[:_CROSSED]]
+    what = [(word, "place") for word in _PLACES[:_CROSSED]] + [(word, "thing") for word in _OBJECTS[:_CROSSED]]
+    rows = [(f"{text} saw the {word}", first, group) for text, first, group in who for word, _ in what]
+    return replace(_set("who_where", rows, position="mean"), second=tuple(kind for _ in who for _, kind in what))
+
+
 BUILT_IN: dict[str, Callable[[Any], LabelledTexts]] = {
-    each.__name__: each for each in (number, kind, names, books, authors, first_letter)
+    each.__name__: each for each in (number, kind, names, books, authors, first_letter, who_where)
 }
 """Sets by name; each takes the model's tokenizer."""
 

@@ -1,7 +1,7 @@
 """Texts with labels: where the questions that probes answer come from.
 
-Three sources: sets of our own, made of templates or of the books that ship (:mod:`saes.suites.built_in`), a JSONL file,
-and data sets of the Hugging Face hub by name.
+Three sources: sets of our own, made of templates or of the books that ship (:mod:`saes.suites.texts.built_in`), a
+JSONL file, and data sets of the Hugging Face hub by name.
 """
 
 from collections import Counter
@@ -54,9 +54,12 @@ class LabelledTexts:
     """Texts of one group stand on one side of a split: sentences about one word, parts of one document."""
     position: Position
     """Which tokens stand for a text."""
+    second: tuple[str, ...] = ()
+    """Another label of each text, where two properties vary independently; empty without one."""
 
     def __post_init__(self) -> None:
-        if not len(self.texts) == len(self.labels) == len(self.groups):
+        counts = {len(self.texts), len(self.labels), len(self.groups), *([len(self.second)] if self.second else [])}
+        if len(counts) > 1:
             raise ValueError(f"{self.name}: {len(self.texts)} texts, {len(self.labels)} labels: one for each")
         if self.position not in get_args(Position):
             raise ValueError(f"position {self.position!r} is not one of {', '.join(get_args(Position))}")
@@ -89,7 +92,7 @@ def held_out(labels: Iterable[str], groups: Iterable[str], *, share: float = 0.3
     A group is counted for the label of its first text. Raises ValueError for a share outside 0 to 1.
 
     Example:
-        >>> from saes.suites.labelled import held_out
+        >>> from saes.suites.texts.labelled import held_out
         >>> int(held_out("aaaabbbb", "12345678", share=0.5).sum())
         4
     """
@@ -107,7 +110,7 @@ def held_out(labels: Iterable[str], groups: Iterable[str], *, share: float = 0.3
 
 
 def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 4000) -> LabelledTexts:
-    """A JSONL file of objects with ``text`` and ``label``, and perhaps ``group``; the first ``most`` of them.
+    """A JSONL file of objects with ``text`` and ``label``, perhaps ``group`` and ``second``; the first ``most``.
 
     Raises ValueError naming the line that is wrong.
 
@@ -134,7 +137,7 @@ def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 
                 raise ValueError(f"{path.name}, line {number}: it is no object with a text that is not empty")
             if not isinstance(label := entry.get("label"), str | int | bool):
                 raise ValueError(f"{path.name}, line {number}: its label is {label!r}; give a string or a whole number")
-            rows.append((entry["text"], str(label), str(entry.get("group", number))))
+            rows.append((entry["text"], str(label), str(entry.get("group", number)), str(entry.get("second", ""))))
             if len(rows) == most:
                 break
     return _of(path.stem, rows, position)
@@ -146,7 +149,7 @@ def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> Lab
     Raises ValueError where the hub cannot be reached and the set is not in the cache of ``datasets``.
 
     Example:
-        >>> from saes.suites.labelled import PUBLIC
+        >>> from saes.suites.texts.labelled import PUBLIC
         >>> sorted(PUBLIC)
         ['ag_news', 'amazon_reviews', 'bias_in_bios']
     """
@@ -156,9 +159,10 @@ def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> Lab
         raise ValueError(f"{name!r} is no public set known here; there are {', '.join(PUBLIC)}")
     repo, text, label = PUBLIC[name]
     data, _ = open_hub_dataset(repo, config=None, split="train")
-    rows: list[tuple[str, str, str]] = []
-    for number, entry in enumerate(islice(data, most)):
-        rows.append((_column(entry, text, repo), _column(entry, label, repo), str(number)))
+    rows = [
+        (_column(entry, text, repo), _column(entry, label, repo), str(number), "")
+        for number, entry in enumerate(islice(data, most))
+    ]
     return _of(name, rows, position)
 
 
@@ -168,8 +172,10 @@ def _column(entry: Mapping[str, Any], name: str, repo: str) -> str:
     return str(entry[name])
 
 
-def _of(name: str, rows: list[tuple[str, str, str]], position: Position) -> LabelledTexts:
+def _of(name: str, rows: list[tuple[str, str, str, str]], position: Position) -> LabelledTexts:
     if not rows:
         raise ValueError(f"{name} holds no text")
-    texts, labels, groups = zip(*rows, strict=True)
-    return LabelledTexts(name=name, texts=texts, labels=labels, groups=groups, position=position)
+    texts, labels, groups, second = zip(*rows, strict=True)
+    if not all(second):
+        second = ()
+    return LabelledTexts(name=name, texts=texts, labels=labels, groups=groups, position=position, second=second)

@@ -26,7 +26,7 @@ from interp.tokens.batches import measured, row_batches
 from interp.tokens.for_model import LONGEST_BY_DEFAULT, rows_for
 from saes.latents import Latents
 from saes.sae import SAE
-from saes.suites.labelled import LabelledTexts
+from saes.suites.texts.labelled import LabelledTexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def examples_from_rows(sae: SAE, x: Float[Tensor, "n d"], *, batch: int = 4096) 
 
     Example:
         >>> from saes.suites import plant
-        >>> from saes.suites.examples import examples_from_rows
+        >>> from saes.suites.texts.examples import examples_from_rows
         >>> planted = plant(roots=4, d=8, seed=0)
         >>> examples_from_rows(planted.true_dictionary(), planted.rows(10, seed=0).x).latents.shape
         (10, 4)

@@ -1,0 +1,1 @@
+"""Texts with labels, and what a model and an SAE make of them."""
