@@ -1,4 +1,4 @@
-"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``publish`` for others."""
+"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``explain`` them, ``publish``."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,7 @@ from cyclopts import App
 from interp.commands.options import OutFolder
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
+from saes.commands.explain import explain
 from saes.commands.features import features
 from saes.commands.publish import publish
 
@@ -16,11 +17,13 @@ app = App(
     help="Work with saved SAEs.",
     help_epilogue=examples(
         "interp sae features sae --data heldout.txt --html features.html",
+        "interp sae explain sae --data heldout.txt --judge local --judge-model smollm2-135m --out explained",
         "interp sae convert sae --to saelens --out sae_for_saelens",
         "interp sae publish sae --to folder --license mit --data heldout.txt",
     ),
 )
 app.command(features)
+app.command(explain)
 app.command(publish)
 
 
