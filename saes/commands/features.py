@@ -19,6 +19,7 @@ def features(
     data: Path,
     html: OutFile | None = None,
     export: Path | None = None,
+    explanations: Path | None = None,
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
@@ -39,9 +40,11 @@ def features(
         Page to write; it holds everything and opens offline.
     export
         Folder to write the data of an SAE to, as SAEDashboard keeps it and as Neuronpedia imports it; new or empty.
+    explanations
+        Folder of `interp sae explain`, whose sentences and scores the page shows.
     latents
-        Numbers, such as 0,5,9, or of several parts 0/5,2/9; by default as many as --max-latents, spread over how dense
-        they are.
+        Numbers, such as 0,5,9, or of several parts 0/5,2/9; by default those with --explanations, else as many as
+        --max-latents, spread over how dense they are.
     max_latents
         How many to choose where --latents does not; a page of 500 has two or three megabytes.
     examples
@@ -55,7 +58,9 @@ def features(
         raise ValueError(f"{export} is not empty; choose a new folder")
     chosen = None if latents is None else [_number(word, latents) for word in latents.split(",")]
 
+    from interp.files.differences import check_same
     from saes.commands.inputs import open_inputs
+    from saes.explanations.findings import read_notes, sae_of
     from saes.features.book import FeatureBook, look_up
     from saes.features.examples import Text
     from saes.features.exports import Names, dashboard_batch, write_exports
@@ -64,14 +69,22 @@ def features(
     from saes.own_sites import own_sites
     from saes.places.dictionary import parts_of
     from saes.places.files import load_any
+    from saes.publishing.identity import identity_of
     from saes.sae import SAE
     from saes.sets import DictionarySet
 
+    notes = None if explanations is None else read_notes(explanations)
+    if notes and chosen is None:
+        chosen = [(None, latent) for latent in sorted(notes)]
     with open_inputs(sae, data=data, tokens=tokens, options=options, load=load_any) as inputs:
         loaded, model = inputs.loaded, inputs.model
         assert not isinstance(loaded, DictionarySet)
         if export is not None and not isinstance(loaded, SAE):
             raise ValueError(f"--export is for SAEs of one site; {sae} is a {loaded.layout.kind}: take --html alone")
+        if explanations is not None:
+            if not isinstance(loaded, SAE):
+                raise ValueError(f"--explanations are of SAEs of one site; {sae} is a {loaded.layout.kind}")
+            check_same(sae_of(explanations), identity_of(loaded), where=explanations)
         parts = 0 if isinstance(loaded, SAE) else len(loaded.parts)
         pairs = None if chosen is None else [_placed(pair, parts, latents) for pair in chosen]
         about: dict[str, Any] = {"model": model, "rows": inputs.rows, "max_tokens": tokens}
@@ -94,7 +107,7 @@ def features(
             books, kind = look_up_parts(loaded, Text(site=(), **about), latents=pairs, **how), loaded.layout.kind
         if html is not None:
             title = f"Latents of {sae.name}, {loaded.activation.name} {kind} on {inputs.model_name}"
-            html = write_feature_page(books, html, title=title, data=str(data), text_of=text_of)
+            html = write_feature_page(books, html, title=title, data=str(data), text_of=text_of, notes=notes)
     shown = [f"{part}/{latent}" if parts else latent for part, book in enumerate(books) for latent in book.latents]
     answer({"html": html, "export": export, "latents": shown})
     if export is not None:

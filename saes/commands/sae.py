@@ -1,5 +1,5 @@
-"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``orthogonality`` of several,
-``publish`` for others."""
+"""``interp sae``: ``convert`` between formats, ``features`` that latents respond to, ``explain`` them,
+``orthogonality`` of several, ``publish`` for others."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,6 +9,7 @@ from cyclopts import App
 from interp.commands.options import OutFolder
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
+from saes.commands.explain import explain
 from saes.commands.features import features
 from saes.commands.orthogonality import orthogonality
 from saes.commands.publish import publish
@@ -19,12 +20,14 @@ app = App(
     help_epilogue=examples(
         "interp sae features sae --data heldout.txt --html features.html",
         "interp sae orthogonality sae gpt2-small-res-jb/blocks.8.hook_resid_pre --data heldout.txt --html page.html",
+        "interp sae explain sae --data heldout.txt --judge local --judge-model smollm2-135m --out explained",
         "interp sae convert sae --to saelens --out sae_for_saelens",
         "interp sae publish sae --to folder --license mit --data heldout.txt",
     ),
 )
 app.command(features)
 app.command(orthogonality)
+app.command(explain)
 app.command(publish)
 
 

@@ -1,8 +1,12 @@
+from .answers import Answers as Answers
+from .answers import Cap as Cap
+from .answers import Recorded as Recorded
 from .endpoint import OpenAICompatible as OpenAICompatible
+from .findings import read_notes as read_notes
 from .judge import Answer as Answer
 from .judge import Judge as Judge
 from .judge import Message as Message
 from .judge import Request as Request
 from .local import LocalModel as LocalModel
-from .recorded import Answers as Answers
-from .recorded import Recorded as Recorded
+from .study import Settings as Settings
+from .study import prepare as prepare

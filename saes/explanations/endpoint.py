@@ -43,7 +43,8 @@ class OpenAICompatible:
         first_wait: Seconds before the second try; twice as many before each one after, or what the server asks for.
 
     Raises:
-        ValueError: an address that is none, that holds a secret, or to which the key would go unencrypted.
+        ValueError: an address that is none, that holds a secret, or to which the key would go unencrypted; a variable
+            without a key.
 
     Example:
         >>> from saes.explanations import OpenAICompatible
@@ -79,6 +80,7 @@ class OpenAICompatible:
         self._model, self._key_variable = model, key_variable
         self._timeout, self._tries, self._first_wait = timeout, tries, first_wait
         self._opener = build_opener(_NoRedirects)
+        self._key()  # so that a missing one is told before any work
 
     @property
     def name(self) -> str:

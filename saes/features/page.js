@@ -24,6 +24,7 @@ for (const latent of content.latents) {
   const active = latent.examples.flatMap(e => e.tokens.filter((_, i) => e.acts[i] > 0));
   const texts = indices => [...new Set(indices)].map(i => content.vocabulary[i].toLowerCase()).join('\u0000');
   latent.peaks = texts(peaks);
+  latent.said_words = ((latent.said || {}).text || '').toLowerCase();
   latent.words = texts([...active, ...(latent.raised || []).map(pair => pair[0])]);
 }
 
@@ -41,7 +42,7 @@ function rank(latent, query) {
   const digits = query.trim().replace(/^#/, '');
   if (digits === String(latent.id)) return 0;
   if (latent.peaks.includes(query)) return 1;
-  if (latent.words.includes(query)) return 2;
+  if (latent.words.includes(query) || latent.said_words.includes(query)) return 2;
   return /^[\d/]+$/.test(digits) && String(latent.id).startsWith(digits) ? 3 : Infinity;
 }
 
@@ -107,6 +108,12 @@ function norms(latent) {
       return make('tr', undefined, {}, make('td', place), make('td', undefined, {}, bar), make('td', String(norm)));
     }));
 }
+// What a judge says of it, and how far that holds.
+function said(latent) {
+  if (!latent.said) return [];
+  return [make('p', latent.said.text || 'The judge gave no sentence.', { className: 'said' }),
+    ...[...latent.said.scores, 'Said by ' + latent.said.by].map(line => make('p', line, { className: 'soft' }))];
+}
 const card = (label, value) => make('div', undefined, {}, make('span', label), make('b', value));
 
 function detail() {
@@ -120,7 +127,7 @@ function detail() {
     const where = location.hash.length > 1 ? location.hash + ' is not on this page.' : 'Choose a latent.';
     return at('detail').replaceChildren(make('p', where, { className: 'soft' }));
   }
-  const parts = [make('h2', 'Latent ' + latent.id), make('div', undefined, { className: 'cards' },
+  const parts = [make('h2', 'Latent ' + latent.id), ...said(latent), make('div', undefined, { className: 'cards' },
     card('Density', percent(density(latent))),
     card('Active on', number(latent.active) + ' of ' + number(content.measured) + ' tokens'),
     card('Largest activation', String(latent.max)))];

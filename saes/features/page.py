@@ -4,7 +4,7 @@ The numbers and texts are one JSON block; the script beside this, ``page.js``, s
 through ``textContent`` alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ def write_feature_page(
     title: str,
     data: str,
     text_of: Callable[[int], str],
+    notes: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write the page, atomically; ``data`` names the text. Returns its absolute path.
 
-    Several books are those of the parts of a dictionary over several places, from ``look_up_parts``.
+    Several books are those of the parts of a dictionary over several places, from ``look_up_parts``. ``notes`` are the
+    explanations of an SAE's latents, from ``saes.explanations.read_notes``.
 
     Example:
         >>> import interp, saes
@@ -57,6 +59,9 @@ def write_feature_page(
         'page.html'
     """
     content = _content([book] if isinstance(book, FeatureBook) else book, title, data, text_of)
+    for entry in content["latents"]:
+        if notes is not None and entry["id"] in notes:
+            entry["said"] = dict(notes[entry["id"]])
     return write_html(path, render(Path(__file__).parent, "page.html.jinja", title=title, content=content))
 
 

@@ -1,9 +1,5 @@
 """Judges: what goes to a server and what comes of its answers, a model on this machine, a record; and the cap."""
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +8,14 @@ import torch
 
 import interp
 from saes.explanations import Answer, Answers, LocalModel, Message, OpenAICompatible, Recorded, Request
-from saes.explanations.asking import Asking, Cap, Spent
+from saes.explanations.answers import Asking, Cap, Spent
+from tests.saes.explanations.served import Server, completion
 
 KEY = "sk-very-secret-0123456789"
 
 
 def request_of(text: str = "Is a dog an animal?", **options: Any) -> Request:
     return Request(messages=(Message(role="user", content=text),), **options)
-
-
-class Server(HTTPServer):
-    """Answers what it is told to, in order, and keeps what it was sent."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies: list[tuple[int, dict[str, str], bytes]] = []
-        self.seen: list[tuple[str, dict[str, str], Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def reply(self, status: int, value: Any, **headers: str) -> None:
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.replies.append((status, {name.replace("_", "-"): text for name, text in headers.items()}, body))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.path, dict(self.headers), json.loads(body)))
-        status, headers, reply = self.server.replies.pop(0)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    one = Server()
-    thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield one
-    one.shutdown()
-    thread.join()
-    one.server_close()
-
-
-def completion(text: str | None, **usage: int) -> dict[str, Any]:
-    return {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
 
 
 def test_a_request_is_sent_and_its_answer_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""Answers on disk, a line each, under the hash of what was asked: kept as they come, and given again offline."""
+"""Answers on disk, a line each, under the hash of what was asked: kept as they come, and never asked for again.
+
+What is asked stays below a cap; a judge of recorded answers gives them again offline.
+"""
 
 import json
 import os
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from interp.files.outside import parse_json_text, reading, record
 from interp.files.writing import atomic_path, make_folder, sync_folder, told_if_full
-from saes.explanations.judge import Answer, Request
+from saes.explanations.judge import Answer, Judge, Request
 
 ANSWERS = "answers.jsonl"
 
@@ -74,6 +77,58 @@ class Answers:
         if new:
             sync_folder(self._path.parent)
         self._kept[one.key] = one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cap:
+    """The most that a folder's answers may cost, those of earlier runs in it included; None for no limit.
+
+    Example:
+        >>> from saes.explanations import Cap
+        >>> Cap(requests=100).tokens is None
+        True
+    """
+
+    requests: int | None = None
+    """Requests that may be answered, all runs together."""
+    tokens: int | None = None
+    """Tokens of requests and answers, all runs together."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 0:
+                raise ValueError(f"the cap of {name} is {value}; it must be 0 or more")
+
+
+class Spent(Exception):
+    """The cap is reached; what was answered before is kept."""
+
+
+class Asking:
+    """Answers from the file first, then from the judge, each of which goes into the file."""
+
+    def __init__(self, judge: Judge, answers: Answers, cap: Cap = Cap()) -> None:
+        self._judge, self.answers, self._cap = judge, answers, cap
+
+    def ask(self, request: Request) -> Answer:
+        """The answer.
+
+        Raises:
+            Spent: it is not among those that were given, and the next request could go beyond the cap.
+        """
+        if request in self.answers:
+            return self.answers[request]
+        cap = self._cap
+        if cap.requests is not None and self.answers.requests + 1 > cap.requests:
+            raise Spent(f"{self.answers.requests:,} of {cap.requests:,} requests are spent")
+        if cap.tokens is not None and self.answers.tokens + request.most_tokens() > cap.tokens:
+            raise Spent(
+                f"{self.answers.tokens:,} of {cap.tokens:,} tokens are spent, and the next request could take"
+                f" {request.most_tokens():,}"
+            )
+        answer = self._judge.ask(request)
+        self.answers.add(request, answer, judge=self._judge.name)
+        return answer
 
 
 class Recorded:
