@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from circuits import attribution_graph, tasks
 from circuits.graphs import Difference, Measurement, measure, plan_graph
-from circuits.graphs.measured import VERDICTS
+from circuits.graphs.measured.measurement import VERDICTS
 from interp import load_model
 from interp.files.writing import atomic_path, write_json
 from interp.pages.html_page import COLORS, Page

@@ -13,6 +13,7 @@ from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .draw import circuit_graph as circuit_graph
 from .draw import heat_map as heat_map
+from .explorer.attribution import GraphExplorer as GraphExplorer
 from .explorer.explorer import Explorer as Explorer
 from .faithfulness import Evaluator as Evaluator
 from .features.comparison import compare_features as compare_features

@@ -1,5 +1,6 @@
 """Heat maps of scores, and the pages that the commands write. Text of prompts is shown as text, never as HTML."""
 
+import math
 from typing import TYPE_CHECKING
 
 import networkx
@@ -193,6 +194,28 @@ def _stage(node: str) -> float:
     return layer_of(node) + (0.5 if node.startswith("m") else 0.0)
 
 
+def faithfulness_by_size(curve: Curve) -> go.Figure:
+    """Faithfulness of circuits of every size, 0 edges among them, which a logarithmic axis would drop: sizes stand at
+    log(1 + edges)."""
+    most = max(curve.edges, default=1)
+    ticks = [0, *(10**power for power in range(len(str(most))))]
+    figure = go.Figure(
+        go.Scatter(
+            x=[math.log10(1 + edges) for edges in curve.edges],
+            y=[point.value for point in curve.faithfulness],
+            error_y={"array": curve.standard_error},
+            customdata=curve.edges,
+            hovertemplate="%{customdata} edges: %{y:.3f}<extra></extra>",
+            mode="lines+markers",
+            line_color=COLORS[0],
+        )
+    )
+    figure.update_xaxes(
+        title_text="edges kept", tickvals=[math.log10(1 + tick) for tick in ticks], ticktext=[f"{t:,}" for t in ticks]
+    )
+    return figure.update_yaxes(title_text="faithfulness").update_layout(title="Metric with the rest ablated")
+
+
 def circuit_page(
     circuit: Circuit,
     measured: Faithfulness,
@@ -227,19 +250,8 @@ def circuit_page(
         page.heading("Graph").figures((circuit_graph(circuit), caption))
     else:
         page.heading("Graph").part(explorer.fragment()).text(caption)
-    figure = go.Figure(
-        go.Scatter(
-            x=curve.edges,
-            y=[point.value for point in curve.faithfulness],
-            error_y={"array": curve.standard_error},
-            mode="lines+markers",
-            line_color=COLORS[0],
-        )
-    )
-    figure.update_xaxes(title_text="edges kept", type="log").update_yaxes(title_text="faithfulness")
-    page.heading("Faithfulness by size").figures(
-        (figure.update_layout(title="Metric with the rest ablated"), f"1 is the model, 0 all ablated; n = {curve.n}.")
-    )
+    note = f"1 is the model, 0 all ablated; n = {curve.n}."
+    page.heading("Faithfulness by size").figures((faithfulness_by_size(curve), note))
     edges = [(u, v, score) for (u, v), score in circuit.edges.items()]
     strongest = sorted(edges, key=lambda edge: -abs(edge[2]))[:100]
     page.heading("Edges").table(["writer", "reader", "score"], [[u, v, f"{score:.4f}"] for u, v, score in strongest])

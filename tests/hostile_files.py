@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from circuits import Task, attribution_graph
 from circuits.circuit import Circuit
-from circuits.graphs.exchange import read_neuronpedia, write_neuronpedia
+from circuits.graphs import read_neuronpedia, write_neuronpedia
 from interp import ActivationStore, load_model
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results

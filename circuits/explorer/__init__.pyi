@@ -1,1 +1,2 @@
+from .attribution import GraphExplorer as GraphExplorer
 from .explorer import Explorer as Explorer

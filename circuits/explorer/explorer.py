@@ -5,38 +5,29 @@ with one history. Python answers what the browser asks: the detail of a node, an
 selection is ablated or patched, each computed by running the model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from markupsafe import Markup
 
 from circuits.attribution.features import FeatureCircuit, FeatureScores
 from circuits.circuit import Circuit
-from circuits.explorer import page as explorer_page
 from circuits.explorer.details import Details
 from circuits.explorer.graph import Graph, Part, graph_of_circuit, graph_of_features, graph_of_scores
 from circuits.explorer.interventions import VALUES, Interventions, Measured
 from circuits.explorer.positions import unfold
 from circuits.explorer.scope import scope_of
+from circuits.explorer.shared import GraphView
 from circuits.faithfulness import Evaluator
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
 from interp.arguments.extras import extra
 from interp.models.bridge import Model
-from interp.pages.templates import write_html
 from saes.features.examples import Text
 from saes.sae import SAE
 
 with extra("anywidget", "the explorer of circuits"):
-    import anywidget
     import traitlets
 
-_KEPT = ("view", "selection", "pinned", "groups", "threshold", "node_threshold")
-"""What a step of the history takes back."""
-_STEPS = 100
 SUMMED, BY_POSITION = "summed", "position"
 _VIEWS = {
     BY_POSITION: ("Positions", "Every part at every position where it matters"),
@@ -44,7 +35,7 @@ _VIEWS = {
 }
 
 
-class Explorer(anywidget.AnyWidget):
+class Explorer(GraphView):
     """A graph from the input up, layer by position or by component.
 
     Args:
@@ -83,21 +74,6 @@ class Explorer(anywidget.AnyWidget):
         'Explorer'
     """
 
-    _esm = explorer_page.module()
-    _css = explorer_page.style()
-    about = traitlets.Dict().tag(sync=True)
-    graphs = traitlets.Dict().tag(sync=True)
-    view = traitlets.Unicode().tag(sync=True)
-    selection = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    pinned = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    groups = traitlets.Dict(value_trait=traitlets.List(traitlets.Unicode())).tag(sync=True)
-    threshold = traitlets.Float(0.0).tag(sync=True)
-    node_threshold = traitlets.Float(0.0).tag(sync=True)
-    experiment = traitlets.Dict().tag(sync=True)
-    measured = traitlets.Dict().tag(sync=True)
-    past = traitlets.List(traitlets.Dict()).tag(sync=True)
-    future = traitlets.List(traitlets.Dict()).tag(sync=True)
-
     def __init__(
         self,
         shown: Any,
@@ -116,7 +92,7 @@ class Explorer(anywidget.AnyWidget):
     ) -> None:
         if (model is None) != (task is None):
             raise ValueError("model and task belong together: pass both, or neither")
-        self.circuit, self._model, self._task, self._quiet = shown, model, task, True
+        self.circuit, self._model, self._task = shown, model, task
         graph = _graph(shown, scores, edges, task)
         own = BY_POSITION if graph.by_position else SUMMED
         self._views = tuple(_VIEWS) if isinstance(shown, Circuit) and task is not None else (own,)
@@ -148,27 +124,13 @@ class Explorer(anywidget.AnyWidget):
         self._add(own, graph)
         self.view = self._views[0] if view is None else view
         self._quiet = False
-        self.observe(self._remember, names=_KEPT)
         self.observe(self._measure, names=["selection", "experiment", "threshold", "node_threshold"])
-        self.on_msg(self._answer)
         self._measure(None)
 
     @property
     def metric(self) -> str:
         """What was measured last, in words."""
         return str(self.measured.get("words", ""))
-
-    def undo(self) -> None:
-        """Take the last step back, whether it was made here or in the browser."""
-        self._step("past", "future")
-
-    def redo(self) -> None:
-        """Make the last step that was taken back again."""
-        self._step("future", "past")
-
-    def group(self, name: str, nodes: Iterable[str]) -> None:
-        """Draw nodes as one supernode."""
-        self.groups = self.groups | {name: list(nodes)}
 
     def measure(self, nodes: Iterable[str], *, to: str = "resample", within: str = "model") -> Measured:
         """The metric with some nodes set, as the browser shows it for the selection.
@@ -196,22 +158,8 @@ class Explorer(anywidget.AnyWidget):
             raise ValueError("details need the model: pass model=… and task=… to the Explorer")
         return self._details.of(self._part(node), prompt=prompt)
 
-    def save(self, path: str | Path, *, details: int = 60) -> Path:
-        """Write what is shown as one HTML file that opens offline, with selection, groups and thresholds as they are.
-
-        Args:
-            details: Of how many nodes (the strongest of every view) to save the detail, and the metric without each:
-                the page cannot run the model.
-        """
-        write_html(path, explorer_page.page(self.about["title"], self.saved(details=details)))
-        return Path(path)
-
-    def fragment(self, *, details: int = 60) -> Markup:
-        """What :meth:`save` writes, as markup for a part of another page."""
-        return explorer_page.fragment(self.saved(details=details))
-
     def saved(self, *, details: int = 60) -> dict[str, Any]:
-        """What :meth:`save` writes, as plain data."""
+        """What :meth:`save` writes, as plain data; of the nodes with details, the metric without each too."""
         strongest = [name for graph in self._graphs.values() for name in graph.strongest(nodes=details).parts]
         measured: dict[str, Any] = {}
         singles = {}
@@ -223,21 +171,13 @@ class Explorer(anywidget.AnyWidget):
                 if self._part(name).kind != "logits"
             }
         note = "Saved with the page: each node alone, ablated by its value on the corrupt prompts." if measured else ""
-        names = ("graphs", "view", "selection", "pinned", "groups", "threshold", "node_threshold", "past", "future")
-        state = {name: getattr(self, name) for name in names}
         about = self.about | {
             "saved": note or "A saved page cannot run the model.",
             "details": self._details is not None,
             "views": [row for row in self.about["views"] if row[0] in self.graphs],
         }
         nothing = self._in_words([], "resample", "model") if measured else {}
-        state |= {"about": about, "experiment": self.experiment, "measured": {}}
-        return {"state": state, "details": singles, "measured": measured, "nothing": nothing}
-
-    def set_state(self, sync_data: dict[str, Any]) -> None:
-        """What arrives from the browser brings its own history along."""
-        with self._silence():
-            super().set_state(sync_data)
+        return {"state": self._state(about), "details": singles, "measured": measured, "nothing": nothing}
 
     @traitlets.validate("view")
     def _check_view(self, proposal: Any) -> str:
@@ -253,25 +193,11 @@ class Explorer(anywidget.AnyWidget):
             self._add(name, unfold(self._model, self._task, self.circuit))
         return name
 
-    @traitlets.validate("selection", "pinned")
-    def _check_nodes(self, proposal: Any) -> list[str]:
-        for name in proposal["value"]:
-            self._part(name)
-        return list(dict.fromkeys(proposal["value"]))
+    def _require(self, node: str) -> None:
+        self._part(node)
 
-    @traitlets.validate("groups")
-    def _check_groups(self, proposal: Any) -> dict[str, list[str]]:
-        groups: dict[str, list[str]] = proposal["value"]
-        seen: dict[str, str] = {}
-        for name, members in groups.items():
-            if not name or name in self._parts or not members:
-                raise ValueError(f"group {name!r} needs a name that no node has, and one member or more")
-            for member in members:
-                self._part(member)
-                if member in seen:
-                    raise ValueError(f"{member} is in the groups {seen[member]!r} and {name!r}; a node can be in one")
-                seen[member] = name
-        return groups
+    def _about_node(self, node: str, content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        return self.detail(node, prompt=int(content.get("prompt", 0)))
 
     def _part(self, name: str) -> Part:
         if name not in self._parts:
@@ -284,32 +210,6 @@ class Explorer(anywidget.AnyWidget):
         self._parts |= shown.parts
         self._graphs[name] = shown
         self.graphs = self.graphs | {name: shown.to_json()}
-
-    @contextmanager
-    def _silence(self) -> Iterator[None]:
-        """Changes are not steps of the history: they are taken back, or bring their own."""
-        before, self._quiet = self._quiet, True
-        try:
-            yield
-        finally:
-            self._quiet = before
-
-    def _snapshot(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _KEPT}
-
-    def _remember(self, change: Any) -> None:
-        if not self._quiet:
-            self.past = [*self.past, self._snapshot() | {change["name"]: change["old"]}][-_STEPS:]
-            self.future = []
-
-    def _step(self, take: str, give: str) -> None:
-        if not (steps := getattr(self, take)):
-            return
-        with self._silence():
-            self.set_trait(give, [*getattr(self, give), self._snapshot()][-_STEPS:])
-            self.set_trait(take, steps[:-1])
-            for name, value in steps[-1].items():
-                self.set_trait(name, value)
 
     def _measure(self, change: Any) -> None:
         if not self.experiment:
@@ -337,16 +237,6 @@ class Explorer(anywidget.AnyWidget):
             f" n = {measured.n})"
             f" for {subject}; 1 is the clean run, 0 {nothing}.",
         }
-
-    def _answer(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        if content.get("kind") != "detail":
-            return
-        node, prompt = str(content.get("node")), int(content.get("prompt", 0))
-        try:
-            answer: dict[str, Any] = {"sections": self.detail(node, prompt=prompt)}
-        except ValueError as error:
-            answer = {"error": str(error)}
-        self.send({"kind": "detail", "node": node, "prompt": prompt, **answer})
 
 
 def _graph(

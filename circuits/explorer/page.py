@@ -9,7 +9,7 @@ from markupsafe import Markup
 from interp.pages.templates import render
 
 _FOLDER = Path(__file__).parent / "widget"
-_SCRIPTS = ("dom", "state", "layout", "edges", "stage", "detail", "panel", "controls", "explorer")
+_SCRIPTS = ("dom", "pruning", "state", "layout", "edges", "stage", "detail", "panel", "controls", "explorer")
 
 
 def module() -> str:

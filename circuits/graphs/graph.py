@@ -167,7 +167,7 @@ class AttributionGraph:
 
         Args:
             changes: Of any latents, nodes or not.
-            mode: One of ``circuits.graphs.interventions.MODES``.
+            mode: One of ``circuits.graphs.interventions.changes.MODES``.
 
         Raises:
             ValueError: changes or mode that do not fit; a graph without its model.

@@ -7,7 +7,9 @@ import torch
 
 from circuits import Circuit, Evaluator, Explorer, attribute, attribute_edges
 from circuits.comparison import compare
-from circuits.draw import circuit_page, heat_map, patch_page
+from circuits.draw import circuit_page, faithfulness_by_size, heat_map, patch_page
+from circuits.faithfulness import Curve
+from interp import Estimate
 from tests.circuits.pairs import model_of, random_task
 
 WILD = "<img src=x onerror=alert(1)>"
@@ -49,3 +51,17 @@ def test_a_circuits_page_can_be_explored(tmp_path: Path) -> None:
     assert "explorer.render(" in text
     assert "explorer.render(" not in plain
     assert WILD not in text.split("</head>", 1)[1]
+
+
+def test_a_circuit_of_no_edges_is_drawn() -> None:
+    """At the left end of an axis of sizes that is logarithmic elsewhere."""
+    one = Estimate(value=0.5, standard_error=float("nan"), n=1)
+    curve = Curve(
+        fractions=(0.0, 0.1, 1.0), edges=(0, 9, 99), faithfulness=(one,) * 3, area=one, distance=one, ablation="zero"
+    )
+    figure = faithfulness_by_size(curve)
+    assert figure.data[0].x == pytest.approx((0.0, 1.0, 2.0))
+    assert list(figure.data[0].customdata) == [0, 9, 99]
+    axis = figure.layout.xaxis
+    assert axis.type != "log"
+    assert dict(zip(axis.ticktext, axis.tickvals, strict=True)) == pytest.approx({"0": 0, "1": 0.30103, "10": 1.041393})

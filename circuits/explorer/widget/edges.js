@@ -1,4 +1,5 @@
-// Edges on a canvas, in a few strokes: those of one colour and about one width are one path.
+// Edges on a canvas, in a few strokes: those of one colour and about one width are one path. Those that were measured and do
+// not hold are grey.
 
 const WIDTHS = 8;
 
@@ -15,8 +16,9 @@ function makeEdges(canvas) {
     const found = new Map();
     for (const edge of edges) {
       const step = Math.round((WIDTHS - 1) * Math.min(1, Math.abs(edge.score) / most));
-      const key = `${edge.score < 0 ? "negative" : "positive"} ${step}`;
-      if (!found.has(key)) found.set(key, { path: new Path2D(), negative: edge.score < 0, step });
+      const colour = edge.holds === false ? "loose" : edge.score < 0 ? "negative" : "positive";
+      const key = `${colour} ${step}`;
+      if (!found.has(key)) found.set(key, { path: new Path2D(), colour, step });
       const [x0, y0, ...rest] = edge.curve;
       const { path } = found.get(key);
       path.moveTo(x0, y0);
@@ -37,8 +39,11 @@ function makeEdges(canvas) {
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.clearRect(0, 0, width, height);
     pen.setTransform(ratio * k, 0, 0, ratio * k, ratio * x, ratio * y);
-    for (const { path, negative, step } of strokes) {
-      pen.strokeStyle = negative ? colours.negative : colours.positive;
+    const weakest = drawn.length > 300 ? Math.max(0.16, 0.5 * Math.sqrt(300 / drawn.length)) : 0.6;
+    for (const { path, colour, step } of strokes) {
+      pen.strokeStyle = colours[colour];
+      // Thousands of weak edges would hide the strong ones.
+      pen.globalAlpha = Math.max(weakest, Math.sqrt(step / (WIDTHS - 1)));
       // Lines of a graph seen from afar would vanish.
       pen.lineWidth = edgeWidth(step / (WIDTHS - 1), 1) / Math.min(1, Math.sqrt(k));
       pen.stroke(path);

@@ -6,8 +6,6 @@ function render({ model, el }) {
   const root = make("div", { className: "deepfield-explorer", "data-lm-suppress-shortcuts": "true" });
   el.append(root);
   let preview = {};
-  let arrangement = null;
-  let arranged = null;
   let shown = { nodes: new Map(), edges: [], count: 0 };
   let focused = { id: null, prompt: 0 };
   const answers = new Map();
@@ -24,7 +22,7 @@ function render({ model, el }) {
       const members = state.members(id);
       const now = state.get("selection");
       const all = members.every((member) => now.includes(member));
-      if (!add) select(members);
+      if (!add && !state.get("several")) select(members);
       else select(all ? now.filter((other) => !members.includes(other)) : [...new Set([...now, ...members])]);
       actions.show(id);
     },
@@ -38,7 +36,7 @@ function render({ model, el }) {
         answers.set(key, null);
         model.send({ kind: "detail", node: id, prompt });
       }
-      drawDetail();
+      drawSoon();
     },
     pin() {
       const [selection, pinned] = [state.get("selection"), state.get("pinned")];
@@ -58,7 +56,7 @@ function render({ model, el }) {
         if (rest.length) groups[name] = rest;
       }
       let number = 1;
-      while (groups[`group ${number}`] || arranged.nodes.some((node) => node.id === `group ${number}`)) number += 1;
+      while (groups[`group ${number}`] || state.graph().nodes.some((node) => node.id === `group ${number}`)) number += 1;
       state.change({ groups: { ...groups, [`group ${number}`]: selection } });
       focused = { id: `group ${number}`, prompt: focused.prompt };
     },
@@ -68,22 +66,32 @@ function render({ model, el }) {
     },
     rename(name, wanted) {
       const groups = state.get("groups");
-      if (!wanted || wanted === name || groups[wanted] || arranged.nodes.some((node) => node.id === wanted)) return draw();
+      if (!wanted || wanted === name || groups[wanted] || state.graph().nodes.some((node) => node.id === wanted)) return draw();
       if (focused.id === name) focused = { ...focused, id: wanted };
       state.change({ groups: Object.fromEntries(Object.entries(groups).map(([own, ids]) => [own === name ? wanted : own, ids])) });
     },
     look: (view) => view !== state.get("view") && state.change({ view, selection: [] }),
-    onlyPinned: () => draw(),
+    redraw: () => drawSoon(),
+    intervene: () => model.send({ kind: "intervene", ...state.get("experiment") }),
+    matches(node) {
+      const search = state.get("search");
+      return search === "" || actions.describe(node).concat(node.text ?? "", node.members.map((m) => m.name ?? m.id)).join(" ").toLowerCase().includes(search);
+    },
+    // The same in the tip, the panel, the list and for screen readers: all of what is drawn.
     describe(node) {
       const graph = state.graph();
-      const where = graph.by_position && typeof node.position === "number"
-        ? [`position ${node.position} ${quotedToken(graph.columns[node.position])}`] : [];
       const edges = graph.edges.length ? [`${node.into} edges in, ${node.out} out`] : [];
-      const size = node.kind === "group" ? [`${node.members.length} nodes`] : [];
-      return [node.kind === "group" ? node.label : node.id, ...size, ...where, `score ${number(node.score)}`, ...edges];
+      if (node.kind === "group") return [node.label, `${node.members.length} nodes`, `score ${number(node.score)}`, ...edges];
+      const named = node.name ? [node.name, ...(node.text ? [node.text] : []), ...node.facts] : null;
+      const where = graph.by_position && typeof node.position === "number" && !named
+        ? [`position ${node.position} ${quotedToken(graph.columns[node.position])}`] : [];
+      return [...(named ?? [node.id, ...where, `score ${number(node.score)}`]), ...edges];
     },
     describeEdge(edge) {
-      const lines = [`${edge.source} → ${edge.target}${edge.reader ? ` as ${READS[edge.reader]}` : ""}`, `score ${number(edge.score)}`];
+      const name = (id) => shown.nodes.get(id)?.name ?? id;
+      const lines = [`${name(edge.source)} → ${name(edge.target)}${edge.reader ? ` as ${READS[edge.reader]}` : ""}`,
+        `${about.shares ? "weight" : "score"} ${number(edge.score)}`];
+      if (edge.parts.length === 1 && edge.parts[0].measured) lines.push(edge.parts[0].measured);
       if (edge.parts.length > 1) lines.push(`sum of ${edge.parts.length} edges`);
       return lines;
     },
@@ -91,8 +99,8 @@ function render({ model, el }) {
 
   const stage = makeStage(state, actions);
   const panel = makePanel(state, actions);
-  const controls = makeControls(state, stage, actions, (name, value) => {
-    preview = { ...preview, [name]: value };
+  const controls = makeControls(state, stage, actions, (values) => {
+    preview = values;
     drawSoon();
   });
   const legend = make("div", { className: "legend" });
@@ -100,31 +108,31 @@ function render({ model, el }) {
     make("div", { className: "title" }, make("b", {}, about.title), make("span", { className: "soft" }, about.subtitle)),
     controls.root, make("div", { className: "main" }, stage.root, panel.root), legend);
 
-  function drawDetail() {
-    const node = shown.nodes.get(focused.id) ?? null;
-    panel.drawDetail(node, shown, answers.get(`${focused.id}\n${focused.prompt}`), focused.prompt);
-  }
+  const drawPanel = () => panel.draw(shown, focused, answers.get(`${focused.id}\n${focused.prompt}`));
 
   function draw() {
     const graph = state.graph();
     root.classList.toggle("busy", !graph);
     if (!graph) return;
-    if (arranged !== graph) [arranged, arrangement] = [graph, arrange(graph)];
-    shown = visible(graph, arrangement, looking, controls.onlyPinned() && state.get("pinned").length > 0);
-    const mostEdge = graph.edges.reduce((most, edge) => Math.max(most, Math.abs(edge.score)), 1e-12);
-    const mostNode = graph.nodes.reduce((most, node) => Math.max(most, Math.abs(node.score)), 1e-12);
-    stage.update(graph, arrangement, shown, mostEdge);
-    controls.draw(graph, shown, mostEdge, mostNode, values());
-    if (Object.keys(preview).length) return; // while a slider moves
-    panel.drawSelection(shown);
-    panel.drawMeasured();
-    drawDetail();
-    drawLegend(legend, graph, shown, mostEdge, about);
+    shown = visible(graph, looking, controls.onlyPinned() && state.get("pinned").length > 0);
+    const things = [...shown.nodes.values()];
+    // Boxes with names where they fit, dots where they do not.
+    let dots = Boolean(graph.dots);
+    let arrangement = arrange(graph, things, stage.room(), dots);
+    if (!dots && arrangement.over > 1.3) [dots, arrangement] = [true, arrange(graph, things, stage.room(), true)];
+    for (const node of things) Object.assign(node, arrangement.places.get(node.id));
+    for (const edge of shown.edges) edge.curve = curve(shown.nodes.get(edge.source), shown.nodes.get(edge.target), edge.reader, dots);
+    const strongest = (list) => list.reduce((most, one) => Math.max(most, Math.abs(one.score)), 1e-12);
+    const mostEdge = strongest(about.shares ? shown.edges : graph.edges);
+    stage.update(graph, arrangement, shown, mostEdge, dots);
+    controls.draw(graph, shown, strongest(graph.edges), strongest(graph.nodes), values());
+    drawPanel();
+    if (!Object.keys(preview).length) drawLegend(legend, graph, shown, mostEdge, about, dots);
   }
   const drawSoon = oncePerFrame(draw);
 
   root.addEventListener("keydown", (event) => {
-    if (event.target.matches("input:not([type=range]):not([type=checkbox]), select")) return;
+    if (event.target.matches("input:not([type=range]):not([type=checkbox]), select, textarea")) return;
     const control = event.ctrlKey || event.metaKey;
     const id = event.target.dataset?.id;
     const key = event.key.toLowerCase();
@@ -135,6 +143,7 @@ function render({ model, el }) {
     else if (key === " " && id) done(), actions.choose(id, true);
     else if (key === "escape") actions.clear();
     else if (key === "p") actions.pin();
+    else if (key === "/") done(), panel.find();
     else if (key === "g") {
       const name = state.groupOf(state.get("selection")[0]);
       if (name && state.get("groups")[name].length === state.get("selection").length) actions.ungroup(name);
@@ -147,7 +156,7 @@ function render({ model, el }) {
   const answered = (message) => {
     if (message.kind !== "detail") return;
     answers.set(`${message.node}\n${message.prompt}`, message);
-    drawDetail();
+    drawSoon();
   };
   const changed = () => {
     preview = {};

@@ -4,7 +4,7 @@ function savedModel({ state, details, measured, nothing }) {
   const listeners = {};
   const tell = (name, ...what) => (listeners[name] ?? []).forEach((call) => call(...what));
   const answer = ({ node, prompt }) => {
-    const sections = details[node] ?? [{ kind: "note", text: "What this node does was not saved with the page; Explorer.save(details=…) says of how many." }];
+    const sections = details[node] ?? [{ kind: "note", text: "What this node does was not saved with the page; save(details=…) says of how many." }];
     return { kind: "detail", node, prompt, sections };
   };
   const measure = () => {
@@ -27,7 +27,7 @@ function savedModel({ state, details, measured, nothing }) {
     },
     on: (name, call) => (listeners[name] ??= []).push(call),
     off: (name, call) => (listeners[name] = (listeners[name] ?? []).filter((other) => other !== call)),
-    send: (message) => setTimeout(() => tell("msg:custom", answer(message))),
+    send: (message) => message.kind === "detail" && setTimeout(() => tell("msg:custom", answer(message))),
     save_changes: () => {},
   };
 }

@@ -3,6 +3,8 @@
 
 const ZOOM = { least: 0.08, most: 4, step: 1.25 };
 const MARGIN = { left: 84, top: 14, right: 20, bottom: 84 };
+const NARROW = { left: 62, top: 10, right: 12, bottom: 74 };
+const APART = { rows: 14, columns: 17 };
 // While the picture moves, the canvases move as they are. They reach beyond the sides by this share, and are drawn anew at
 // rest, or when moved so far that an end would show, or zoomed so far that it would.
 const OVER = 0.25;
@@ -26,7 +28,9 @@ function makeStage(state, actions) {
   const [edges, outEdges] = [canvas, outCanvas].map(makeEdges);
   const at = { x: 0, y: 0, k: 1 };
   let drawnAt = { ...at };
-  let spread = 0; // the zoom that the names along the sides stand at
+  let arrangementNumber = 0;
+  let spread = null; // how the names along the sides stand
+  let fitted = true; // nobody has moved or zoomed the graph
   let shown = { nodes: new Map(), edges: [] };
   let arrangement = null;
   let graph = null;
@@ -34,20 +38,43 @@ function makeStage(state, actions) {
   let colours = {};
   let hovered = null;
   let most = 1;
+  let dots = false;
   let current = null; // the node that Tab comes to
 
   function place() {
     layer.style.transform = `translate(${at.x}px, ${at.y}px) scale(${at.k})`;
     rowAxis.style.transform = `translateY(${at.y}px)`;
     columnAxis.style.transform = `translateX(${at.x}px)`;
-    if (spread !== at.k) {
-      spread = at.k;
-      [...rowAxis.children].forEach((name, i) => (name.style.top = `${at.k * arrangement.rows[i]}px`));
-      [...columnAxis.children].forEach((name, i) => (name.style.left = `${at.k * arrangement.columns[i]}px`));
+    const how = `${at.k} ${arrangement.number}`;
+    if (spread !== how) {
+      spread = how;
+      spreadNames(rowAxis, arrangement.rows, arrangement.fullRows, "top", APART.rows);
+      spreadNames(columnAxis, arrangement.columns, arrangement.fullColumns, "left", APART.columns);
     }
     const grown = at.k / drawnAt.k;
     for (const one of [canvas, outCanvas])
       one.style.transform = `translate(${at.x - grown * drawnAt.x}px, ${at.y - grown * drawnAt.y}px) scale(${grown})`;
+  }
+
+  // Names that would lie on each other give way, those of rows and columns without a node first.
+  function spreadNames(axis, places, full, side, apart) {
+    const shownAt = [];
+    const free = (x) => shownAt.every((other) => Math.abs(other - x) >= apart);
+    const kept = new Set();
+    for (const want of [true, false]) {
+      let last = -Infinity;
+      places.forEach((place, i) => {
+        const x = at.k * place;
+        if (full.has(i) !== want || (want ? Math.abs(x - last) < apart : !free(x))) return;
+        last = x;
+        kept.add(i);
+        shownAt.push(x);
+      });
+    }
+    [...axis.children].forEach((name, i) => {
+      name.style[side] = `${at.k * places[i]}px`;
+      name.hidden = !kept.has(i);
+    });
   }
 
   function strokeAll() {
@@ -62,6 +89,8 @@ function makeStage(state, actions) {
   // A layer of its own moves without being painted again, and is blurred by zooming until it is.
   let resting = 0;
   function move() {
+    fitted = false;
+    root.classList.add("moved");
     layer.style.willChange = "transform";
     clearTimeout(resting);
     resting = setTimeout(() => {
@@ -75,13 +104,22 @@ function makeStage(state, actions) {
   }
   const placeSoon = oncePerFrame(() => arrangement && place());
 
+  const margin = () => (root.clientWidth < 520 ? NARROW : MARGIN);
+  // Between the axes; something where the page has no size yet.
+  function room() {
+    const { left, right, top, bottom } = margin();
+    return { x: (root.clientWidth || 900) - left - right, y: (root.clientHeight || 560) - top - bottom };
+  }
+
   function fit() {
-    const [width, height] = [root.clientWidth, root.clientHeight];
-    if (!arrangement || !width) return;
-    const room = { x: width - MARGIN.left - MARGIN.right, y: height - MARGIN.top - MARGIN.bottom };
-    at.k = Math.max(ZOOM.least, Math.min(1.25, room.x / arrangement.width, room.y / arrangement.height));
-    at.x = MARGIN.left + (room.x - at.k * arrangement.width) / 2;
-    at.y = MARGIN.top + (room.y - at.k * arrangement.height) / 2;
+    fitted = true;
+    root.classList.remove("moved");
+    if (!arrangement || !root.clientWidth) return;
+    const { left, top } = margin();
+    const { x, y } = room();
+    at.k = Math.max(ZOOM.least, Math.min(1, x / arrangement.width, y / arrangement.height));
+    at.x = left + (x - at.k * arrangement.width) / 2;
+    at.y = top + (y - at.k * arrangement.height) / 2;
     draw();
   }
 
@@ -121,7 +159,7 @@ function makeStage(state, actions) {
     const lit = new Set(hovered === null ? [] : [hovered]);
     for (const id of state.get("selection")) lit.add(state.groupOf(id) ?? id);
     outEdges.set(lit.size ? shown.edges.filter((edge) => lit.has(edge.source) || lit.has(edge.target)) : [], most);
-    canvas.style.opacity = lit.size ? 0.14 : 0.5;
+    canvas.style.opacity = lit.size ? 0.14 : 0.6;
     strokeOut();
   }
   const strokeOut = oncePerFrame(() => {
@@ -139,7 +177,7 @@ function makeStage(state, actions) {
     made.onpointerenter = () => {
       hover(node.id);
       const { x, y } = shown.nodes.get(node.id);
-      showTip(actions.describe(shown.nodes.get(node.id)), [at.x + at.k * (x + NODE.width / 2), at.y + at.k * y]);
+      showTip(actions.describe(shown.nodes.get(node.id)), [at.x + at.k * (x + made.offsetWidth / 2), at.y + at.k * y]);
     };
     made.onpointerleave = () => {
       hover(null);
@@ -149,8 +187,8 @@ function makeStage(state, actions) {
       setCurrent(node.id);
       const { x, y } = shown.nodes.get(node.id);
       const [px, py] = [at.x + at.k * x, at.y + at.k * y];
-      const inside = { x: Math.min(Math.max(px, MARGIN.left + 20), root.clientWidth - 40) };
-      inside.y = Math.min(Math.max(py, 20), root.clientHeight - MARGIN.bottom);
+      const inside = { x: Math.min(Math.max(px, margin().left), root.clientWidth - 12) };
+      inside.y = Math.min(Math.max(py, 12), root.clientHeight - margin().bottom);
       if (inside.x !== px || inside.y !== py) pan(inside.x - px, inside.y - py);
     };
     return made;
@@ -162,11 +200,15 @@ function makeStage(state, actions) {
     buttons.get(current)?.setAttribute("tabindex", 0);
   }
 
-  function update(newGraph, newArrangement, newShown, newMost) {
-    const refit = newArrangement !== arrangement;
-    [graph, arrangement, shown, most] = [newGraph, newArrangement, newShown, newMost];
-    if (refit) {
-      spread = 0;
+  function update(newGraph, newArrangement, newShown, newMost, asDots) {
+    const other = newGraph !== graph;
+    [graph, arrangement, shown, most, dots] = [newGraph, newArrangement, newShown, newMost, asDots];
+    root.classList.toggle("dots", dots);
+    const things = [...shown.nodes.values()];
+    arrangement.number = (arrangementNumber += 1);
+    arrangement.fullRows = new Set(things.map((node) => node.row));
+    arrangement.fullColumns = new Set(things.map((node) => node.column));
+    if (other) {
       rowAxis.replaceChildren(...graph.rows.map((name) => make("span", {}, name)));
       columnAxis.replaceChildren(
         ...graph.columns.map((name, i) =>
@@ -175,13 +217,14 @@ function makeStage(state, actions) {
               ...(graph.by_position ? [make("small", {}, ` ${i}`)] : [])))),
       );
     }
-    const strongest = Math.max(1e-12, ...[...shown.nodes.values()].map((node) => Math.abs(node.score)));
+    const strongest = things.reduce((top, node) => Math.max(top, Math.abs(node.score)), 1e-12);
     const selection = new Set(state.get("selection"));
     const pinned = new Set(state.get("pinned"));
     const now = new Map();
     for (const node of shown.nodes.values()) {
       const made = buttons.get(node.id) ?? nodeButton(node);
-      const share = Math.abs(node.score) / strongest;
+      const share = node.size ?? Math.abs(node.score) / strongest;
+      const asDot = dots && !isWide(node);
       const chosen = node.members.every((member) => selection.has(member.id));
       const marks = {
         negative: node.score < 0,
@@ -190,16 +233,21 @@ function makeStage(state, actions) {
         faint: node.faint && !chosen,
         chosen,
         pinned: node.members.some((member) => pinned.has(member.id)),
+        dot: asDot,
+        found: state.get("search") !== "" && actions.matches(node),
       };
       const names = ["node", node.kind, ...Object.keys(marks).filter((name) => marks[name])].join(" ");
       // Most stay as they are, and writing costs more than comparing.
       if (made.className !== names) made.className = names;
-      const look = `${Math.round(8 + 77 * share)}%|${node.x}|${node.y}|${node.label}`;
+      const look = `${Math.round(8 + 77 * share)}%|${node.x}|${node.y}|${asDot}|${node.width}|${node.label}`;
       if (made.dataset.look !== look) {
         made.dataset.look = look;
         made.style.setProperty("--share", look.split("|")[0]);
+        made.style.setProperty("--size", asDot ? `${Math.round(DOT.least + (DOT.most - DOT.least) * Math.sqrt(share))}px` : "");
+        made.style.width = `${asDot ? DOT.cell - 2 : node.width - BOX.gap}px`;
+        made.style.height = asDot ? `${DOT.cell - 2}px` : "";
         made.style.transform = `translate(${node.x}px, ${node.y}px) translate(-50%, -50%)`;
-        made.textContent = node.label;
+        made.textContent = asDot ? "" : node.label;
       }
       const label = actions.describe(node).join(", ");
       if (made.ariaLabel !== label) made.ariaLabel = label;
@@ -212,13 +260,27 @@ function makeStage(state, actions) {
     setCurrent(current);
     edges.set(shown.edges, most);
     lightUp();
-    draw();
-    if (refit) fit();
+    if (other || fitted) fit();
+    else draw();
   }
 
   // Pan by dragging the ground; with Shift, select what the dragged box holds.
   let drag = null;
+  const fingers = new Map();
+  const spread2 = () => {
+    const [[ax, ay], [bx, by]] = [...fingers.values()];
+    return { apart: Math.hypot(ax - bx, ay - by), x: (ax + bx) / 2, y: (ay + by) / 2 };
+  };
+  root.addEventListener("pointerdown", (event) => {
+    if (event.pointerType !== "touch") return;
+    fingers.set(event.pointerId, where(event));
+    if (fingers.size === 2) drag = null;
+  });
+  for (const gone of ["pointerup", "pointercancel", "lostpointercapture"])
+    root.addEventListener(gone, (event) => fingers.delete(event.pointerId));
+  root.onpointercancel = () => (drag = null);
   root.onpointerdown = (event) => {
+    if (fingers.size > 1) return;
     if (event.button !== 0 || event.target.closest("button")) return;
     drag = { from: where(event), last: where(event), boxed: event.shiftKey, moved: false };
     root.setPointerCapture(event.pointerId);
@@ -227,6 +289,13 @@ function makeStage(state, actions) {
   };
   root.onpointermove = (event) => {
     const now = where(event);
+    if (fingers.size === 2 && fingers.has(event.pointerId)) {
+      const before = spread2();
+      fingers.set(event.pointerId, now);
+      const after = spread2();
+      pan(after.x - before.x, after.y - before.y);
+      return zoom(after.apart / Math.max(1, before.apart), after.x, after.y);
+    }
     if (drag) {
       const [x, y] = [now[0] - drag.last[0], now[1] - drag.last[1]];
       drag.moved ||= Math.hypot(now[0] - drag.from[0], now[1] - drag.from[1]) > 3;
@@ -282,21 +351,15 @@ function makeStage(state, actions) {
     if (best !== null) buttons.get(best).focus({ preventScroll: true });
   });
 
-  const resized = new ResizeObserver(() => {
-    if (root.clientWidth && !root.dataset.fitted) {
-      root.dataset.fitted = "yes";
-      fit();
-    }
-    draw();
-  });
+  const resized = new ResizeObserver(() => actions.redraw());
   resized.observe(root);
 
   return {
-    root, update, fit, zoom, pan, draw,
+    root, update, fit, zoom, pan, draw, room,
     focus: (id) => buttons.get(id)?.focus({ preventScroll: true }),
     recolour() {
       const style = getComputedStyle(root);
-      colours = { positive: style.getPropertyValue("--positive"), negative: style.getPropertyValue("--negative") };
+      colours = Object.fromEntries(["positive", "negative", "loose"].map((name) => [name, style.getPropertyValue(`--${name}`)]));
       draw();
     },
     stop() {

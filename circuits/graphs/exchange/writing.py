@@ -126,7 +126,8 @@ def to_neuronpedia(
         slug: Its name in addresses.
         scan: The model's id there; by default the model's name.
         labels: By node a text of what it stands for.
-        view: ``pinnedIds``, ``supernodes`` (lists of a name and node ids), ``clickedId``, ``linkType``, ``sg_pos``.
+        view: What an explorer has as its ``view_state``: ``pinnedIds``, ``supernodes`` (lists of a name and node ids),
+            ``clickedId``, ``linkType``, ``sg_pos``; the rest of it is left out.
         feature_details: ``feature_json_base_url`` or ``neuronpedia_source_set``: where examples of latents are.
         measurement: What was measured of its edges; every link then has ``measured``.
 
@@ -137,7 +138,9 @@ def to_neuronpedia(
     ids = {int(number): node_id(graph, int(number)) for number in pruned.kept}
     if strange := [number for number in labels if number not in ids]:
         raise ValueError(f"labels names node {strange[0]}, which the pruned graph does not hold")
-    view = VIEW | dict(view or {})
+    view = VIEW | {name: value for name, value in (view or {}).items() if name in VIEW}
+    if view["clickedId"] not in ids.values():
+        view["clickedId"] = ""
     named = [*view["pinnedIds"], *(i for group in view["supernodes"] for i in group[1:])]
     if strange_ids := [i for i in named if i not in ids.values()]:
         raise ValueError(f"the view names {strange_ids[0]!r}, which is no node of the pruned graph")

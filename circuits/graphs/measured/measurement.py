@@ -21,7 +21,7 @@ class Replication:
     """The same edges on other prompts, in one mode; arrays over edges."""
 
     mode: str
-    """One of ``circuits.graphs.interventions.MODES``, in which it was measured."""
+    """One of ``circuits.graphs.interventions.changes.MODES``, in which it was measured."""
     prompts: int
     """Number of prompts beside the graph's own."""
     active: np.ndarray

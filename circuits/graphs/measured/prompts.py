@@ -153,7 +153,7 @@ def replicated(
         ends: Nodes that are read, ``[end]``.
         where: Of every edge its source among ``taken`` and its target among ``ends``.
         sign: Of every edge.
-        mode: One of ``circuits.graphs.interventions.MODES``.
+        mode: One of ``circuits.graphs.interventions.changes.MODES``.
         rows: Sources a forward.
     """
     effects, both, forwards = [], [], 0

@@ -1,25 +1,36 @@
 """The page of a graph: its drawing with a panel of what is chosen, figures of what was measured, and all as tables."""
 
 import math
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
 
-from circuits.graphs.graph import LATENT, AttributionGraph, PrunedGraph
+from circuits.explorer.attribution import GraphExplorer
+from circuits.graphs.graph import PrunedGraph
+from circuits.graphs.logit_effects import Pairs, token_effects
 from circuits.graphs.measured.measurement import VERDICTS, Agreement, Measurement
-from circuits.graphs.page.drawing import MOST_DRAWN, draw
 from interp.pages.html_page import COLORS, Page
-from interp.pages.templates import render
-from interp.sites.norms import linear_norm
+from saes.features.examples import Text
 
-_LISTED, _SHOWN_TOKENS, _LONGEST_TITLE = 12, 5, 120
+Words = dict[int, tuple[Pairs, Pairs]]
+_LONGEST_TITLE = 120
 
 
-def graph_page(pruned: PrunedGraph, *, measurement: Measurement | None = None) -> Page:
+def graph_page(
+    pruned: PrunedGraph,
+    *,
+    measurement: Measurement | None = None,
+    labels: Mapping[int, str] | None = None,
+    text: Text | None = None,
+) -> Page:
     """A pruned graph, and what was measured of its edges, as a page; ``.write(path)`` makes one file of it.
+
+    Args:
+        pruned: The graph, which the page's sliders prune further or less.
+        measurement: What was measured of its edges.
+        labels: By node number what it stands for.
+        text: Where top examples of latents are looked up, as for :class:`circuits.GraphExplorer`.
 
     Raises:
         ValueError: a measurement of another graph.
@@ -37,50 +48,16 @@ def graph_page(pruned: PrunedGraph, *, measurement: Measurement | None = None) -
         raise ValueError("the measurement is of another pruned graph: pass measurement.pruned, or measure this one")
     graph = pruned.graph
     words = token_effects(graph, pruned.kept)
+    explorer = GraphExplorer(pruned, measurement=measurement, labels=labels, text=text)
     prompt = graph.prompt if len(graph.prompt) <= _LONGEST_TITLE else f"{graph.prompt[:_LONGEST_TITLE]} …"
     page = Page(f"Attribution graph: {prompt}", subtitle=f"{graph.model}, {len(graph.tokens)} tokens")
     page.cards(_cards(pruned, measurement)).heading("The graph")
-    drawing = draw(pruned, measurement)
-    page.part(
-        render(
-            Path(__file__).parent,
-            "graph.html.jinja",
-            drawing=drawing,
-            most=min(MOST_DRAWN, len(drawing.edges)),
-            details=_details(pruned, measurement, words),
-            measured=measurement is not None,
-        )
-    )
+    page.part(explorer.fragment(details=len(explorer.graphs["position"]["nodes"])))
     if measurement is not None:
         _measured(page, measurement)
     page.heading("Nodes").table(*_node_table(pruned, words), interactive=True)
     page.heading("Edges").table(*_edge_table(pruned, measurement), interactive=True)
     return page
-
-
-def token_effects(graph: AttributionGraph, numbers: np.ndarray) -> dict[int, tuple[list[str], list[str]]]:
-    """Of latents the tokens that they raise and lower most by writing to the residual stream, all layers that they
-    write to together, through the final norm without its division; nothing where the graph has no model at hand."""
-    source = graph.source
-    if source is None:
-        return {}
-    n, root = graph.nodes, source.anatomy.root
-    norm = None if source.anatomy.final_norm is None else linear_norm(source.anatomy.final_norm)
-    head = root.get_output_embeddings().weight.detach()
-    tokenizer = getattr(source.model, "tokenizer", None)
-    found = {}
-    for number in numbers[n.kind[numbers] == LATENT].tolist():
-        one = next(one for one in source.transcoders if one.layer == n.layer[number])
-        index = torch.tensor([int(n.index[number])], device=head.device)
-        with torch.no_grad():
-            written = sum(one.decoder(index, i) for i in range(len(one.writes)))
-            through = written if norm is None else norm.linear(written, written.new_ones(1))
-            logits = (through.to(head.dtype) @ head.T)[0]
-        some = min(_SHOWN_TOKENS, len(logits))
-        ranked = [logits.topk(some, largest=largest).indices.tolist() for largest in (True, False)]
-        raised, lowered = ([str(i) if tokenizer is None else tokenizer.decode([i]) for i in ids] for ids in ranked)
-        found[number] = (raised, lowered)
-    return found
 
 
 def _cards(pruned: PrunedGraph, measurement: Measurement | None) -> list[tuple[str, str, str]]:
@@ -108,51 +85,6 @@ def _cards(pruned: PrunedGraph, measurement: Measurement | None) -> list[tuple[s
             note = "of edges: their sign, and more than 95 % of matched random latents"
             cards.append(("Above the null", f"{measurement.above_null.mean():.0%}", note))
     return cards
-
-
-def _details(
-    pruned: PrunedGraph, measurement: Measurement | None, words: dict[int, tuple[list[str], list[str]]]
-) -> dict[str, Any]:
-    """By node what the panel shows."""
-    graph = pruned.graph
-    live = _by_edge(measurement)
-    into: dict[int, list[tuple[int, float]]] = {}
-    out: dict[int, list[tuple[int, float]]] = {}
-    for source, target, weight in pruned.links:
-        into.setdefault(target, []).append((source, weight))
-        out.setdefault(source, []).append((target, weight))
-    found = {}
-    for number in pruned.kept.tolist():
-        node = graph.node(number)
-        facts = [["influence", f"{node.influence:.4f}"]]
-        if node.kind in ("latent", "target"):
-            facts.append(["activation" if node.kind == "latent" else "value", f"{node.value:.4g}"])
-        if number in words:
-            facts += [
-                ["raises", " ".join(map(repr, words[number][0]))],
-                ["lowers", " ".join(map(repr, words[number][1]))],
-            ]
-        found[str(number)] = {
-            "name": node.name,
-            "facts": facts,
-            "into": [_listed(graph, s, weight, live.get((s, number))) for s, weight in into.get(number, [])[:_LISTED]],
-            "out": [_listed(graph, t, weight, live.get((number, t))) for t, weight in out.get(number, [])[:_LISTED]],
-        }
-    return found
-
-
-def _listed(graph: AttributionGraph, number: int, weight: float, measured: str | None) -> list[str]:
-    return [str(number), graph.node(number).name, f"{weight:+.4g}", measured or ""]
-
-
-def _by_edge(measurement: Measurement | None) -> dict[tuple[int, int], str]:
-    if measurement is None:
-        return {}
-    keys = zip(measurement.source.tolist(), measurement.target.tolist(), strict=True)
-    again = measurement.replication
-    verdicts = [""] * len(measurement) if again is None else [f", {verdict}" for verdict in again.verdict]
-    mode, values = measurement.null_mode, measurement.in_null_mode.tolist()
-    return {key: f"{mode} {value:+.4g}{verdict}" for key, value, verdict in zip(keys, values, verdicts, strict=True)}
 
 
 def _measured(page: Page, found: Measurement) -> None:
@@ -218,15 +150,13 @@ def _verdicts(found: Measurement) -> go.Figure:
     )
 
 
-def _node_table(
-    pruned: PrunedGraph, words: dict[int, tuple[list[str], list[str]]]
-) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def _node_table(pruned: PrunedGraph, words: Words) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     nodes = sorted(pruned.nodes(), key=lambda node: -node.influence)
-    nothing: tuple[list[str], list[str]] = ([], [])
+    nothing: tuple[Pairs, Pairs] = ([], [])
     return ("node", "influence", "layer", "position", "value", "raises", "lowers"), [
         (
             node.name, f"{node.influence:.4f}", node.layer, node.position, f"{node.value:.4g}",
-            *(" ".join(map(repr, its)) for its in words.get(node.number, nothing)),
+            *(" ".join(repr(token) for token, _ in its) for its in words.get(node.number, nothing)),
         )
         for node in nodes
     ]  # fmt: skip

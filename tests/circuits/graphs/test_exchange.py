@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuits.graphs import Difference, attribution_graph, measure, read_neuronpedia, write_neuronpedia
-from circuits.graphs.exchange import pair_number, to_neuronpedia, unpaired
+from circuits.graphs.exchange.writing import pair_number, to_neuronpedia, unpaired
 from circuits.graphs.graph import ERROR, LATENT, TARGET, TOKEN
 from tests.circuits.graphs.schema import GRAPH_FILE
 from tests.circuits.graphs.sets import precise, prompt, random_set

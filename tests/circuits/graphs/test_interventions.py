@@ -7,7 +7,7 @@ from torch import Tensor
 
 from circuits.graphs import LatentChange, attribution_graph, intervening
 from circuits.graphs.graph import LATENT, TARGET
-from circuits.graphs.interventions import MODES
+from circuits.graphs.interventions.changes import MODES
 from interp.sites.softmax import PATTERN, show_softmax
 from saes import TopK
 from tests.circuits.graphs.sets import LENGTH, precise, prompt, random_set

@@ -7,7 +7,7 @@ import torch
 from circuits import Task
 from circuits.graphs import Difference, attribution_graph, measure
 from circuits.graphs.graph import ERROR, LATENT, TARGET, TOKEN
-from circuits.graphs.measured import verdict
+from circuits.graphs.measured.prompts import verdict
 from saes import ReLU, TopK
 from tests.circuits.graphs.sets import LENGTH, precise, prompt, random_set
 from tests.tiny_models import VOCAB

@@ -1,9 +1,0 @@
-from .changes import MODES as MODES
-from .changes import Intervened as Intervened
-from .changes import LatentChange as LatentChange
-from .changes import checked_changes as checked_changes
-from .generating import intervening as intervening
-from .reruns import EMBEDDING as EMBEDDING
-from .reruns import Readout as Readout
-from .reruns import Rerun as Rerun
-from .reruns import Reruns as Reruns
