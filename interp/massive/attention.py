@@ -12,9 +12,8 @@ from interp.massive.detection import MassiveActivation
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
-from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
-from interp.terminal.progress import counted
+from interp.sites.together import Ask, Steps, alone, counted_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +72,21 @@ def attention_sinks(
     Raises:
         ValueError: weights were processed; the model computes no attention patterns.
     """
+    steps = sink_steps(model, tokens[:, :window], batch=batch)
+    return alone(model, counted_steps(steps, "measure attention", -(-len(tokens) // batch)))
+
+
+def sink_steps(
+    model: Model, tokens: Int[Tensor, "sequences position"], *, window: int | None = None, batch: int = 1
+) -> Steps[SinkStats]:
+    """:func:`attention_sinks`, which may share its forward passes: the whole rows run, and of their patterns the first
+    ``window`` positions count, which see nothing of what follows them."""
     require_raw_weights(model, purpose="measure attention sinks")
     sites = expand_sites(model, "blocks.*.attn.hook_pattern")
     parts = []
-    for rows in counted(tokens[:, :window].split(batch), "measure attention", unit="batches"):
-        cache = capture(model, rows, sites, reduce=importance)
-        parts.append(torch.stack([cache[site] for site in sites]))
+    for rows in tokens.split(batch):
+        found = yield Ask(
+            rows=rows, sites=tuple(sites), reduce=lambda _site, value: importance(value[..., :window, :window])
+        )
+        parts.append(torch.stack([found[site] for site in sites]))
     return SinkStats(sites=tuple(map(str, sites)), importance=torch.cat(parts, dim=1).cpu())

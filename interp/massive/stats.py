@@ -1,7 +1,6 @@
 """Per layer and sequence: the largest magnitudes, where they are, and the median magnitude."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
-from interp.sites.capturing import capture
-from interp.sites.site import expand_sites
-from interp.terminal.progress import counted as progress_of
+from interp.sites.site import Site, expand_sites
+from interp.sites.together import Ask, Steps, alone, counted_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +84,19 @@ def layer_stats(
             log-probability); a hidden state is not finite, as when float16 overflows; a sequence has no position left;
             ``top`` is below 1.
     """
+    steps = layer_stats_steps(model, tokens, mask=mask, top=top, batch=batch)
+    return alone(model, counted_steps(steps, "measure layers", -(-len(tokens) // batch)))
+
+
+def layer_stats_steps(
+    model: Model,
+    tokens: Int[Tensor, "sequences position"],
+    *,
+    mask: Bool[Tensor, "sequences position"] | None = None,
+    top: int = 3,
+    batch: int = 1,
+) -> Steps[LayerStats]:
+    """:func:`layer_stats`, which may share its forward passes."""
     require_raw_weights(model, purpose="measure massive activations")
     require(tokens, Tensor, what="a tensor of token ids", fix="model.to_tokens(text)")
     if top < 1:
@@ -98,13 +109,16 @@ def layer_stats(
             " sequence at least one position"
         )
     parts = []
-    batches = list(zip(tokens.split(batch), counted.split(batch), strict=True))
-    for rows, kept in progress_of(batches, "measure layers", unit="batches"):
-        cache = capture(model, rows, sites, reduce=partial(extremes, kept=kept, top=top))
-        parts.append(torch.stack([cache[site] for site in sites]))
-    found = torch.cat(parts, dim=1).cpu()
-    _check_finite(found[..., 0], sites, next(model.parameters()).dtype)
-    return stats_of(found, tuple(map(str, sites)), tokens)
+    for rows, kept in zip(tokens.split(batch), counted.split(batch), strict=True):
+
+        def reduce(_site: Site, value: Tensor, kept: Tensor = kept) -> Tensor:
+            return extremes(value, kept=kept, top=top)
+
+        found = yield Ask(rows=rows, sites=tuple(sites), reduce=reduce)
+        parts.append(torch.stack([found[site] for site in sites]))
+    whole = torch.cat(parts, dim=1).cpu()
+    _check_finite(whole[..., 0], sites, next(model.parameters()).dtype)
+    return stats_of(whole, tuple(map(str, sites)), tokens)
 
 
 def stats_of(

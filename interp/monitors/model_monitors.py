@@ -15,8 +15,8 @@ from interp.inference_mode import refuse_inference_mode
 from interp.metrics import Estimate
 from interp.models.plain import plain_module, require_tested_family
 from interp.models.source import require_raw_weights
-from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites
+from interp.sites.together import Ask, Steps, alone
 
 RMS_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", "resid_post")
 """Sites whose size is measured."""
@@ -154,6 +154,13 @@ def measure(
         >>> len(found.peaks), found.log_z.shape
         (4, torch.Size([1, 32]))
     """
+    return alone(model, monitor_steps(model, tokens, backward=backward, batch=batch))
+
+
+def monitor_steps(
+    model: Any, tokens: Int[Tensor, "sequences position"], *, backward: bool = True, batch: int = 1
+) -> Steps[Monitors]:
+    """:func:`measure`, which may share its forward passes; the one with gradients is its own."""
     require_raw_weights(model, purpose="measure monitors")
     require_tested_family(model, "attention logits")
     if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
@@ -167,12 +174,29 @@ def measure(
     scores = [site for site in present if site.kind == "scores"]
     sites = [site for site in present if site.kind in kinds]
     parts: dict[Site, list[Tensor]] = defaultdict(list)
+    last = Site("logits")
+    known = None if model.tokenizer is None else len(model.tokenizer)
+    outputs: list[_Output] = []
     for rows in tokens.split(batch):
-        for site, value in capture(model, rows, [*scores, *sites], reduce=_reduced).items():
-            parts[site].append(value.cpu())
+
+        def reduce(site: Site, value: Tensor, rows: Tensor = rows) -> Tensor:
+            if site == last:
+                outputs.append(_of_logits(value, rows.to(value.device), known))
+                return value.new_zeros(0)
+            return _reduced(value)
+
+        # With gradients the model runs once more, and its logits are those of that run.
+        asked = (*scores, *sites) if backward else (*scores, *sites, last)
+        found = yield Ask(rows=rows, sites=asked, reduce=reduce)
+        for site in (*scores, *sites):
+            parts[site].append(found[site].cpu())
     reduced = {site: torch.cat(values) for site, values in parts.items()}
     logits = torch.stack([reduced[site] for site in scores])
-    outputs = _run(model, tokens, backward=backward, batch=batch)
+    gradients = None
+    if backward:
+        outputs, gradients = _run_backward(model, tokens, batch=batch, known=known)
+    *columns, width = zip(*outputs, strict=True)
+    log_z, log_z_tokens, losses = map(torch.cat, columns)
     length = tokens.shape[1]
     return Monitors(
         largest=logits[..., 0],
@@ -180,8 +204,11 @@ def measure(
         softcap=getattr(model.original_model.config, "attn_logit_softcapping", None),
         entropy=logits[..., 2],
         mean_squares={kind: torch.stack([reduced[site] for site in sites if site.kind == kind]) for kind in kinds},
+        log_z=log_z,
+        log_z_tokens=log_z_tokens if known is not None and known < width[0] else None,
+        loss=metrics.mean(losses),
+        gradients=gradients,
         shape=(tokens.shape[0], length),
-        **outputs,
     )
 
 
@@ -229,40 +256,44 @@ def _peak(layer: Float[Tensor, "sequences heads figures"], length: int) -> Peak:
     return Peak(value=float(layer[sequence, head, 0]), sequence=sequence, head=head, query=query, key=key)
 
 
-def _run(model: Any, tokens: Tensor, *, backward: bool, batch: int) -> dict[str, Any]:
-    """Log Z, loss, and gradients, by the original modules, whose parameters are those that were trained."""
+_Output = tuple[Float[Tensor, "batch position"], Float[Tensor, "batch position"], Float[Tensor, " batch"], int]
+"""Of a batch log Z of all rows of the vocabulary, of the known ones, the loss of each row, and how many rows there are."""
+
+
+@torch.no_grad()
+def _of_logits(
+    logits: Float[Tensor, "batch position vocab"], rows: Int[Tensor, "batch position"], known: int | None
+) -> _Output:
+    logits = logits.float()
+    losses = metrics.cross_entropy(logits, rows).mean(1)
+    return logits.logsumexp(-1).cpu(), logits[..., :known].logsumexp(-1).cpu(), losses.cpu(), logits.shape[-1]
+
+
+def _run_backward(
+    model: Any, tokens: Tensor, *, batch: int, known: int | None
+) -> tuple[list[_Output], dict[str, tuple[float, int]]]:
+    """What :func:`_of_logits` has of every batch, and the RMS and entries of gradients, by the original modules, whose
+    parameters are those that were trained."""
     plain = plain_module(model, purpose="measure monitors")
     device = next(plain.parameters()).device
-    known = None if model.tokenizer is None else len(model.tokenizer)
     parameters = dict(plain.named_parameters())
     frozen = [p for p in parameters.values() if not p.requires_grad]
-    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()} if backward else {}
-    log_z, log_z_tokens, losses = [], [], []
+    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    outputs: list[_Output] = []
     try:
-        for parameter in frozen if backward else []:
+        for parameter in frozen:
             parameter.requires_grad_(True)
-        with torch.set_grad_enabled(backward):
+        with torch.enable_grad():
             for rows in tokens.split(batch):
                 rows = rows.to(device)
                 logits = plain(input_ids=rows).logits.float()
                 loss = metrics.cross_entropy(logits, rows).mean(1)
-                with torch.no_grad():
-                    log_z.append(logits.logsumexp(-1).cpu())
-                    losses.append(loss.detach().cpu())
-                    if known is not None and known < logits.shape[-1]:
-                        log_z_tokens.append(logits[..., :known].logsumexp(-1).cpu())
-                if backward:
-                    _add_gradients(sums, loss.sum() / len(tokens), parameters)
+                outputs.append(_of_logits(logits.detach(), rows, known))
+                _add_gradients(sums, loss.sum() / len(tokens), parameters)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    gradients = {name: (float(g.double().square().mean().sqrt()), g.numel()) for name, g in sums.items()}
-    return {
-        "log_z": torch.cat(log_z),
-        "log_z_tokens": torch.cat(log_z_tokens) if log_z_tokens else None,
-        "loss": metrics.mean(torch.cat(losses)),
-        "gradients": gradients if backward else None,
-    }
+    return outputs, {name: (float(g.double().square().mean().sqrt()), g.numel()) for name, g in sums.items()}
 
 
 def _add_gradients(sums: dict[str, Tensor], loss: Tensor, parameters: dict[str, nn.Parameter]) -> None:

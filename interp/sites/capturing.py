@@ -104,7 +104,7 @@ def capture(
     attention_mask: Any = None,
     stop: bool = True,
     positions: Any = None,
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Callable[[Tensor], Tensor] | Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
     gradients: bool = False,
     engine: str = "hooks",
     remote: bool | str = False,
@@ -126,7 +126,7 @@ def capture(
         positions: Keep only these positions of the sequence (queries of scores and patterns): a slice, or a list of
             ints, negative ones counted from the end.
         reduce: Called on each tensor inside the forward pass, after positions and head were selected; its result is
-            kept in the tensor's place.
+            kept in the tensor's place. Or one for each site.
         gradients: Keep the tensors attached to the graph of the bridge's parameters, and of each other: see
             :meth:`ActivationCache.gradient`. By default no graph is built.
         engine: ``hooks``, or ``nnsight`` for the same tensors through an nnsight trace.
@@ -178,7 +178,8 @@ def capture(
             if gradients and at_output and shown is whole:
                 going_on[site] = whole
             value = _selected(shown, site, where)
-            value = value if reduce is None else reduce(value)
+            if reduce is not None:
+                value = reduce[site](value) if isinstance(reduce, Mapping) else reduce(value)
             captured[site] = _own(value if gradients else value.detach(), whole, may_alias=plain)
         return stop and len(captured) == len(hooks)
 
