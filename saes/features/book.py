@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
-from saes.features.levels import Levels, levels, merged
+from saes.features.attention import attention_paid
+from saes.features.examples import Example, LatentCounts, Text, count_latents, merged, spread_over_density, top_examples
+from saes.features.levels import Levels, levels
 from saes.features.logit_effects import Effects, logit_effects
 from saes.places.part import Part
 from saes.sae import SAE
@@ -32,6 +33,8 @@ class FeatureBook:
     """Of each chosen latent its strongest passages, the strongest first."""
     copies: tuple[tuple[int, ...], ...]
     """How many nearly equal passages each example stands for, among the strongest."""
+    attention: tuple[tuple[tuple[float, ...], ...], ...] | None
+    """Of each example what its strongest token attends to; see :func:`saes.features.attention.attention_paid`."""
     levels: Levels
     """Of each chosen latent a histogram of activations, and passages at lower levels."""
     nearest: tuple[tuple[tuple[int, float], ...], ...]
@@ -72,12 +75,13 @@ def look_up(
 
 
 def passages(sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts, *, k: int) -> dict[str, Any]:
-    """A book's ``examples``, at most ``k`` a latent, their ``copies``, and ``levels``."""
+    """A book's ``examples``, at most ``k`` a latent, their ``copies``, ``attention`` and ``levels``."""
     strongest = top_examples(sae, text, latents, k=_CANDIDATES * k) if latents else []
     found = [merged(several, k=k) for several in strongest]
     return {
         "examples": tuple(kept for kept, _ in found),
         "copies": tuple(copies for _, copies in found),
+        "attention": attention_paid(text, [kept for kept, _ in found]),
         "levels": levels(sae, text, latents, counts.maximum[list(latents)].tolist(), k=max(1, k // 2)),
     }
 
