@@ -21,7 +21,15 @@ from interp.terminal.progress import counted as progress_of
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStats:
-    """What is left of every hidden state once it has been reduced; blocks, positions and dimensions count from 0."""
+    """What is left of every hidden state once it has been reduced; blocks, positions and dimensions count from 0.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> stats.sites[-1]
+        'blocks.3.hook_resid_post'
+    """
 
     sites: tuple[str, ...]
     """Site of each layer's hidden states, in order."""
@@ -85,6 +93,13 @@ def layer_stats(
         ValueError: weights were processed (centring changes the ratio of a token from 7,147 to 126 without changing any
             log-probability); a hidden state is not finite, as when float16 overflows; a sequence has no position left;
             ``top`` is below 1.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> stats.values.shape  # layers, sequences, largest
+        torch.Size([4, 2, 3])
     """
     require_raw_weights(model, purpose="measure massive activations")
     require(tokens, Tensor, what="a tensor of token ids", fix="model.to_tokens(text)")

@@ -17,7 +17,19 @@ from saes.sae import SAE
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBook:
-    """Chosen latents of one SAE, with what the page says of each, in the same order."""
+    """Chosen latents of one SAE, with what the page says of each, in the same order.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.features import Text, look_up
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> book = look_up(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)), latents=[4, 7])
+        >>> book.latents, book.chosen_by_hand
+        ((4, 7), True)
+    """
 
     site: str
     """Where the SAE reads; several sites are joined by commas."""
@@ -55,6 +67,17 @@ def look_up(
     """Everything about ``latents``, or about ``max_latents`` spread evenly over the ranks of density.
 
     Raises ValueError for a latent that the SAE lacks, and where no latent is active on the text.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.features import Text, look_up
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> book = look_up(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)), max_latents=3)
+        >>> len(book.latents), len(book.examples)
+        (3, 3)
     """
     counts = count_latents(sae, text)
     chosen = spread_over_density(counts, max_latents) if latents is None else list(dict.fromkeys(latents))

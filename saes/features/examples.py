@@ -26,7 +26,16 @@ from saes.same_model import check_same_model, name_of
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """The part of a text that features are looked up in, with the model that reads it."""
+    """The part of a text that features are looked up in, with the model that reads it.
+
+    Example:
+        >>> import interp
+        >>> from saes.features import Text
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=1_000)
+        >>> Text(model=model, rows=rows, site=interp.Site("resid_post", 2)).sites[0].layer
+        2
+    """
 
     model: Model
     """The model whose activations the SAE reads."""
@@ -51,7 +60,15 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentCounts:
-    """Of every latent over a text: counts, not estimates."""
+    """Of every latent over a text: counts, not estimates.
+
+    Example:
+        >>> import torch
+        >>> from saes.features import LatentCounts
+        >>> counts = LatentCounts(tokens=100, active=torch.tensor([50, 0]), maximum=torch.tensor([3.0, 0.0]))
+        >>> (counts.active / counts.tokens).tolist()  # densities
+        [0.5, 0.0]
+    """
 
     tokens: int
     """Measured tokens of the text."""
@@ -63,7 +80,14 @@ class LatentCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A passage around the token of one row on which a latent is most active."""
+    """A passage around the token of one row on which a latent is most active.
+
+    Example:
+        >>> from saes.features import Example
+        >>> shown = Example(row=0, position=4, activation=2.0, first=3, ids=(7, 8), activations=(0.0, 2.0))
+        >>> shown.ids[shown.position - shown.first]  # the token on which the latent is strongest
+        8
+    """
 
     row: int
     """Number of the row in the text."""
@@ -112,6 +136,13 @@ def spread_over_density(counts: LatentCounts, n: int) -> list[int]:
     """``n`` of the latents that are ever active (all, if fewer), evenly spaced in order of density, in order of number.
 
     The densest and the rarest are among them.
+
+    Example:
+        >>> import torch
+        >>> from saes.features import LatentCounts, spread_over_density
+        >>> active = torch.tensor([5, 90, 0, 40])
+        >>> spread_over_density(LatentCounts(tokens=100, active=active, maximum=active / 10), 2)
+        [0, 1]
     """
     if n < 1:
         raise ValueError(f"{n} latents were asked for; ask for 1 or more")
