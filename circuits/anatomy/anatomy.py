@@ -22,6 +22,13 @@ def anatomy_of(model: Any) -> Anatomy:
     Raises:
         ValueError: a family that is not declared, or a block that has a part more or less than its family: what a rule
             would silently miss.
+
+    Example:
+        >>> import circuits.anatomy, interp
+        >>> model = interp.load_model("embedded")
+        >>> parts = circuits.anatomy.anatomy_of(model)
+        >>> len(parts.blocks), parts.blocks[0].q is not None
+        (4, True)
     """
     anatomy = parts_of(model)
     tuple(anatomy.blocks)

@@ -21,7 +21,15 @@ from saes.sae import SAE
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFaithfulness(KeptAndLeftOut):
-    """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`."""
+    """Of a feature circuit, as :class:`circuits.faithfulness.Faithfulness`.
+
+    Example:
+        >>> from circuits.features import FeatureFaithfulness
+        >>> from interp import Estimate
+        >>> kept = Estimate(value=0.9, standard_error=0.02, n=8)
+        >>> FeatureFaithfulness(faithfulness=kept, completeness=kept, size=40).size
+        40
+    """
 
     size: int
     """How many features and errors the circuit has, each position counted."""

@@ -31,6 +31,16 @@ def write_mib(circuit: Circuit, path: str | Path, *, model: Any, whole: Circuit 
     Raises:
         ValueError: heads share keys and values, which the format has for each (see
             :func:`circuits.mib.ungrouping.ungroup`); edges that the model does not have.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> scores = circuits.attribute_edges(model, task, method="eap")
+        >>> whole = circuits.Circuit.from_edges(scores)
+        >>> path = circuits.mib.write_mib(whole.prune(size=20), "circuit.json", model=model, whole=whole)
+        >>> len(circuits.mib.read_mib(path).edges)
+        20
     """
     wiring = Wiring(anatomy_of(plain_module(model, purpose="write a circuit")))
     anatomy = wiring.anatomy
@@ -75,6 +85,15 @@ def read_mib(path: str | Path, *, whole: bool = False) -> Circuit:
     Raises:
         ValueError: a file that is not of this form, an edge that its ``cfg`` does not allow, a score that is no number,
             or a circuit of single neurons.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> whole = circuits.Circuit.from_edges(circuits.attribute_edges(model, task, method="eap"))
+        >>> path = circuits.mib.write_mib(whole.prune(size=20), "circuit.json", model=model, whole=whole)
+        >>> len(circuits.mib.read_mib(path, whole=True).edges) == len(whole.edges)
+        True
     """
     with reading(path, "is not a circuit of the MIB benchmark"):
         graph = parse_json(Path(path).read_bytes(), path)

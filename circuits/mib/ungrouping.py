@@ -25,6 +25,12 @@ def ungroup(model: Model) -> nn.Module:
     Raises:
         ValueError: as :func:`circuits.anatomy.anatomy_of`; keys and values without a projection
             each, or whose norms have weights of every head.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> circuits.mib.ungroup(model.original_model) is model.original_model  # its heads share no keys
+        True
     """
     root: Any = plain_module(model, purpose="give every head keys and values of its own")
     anatomy = anatomy_of(root)

@@ -24,7 +24,14 @@ Pieces = tuple[tuple[str, str], ...]
 
 
 class Pair(NamedTuple):
-    """A clean and a corrupt prompt, and the answers to the clean one."""
+    """A clean and a corrupt prompt, and the answers to the clean one.
+
+    Example:
+        >>> from circuits.tasks import Pair
+        >>> pair = Pair(clean=(("", "Emma is"),), corrupt=(("", "They are"),), correct=(" glad",), wrong=(" sad",))
+        >>> pair.correct
+        (' glad',)
+    """
 
     clean: Pieces
     corrupt: Pieces
@@ -62,6 +69,13 @@ def ioi(
 
     With several templates or orders, roles (``IO``, ``S1``, ``S2``, ``place``, ``object``, ``end``, and ``text`` for
     the rest) stand at different positions, and results are by role.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> model.tokenizer.decode(task.clean[0]) != model.tokenizer.decode(task.corrupt[0])
+        True
     """
     templates, orders = ((value,) if isinstance(value, str) else tuple(value) for value in (templates, orders))
     if corruption not in CORRUPTIONS:
@@ -135,6 +149,13 @@ def agreement(tokenizer: Any, n: int = 16, seed: int = 0, *, form: str = "simple
     Args:
         form: ``simple``: "The girl"; ``noun_phrase``: "The girl near the boys"; ``relative_clause``: "The girl that the
             boys saw". What stands between has either number.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.agreement(model, 4)
+        >>> len(task), task.metric_name
+        (4, 'logit_difference')
     """
     if form not in FORMS:
         raise ValueError(f"form {form!r} is not one of {', '.join(FORMS)}")
@@ -168,6 +189,13 @@ def induction(tokenizer: Any, n: int = 16, seed: int = 0, *, words: int = 10, **
 
     Args:
         words: Tokens of the first half, at least 4; half of them are repeated.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.induction(model, 3, words=5)
+        >>> len(task)
+        3
     """
     if words < 4:
         raise ValueError(f"words is {words}; the first half needs at least 4 tokens")

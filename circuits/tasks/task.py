@@ -221,7 +221,15 @@ def _pair(line: bytes, where: str) -> dict[str, Any]:
 
 
 def encode(tokenizer: Any, text: str, *, bos: bool | None = None) -> list[int]:
-    """Token ids of a prompt; ``bos`` as in :meth:`Task.from_text`."""
+    """Token ids of a prompt; ``bos`` as in :meth:`Task.from_text`.
+
+    Example:
+        >>> import circuits, interp
+        >>> model = interp.load_model("embedded")
+        >>> ids = circuits.tasks.encode(model.tokenizer, "Emma was")
+        >>> model.tokenizer.decode(ids[-2:])
+        'ma was'
+    """
     ids = list(tokenizer(text, add_special_tokens=bos is None)["input_ids"])
     return [tokenizer.bos_token_id, *ids] if bos else ids
 

@@ -27,7 +27,13 @@ from interp.trajectory.fitting import Trajectory, fit_all
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """One figure of a model for each of some parts of it: its blocks, its heads, or the model as a whole."""
+    """One figure of a model for each of some parts of it: its blocks, its heads, or the model as a whole.
+
+    Example:
+        >>> from interp.checkpoints import Quantity
+        >>> Quantity(labels=("loss",), values=(3.2,), standard_errors=(0.1,), n=16).values
+        (3.2,)
+    """
 
     labels: tuple[str, ...]
     """Of the parts, such as ``("0", "1")`` for blocks or ``("2.1",)`` for a head."""
@@ -40,7 +46,13 @@ class Quantity:
 
 
 def quantity(values: Mapping[str, Estimate | float] | Sequence[Estimate | float]) -> Quantity:
-    """Estimates, or exact numbers, of parts that are named by the keys, or counted from 0."""
+    """Estimates, or exact numbers, of parts that are named by the keys, or counted from 0.
+
+    Example:
+        >>> from interp.checkpoints import quantity
+        >>> quantity({"q": 1.0, "k": 2.0}).labels
+        ('q', 'k')
+    """
     named = values if isinstance(values, Mapping) else {str(i): value for i, value in enumerate(values)}
     estimates = [v if isinstance(v, Estimate) else Estimate(float(v), math.nan, 1) for v in named.values()]
     return Quantity(
@@ -57,7 +69,16 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Something to measure at every checkpoint."""
+    """Something to measure at every checkpoint.
+
+    Example:
+        >>> from interp.checkpoints import Measurement, quantity
+        >>> def size(model, tokens):
+        ...     return {"size": quantity({"W_U": float(model.W_U.norm())})}
+        >>> norm = Measurement(name="norm", code=1, run=size, titles={"size": "Norm of the unembedding"})
+        >>> norm.settings
+        {}
+    """
 
     name: str
     """The name that lines of the file and pages carry."""

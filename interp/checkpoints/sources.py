@@ -88,6 +88,12 @@ def open_source(model: str) -> Source:
     """A folder with ``step{N}`` subfolders, ``embedded``, or a model of the hub by short name or id.
 
     Raises ValueError where it has no checkpoints, or where neither the hub nor its cache can be asked.
+
+    Example:
+        >>> import interp
+        >>> source = interp.checkpoints.open_source("embedded")
+        >>> max(source.checkpoints)
+        5792
     """
     if model == EMBEDDED:
         if len(embedded.steps()) == 1:
@@ -105,7 +111,15 @@ def open_source(model: str) -> Source:
 
 
 class FolderSource:
-    """Subfolders ``step{N}`` of a local folder; they stay where they are."""
+    """Subfolders ``step{N}`` of a local folder; they stay where they are.
+
+    Example:
+        >>> import interp
+        >>> from interp.checkpoints import FolderSource
+        >>> source = FolderSource(interp.embedded.MODEL_FOLDER, name="mine")
+        >>> max(source.checkpoints)
+        5792
+    """
 
     def __init__(self, folder: Path, *, name: str) -> None:
         self.name, self._folder, self._steps = name, folder, step_folders(folder)

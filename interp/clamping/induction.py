@@ -62,6 +62,16 @@ def induction_strength(
 
     Raises:
         ValueError: no token of any row occurs twice with another between.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Induction, clamp, induction_strength, repeated_rows
+        >>> model = interp.load_model("embedded")
+        >>> tokens = repeated_rows(1000, sequences=2, half=8)
+        >>> with clamp(model, Induction(layer=2, head=0)):
+        ...     strength = induction_strength(model, tokens)
+        >>> round(strength[2, 0].value, 3)
+        1.0
     """
     targets = earlier_occurrences(tokens)
     rows = targets.any(-1)

@@ -42,6 +42,15 @@ def clamped_losses(
 
     Raises:
         ValueError: as :func:`clamp`; no token occurs twice.
+
+    Example:
+        >>> import interp
+        >>> from interp.clamping import Ablate, clamped_losses, repeated_rows
+        >>> model = interp.load_model("embedded")
+        >>> tokens = repeated_rows(1000, sequences=2, half=8)
+        >>> losses = clamped_losses(model, tokens, {"without": [Ablate(layer=1, head=0)]})
+        >>> sorted(losses), losses["none"][1].value
+        (['none', 'without'], 0.0)
     """
     scored = earlier_occurrences(tokens)[:, :-1].any(-1).cpu()
     if not scored.any():
@@ -66,6 +75,11 @@ def measurement(specs: Sequence[str]) -> Measurement:
 
     Args:
         specs: as :func:`parse_rules` reads them.
+
+    Example:
+        >>> from interp.clamping import measurement
+        >>> measurement(["previous:0.2", "ablate:1.0"]).name
+        'clamps'
     """
     rules = {spec: parse_rules(spec) for spec in specs}
 

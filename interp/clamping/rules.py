@@ -27,7 +27,17 @@ class Forward:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablate:
-    """A head writes nothing: its values, mixed by its pattern, are 0. Heads that share its values keep them."""
+    """A head writes nothing: its values, mixed by its pattern, are 0. Heads that share its values keep them.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Ablate, clamp
+        >>> model = interp.load_model("embedded")
+        >>> with clamp(model, Ablate(layer=1, head=2)):
+        ...     z = interp.capture(model, torch.arange(1, 5)[None], "blocks.1.attn.hook_z[2]")
+        >>> z["blocks.1.attn.hook_z[2]"].count_nonzero().item()
+        0
+    """
 
     layer: int
     """Layer of the head, from 0."""
@@ -45,7 +55,17 @@ class Ablate:
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """A head looks at the token before: ``strength`` there, the rest at itself; the first position at itself."""
+    """A head looks at the token before: ``strength`` there, the rest at itself; the first position at itself.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Previous, clamp
+        >>> model = interp.load_model("embedded")
+        >>> with clamp(model, Previous(layer=0, head=1, strength=0.5)):
+        ...     found = interp.capture(model, torch.arange(1, 5)[None], "blocks.0.attn.hook_pattern[1]")
+        >>> bool(found["blocks.0.attn.hook_pattern[1]"][0, 2, 1] >= 0.5)
+        True
+    """
 
     layer: int
     """Layer of the head, from 0."""
@@ -75,7 +95,18 @@ class Previous:
 @dataclass(frozen=True, kw_only=True)
 class Induction:
     """A head looks at what followed the earlier occurrences of each token: ``strength`` there, evenly, and the rest
-    evenly over all other visible positions. Rows without an earlier occurrence are left alone."""
+    evenly over all other visible positions. Rows without an earlier occurrence are left alone.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Induction, clamp
+        >>> model = interp.load_model("embedded")
+        >>> tokens = torch.tensor([[5, 6, 7, 5]])
+        >>> with clamp(model, Induction(layer=2, head=0)):
+        ...     found = interp.capture(model, tokens, "blocks.2.attn.hook_pattern[0]")
+        >>> found["blocks.2.attn.hook_pattern[0]"][0, 3].tolist()  # to the token after the first 5
+        [0.0, 1.0, 0.0, 0.0]
+    """
 
     layer: int
     """Layer of the head, from 0."""
@@ -111,7 +142,17 @@ class Induction:
 
 @dataclass(frozen=True, kw_only=True)
 class NoPrevious:
-    """A head cannot look at the token before: its score there is -10⁹."""
+    """A head cannot look at the token before: its score there is -10⁹.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import NoPrevious, clamp
+        >>> model = interp.load_model("embedded")
+        >>> with clamp(model, NoPrevious(layer=0, head=1)):
+        ...     found = interp.capture(model, torch.arange(1, 5)[None], "blocks.0.attn.hook_pattern[1]")
+        >>> found["blocks.0.attn.hook_pattern[1]"][0, 2, 1].item()
+        0.0
+    """
 
     layer: int
     """Layer of the head, from 0."""
@@ -131,7 +172,17 @@ class NoPrevious:
 
 @dataclass(frozen=True, kw_only=True)
 class Temperature:
-    """A head's scores are those of a pass without clamps, divided by ``temperature``."""
+    """A head's scores are those of a pass without clamps, divided by ``temperature``.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Temperature, clamp
+        >>> model = interp.load_model("embedded")
+        >>> with clamp(model, Temperature(layer=2, head=0, temperature=1e-4)):
+        ...     found = interp.capture(model, torch.arange(1, 9)[None], "blocks.2.attn.hook_pattern[0]")
+        >>> bool(found["blocks.2.attn.hook_pattern[0]"].amax(-1).min() > 0.99)
+        True
+    """
 
     layer: int
     """Layer of the head, from 0."""
@@ -219,6 +270,11 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
 
     Raises:
         ValueError: a name, place or number that is none of those.
+
+    Example:
+        >>> from interp.clamping import parse_rules
+        >>> parse_rules("ablate:0.2+induction:2.1:0.7")[1].strength
+        0.7
     """
     rules = []
     for part in text.split("+"):

@@ -23,6 +23,12 @@ def trilinear_losses(
 
     Raises:
         ValueError: a vector that is none of those, or sizes that are not positive.
+
+    Example:
+        >>> from interp.clamping import trilinear_losses
+        >>> losses = trilinear_losses(steps=20)
+        >>> bool(losses[-1] <= losses[0])
+        True
     """
     if not set(clamped) <= set("abc"):
         raise ValueError(f"clamped={sorted(clamped)}; the vectors are a, b and c")

@@ -22,7 +22,15 @@ CODE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCodes:
-    """Codes of the tokens whose prefix no other token has; a causal model gives equal prefixes equal codes."""
+    """Codes of the tokens whose prefix no other token has; a causal model gives equal prefixes equal codes.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.codes.codes(model, torch.arange(1, 33).view(2, 16), layers=[0])
+        >>> found.activation, found.neurons[0]
+        ('gelu', 384)
+    """
 
     layers: dict[int, UInt8[np.ndarray, "n bytes"]]
     """Layer -> its neurons' bits."""
@@ -113,7 +121,13 @@ def codes(
 
 
 def measurement() -> Measurement:
-    """Redundancy, active neurons and distances of codes by block, for :func:`interp.checkpoints.sweep`."""
+    """Redundancy, active neurons and distances of codes by block, for :func:`interp.checkpoints.sweep`.
+
+    Example:
+        >>> import interp
+        >>> interp.codes.measurement().name
+        'codes'
+    """
 
     def run(model: Any, tokens: Int[Tensor, "sequences position"]) -> dict[str, Quantity]:
         found = codes(model, tokens)

@@ -11,7 +11,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """The mean of concept vectors in the space of a reference layer, and what it is in each layer's own."""
+    """The mean of concept vectors in the space of a reference layer, and what it is in each layer's own.
+
+    Example:
+        >>> import torch
+        >>> from interp.concepts import fused
+        >>> states = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> found = fused({0: torch.eye(4)[0], 1: torch.eye(4)[0]}, {0: states, 1: states}, reference=0)
+        >>> found.reference, sorted(found.decoded)
+        (0, [0, 1])
+    """
 
     vector: Float[Tensor, " d"]
     """The mean, in the space of the reference layer."""
@@ -42,6 +51,15 @@ def fused(
 
     Raises:
         ValueError: layers that differ, other numbers of inputs, or a reference that is none of them.
+
+    Example:
+        >>> import torch
+        >>> from interp.concepts import fused
+        >>> states = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> turned = states @ torch.tensor([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
+        >>> found = fused({0: torch.eye(4)[0], 1: torch.eye(4)[1]}, {0: states, 1: turned})
+        >>> round(found.cosine[0], 3)
+        1.0
     """
     layers = sorted(vectors)
     middle = (layers[len(layers) // 2] if layers else -1) if reference is None else reference

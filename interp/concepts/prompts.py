@@ -48,6 +48,13 @@ def target_gradients(
     Raises:
         ValueError: as :func:`last_states`; a target outside the vocabulary; a family in which no test compared it;
             inference mode.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> grads = interp.concepts.target_gradients(model, ["Emma was", "A tale of"], 30, layers=[1])
+        >>> grads[1].shape
+        torch.Size([2, 96])
     """
     require_raw_weights(model, purpose="take gradients of a target")
     require_tested_family(model, "gradients of a target")

@@ -23,7 +23,16 @@ _FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptVector:
-    """The unit normal of the plane that parts a concept from the rest."""
+    """The unit normal of the plane that parts a concept from the rest.
+
+    Example:
+        >>> import torch
+        >>> from interp.concepts import cav
+        >>> x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+        >>> concept = cav(x[:20] + 5 * torch.eye(4)[2], x[20:])
+        >>> round(float(concept.vector.norm()), 3)
+        1.0
+    """
 
     vector: Float[Tensor, " d"]
     """Of the activations as they are, pointing to the concept; to be given to ``interp.steer_residual``."""

@@ -16,7 +16,16 @@ from interp.terminal.progress import counted
 
 @dataclass(frozen=True, kw_only=True)
 class UnitContexts:
-    """Tokens at which a unit is active."""
+    """Tokens at which a unit is active.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=2_000)
+        >>> found = interp.facets.contexts_of(model, rows.tensor_of("ids")[:, :64], "blocks.2.mlp.hook_post", 2)
+        >>> len(found.sequence) == len(found.vectors)
+        True
+    """
 
     sequence: Int[Tensor, " n"]
     """Row of the text that each token stands in."""
@@ -59,6 +68,14 @@ def contexts_of(
 
     Raises:
         ValueError: a site without a block or with heads; an index that is not there; a unit that is never above 0.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=2_000)
+        >>> found = interp.facets.contexts_of(model, rows.tensor_of("ids")[:, :64], "blocks.2.mlp.hook_post", 2)
+        >>> bool(found.activation[0] == found.activation.max())
+        True
     """
     require_raw_weights(model, purpose="read a unit's contexts")
     require_tested_family(model, "contexts of units")

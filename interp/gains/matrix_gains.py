@@ -29,7 +29,15 @@ CODE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixGain:
-    """One matrix."""
+    """One matrix.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.gains.gains(model, torch.arange(1, 33).view(2, 16))
+        >>> (matrix := found[0]).matrix, matrix.stable_rank >= 1
+        ('q', True)
+    """
 
     layer: int
     """Block that the matrix is in, from 0."""
@@ -104,7 +112,13 @@ def gains(model: Any, tokens: Int[Tensor, "sequences position"], *, batch: int =
 
 
 def measurement() -> Measurement:
-    """:func:`gains` for :func:`interp.checkpoints.sweep`."""
+    """:func:`gains` for :func:`interp.checkpoints.sweep`.
+
+    Example:
+        >>> import interp
+        >>> interp.gains.measurement().name
+        'gains'
+    """
     words = {"sigma1": "Top singular value", "sigma2": "Second", "stable_rank": "Stable rank", "gain": "Gain on real x"}
     titles = {f"{figure}_{name}": f"{text}: {name}" for figure, text in words.items() for name in MATRICES}
     return Measurement(

@@ -10,7 +10,13 @@ from jaxtyping import Float
 
 @dataclass(frozen=True, kw_only=True)
 class Exponent:
-    """value ~ width ** slope; a slope of 0 is invariance."""
+    """value ~ width ** slope; a slope of 0 is invariance.
+
+    Example:
+        >>> from interp.gains import Exponent
+        >>> Exponent(slope=0.5, standard_error=0.02, n=4).slope
+        0.5
+    """
 
     slope: float
     """Exponent of the width; 0 is invariance."""

@@ -81,7 +81,13 @@ def _distance(cross: Tensor, own: Tensor, others: Tensor) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Movement:
-    """How far weights are from where they were."""
+    """How far weights are from where they were.
+
+    Example:
+        >>> from interp.kernels import Movement
+        >>> Movement(relative=0.3, rotation=0.1).relative
+        0.3
+    """
 
     relative: float
     """||θ - θ₀|| / ||θ₀||. Where a norm follows, the size of a matrix says nothing: then ``rotation`` counts."""

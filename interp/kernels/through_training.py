@@ -21,7 +21,14 @@ CODE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The checkpoint that others are compared with."""
+    """The checkpoint that others are compared with.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> len(interp.kernels.reference_of(model).fingerprint)
+        71
+    """
 
     fingerprint: str
     """Fingerprint of its weights, as results name it."""
@@ -36,6 +43,13 @@ def reference_of(model: Any) -> Reference:
 
     Raises:
         ValueError: processed weights; a family in which no test compared the gradients.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> reference = interp.kernels.reference_of(model)
+        >>> reference.fingerprint == interp.models.weights_fingerprint(model)
+        True
     """
     require_raw_weights(model, purpose="take tangent kernels")
     require_tested_family(model, "tangent kernels")
@@ -55,6 +69,12 @@ def measurement(reference: Reference, *, positions: int = 64, projection: int | 
 
     Raises:
         ValueError: fewer than three positions.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.kernels.measurement(interp.kernels.reference_of(model), positions=8).name
+        'kernels'
     """
     if positions < 3:
         raise ValueError(f"positions={positions}; give three or more")

@@ -18,7 +18,15 @@ from interp.sites.together import Ask, Steps, alone, counted_steps
 
 @dataclass(frozen=True, kw_only=True)
 class SinkStats:
-    """How much attention every position receives."""
+    """How much attention every position receives.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> sinks = interp.massive.attention_sinks(model, torch.arange(1, 65).view(2, 32))
+        >>> len(sinks.sites)
+        4
+    """
 
     sites: tuple[str, ...]
     """Site of each layer's patterns, in order."""
@@ -71,6 +79,13 @@ def attention_sinks(
 
     Raises:
         ValueError: weights were processed; the model computes no attention patterns.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> sinks = interp.massive.attention_sinks(model, torch.arange(1, 65).view(2, 32))
+        >>> sinks.importance.shape
+        torch.Size([4, 2, 3, 32])
     """
     steps = sink_steps(model, tokens[:, :window], batch=batch)
     return alone(model, counted_steps(steps, "measure attention", -(-len(tokens) // batch)))

@@ -11,7 +11,16 @@ from interp.massive.stats import LayerStats
 
 @dataclass(frozen=True, kw_only=True)
 class MassiveActivation:
-    """One entry of a hidden state; layer, sequence, position and dimension count from 0."""
+    """One entry of a hidden state; layer, sequence, position and dimension count from 0.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> first = interp.massive.detect(stats, absolute=1.0, relative=2.0).found[0]
+        >>> first.ratio >= 2
+        True
+    """
 
     layer: int
     """Block after which it is, from 0."""
@@ -31,7 +40,15 @@ class MassiveActivation:
 
 @dataclass(frozen=True)
 class Detection(Sequence[MassiveActivation]):
-    """The massive activations found, by layer, sequence and magnitude; none is a result too."""
+    """The massive activations found, by layer, sequence and magnitude; none is a result too.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> interp.massive.detect(stats, absolute=1e9).truncated
+        False
+    """
 
     found: tuple[MassiveActivation, ...]
     """All of them, by layer, sequence and magnitude."""
@@ -116,6 +133,13 @@ def detect(
 
     Raises:
         ValueError: criteria that are not positive, or a share above 1; ``mad`` for stats that were stored without.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> len(interp.massive.detect(stats, absolute=1e9).found)
+        0
     """
     require(
         stats, LayerStats, what="statistics of layers", fix="what interp.massive.layer_stats(model, tokens) returns"

@@ -27,7 +27,13 @@ from interp.terminal.progress import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A place in the hidden state after a block, in one sequence or in all of them."""
+    """A place in the hidden state after a block, in one sequence or in all of them.
+
+    Example:
+        >>> from interp.massive import Entry
+        >>> Entry(layer=1, position=0, dim=17).sequence is None  # of all of them
+        True
+    """
 
     layer: int
     """Block after which it is, from 0."""
@@ -110,6 +116,15 @@ def intervene(
 
     Raises:
         ValueError: weights were processed; no entry, or one outside the hidden states; ``mean`` without ``heldout``.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.massive import Entry
+        >>> model = interp.load_model("embedded")
+        >>> tokens = torch.arange(1, 65).view(2, 32)
+        >>> found = interp.massive.intervene(model, tokens, entries=[Entry(layer=1, position=0, dim=17)])
+        >>> found.effect.entries, found.to
+        (2, 'zero')
     """
     require_raw_weights(model, purpose="intervene on massive activations")
     chosen = _massive_at_first_layer(model, tokens) if entries is None else tuple(entries)

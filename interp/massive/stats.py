@@ -19,7 +19,15 @@ from interp.sites.together import Ask, Steps, alone, counted_steps
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStats:
-    """What is left of every hidden state once it has been reduced; blocks, positions and dimensions count from 0."""
+    """What is left of every hidden state once it has been reduced; blocks, positions and dimensions count from 0.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> stats.sites[-1]
+        'blocks.3.hook_resid_post'
+    """
 
     sites: tuple[str, ...]
     """Site of each layer's hidden states, in order."""
@@ -83,6 +91,13 @@ def layer_stats(
         ValueError: weights were processed (centring changes the ratio of a token from 7,147 to 126 without changing any
             log-probability); a hidden state is not finite, as when float16 overflows; a sequence has no position left;
             ``top`` is below 1.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> stats = interp.massive.layer_stats(model, torch.arange(1, 65).view(2, 32))
+        >>> stats.values.shape  # layers, sequences, largest
+        torch.Size([4, 2, 3])
     """
     steps = layer_stats_steps(model, tokens, mask=mask, top=top, batch=batch)
     return alone(model, counted_steps(steps, "measure layers", -(-len(tokens) // batch)))

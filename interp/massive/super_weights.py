@@ -17,7 +17,15 @@ from interp.sites.site import Site, layer_count
 
 @dataclass(frozen=True, kw_only=True)
 class SuperWeight:
-    """One entry of the last projection of a layer's MLP, ``down_proj[row, column]``."""
+    """One entry of the last projection of a layer's MLP, ``down_proj[row, column]``.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> weight = interp.massive.SuperWeight(layer=1, row=2, column=3, weight=0.5, input=90.0, output=45.0)
+        >>> weight.layer
+        1
+    """
 
     layer: int
     """Block that the projection is in, from 0."""
@@ -47,6 +55,12 @@ def find_super_weights(
     that names the same weight again (and so has other causes too). The model is left as it was.
 
     Raises ValueError for processed weights, and where a layer's MLP has no single last projection.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> interp.massive.find_super_weights(model, torch.arange(1, 33)[None], threshold=1e6)
+        ()
     """
     require_raw_weights(model, purpose="look for super weights")
     found: list[SuperWeight] = []
@@ -68,7 +82,19 @@ def find_super_weights(
 
 @contextmanager
 def zeroed(model: Model, weight: SuperWeight) -> Iterator[None]:
-    """Within the block the weight is zero; afterwards, also after an error, it is what it was, to the bit."""
+    """Within the block the weight is zero; afterwards, also after an error, it is what it was, to the bit.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> weight = interp.massive.SuperWeight(layer=1, row=2, column=3, weight=0.5, input=90.0, output=45.0)
+        >>> ids = torch.arange(1, 9)[None]
+        >>> before = model(ids)
+        >>> with interp.massive.zeroed(model, weight):
+        ...     changed = model(ids)
+        >>> bool((changed != before).any()), bool((model(ids) == before).all())
+        (True, True)
+    """
     entry = _entry(model, weight.layer, weight.row, weight.column)
     before = entry.clone()
     with torch.no_grad():

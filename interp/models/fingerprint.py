@@ -23,6 +23,12 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
     Raises:
         ValueError: the weights were processed, and no longer are those of any published model.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.models.weights_fingerprint(model) == interp.models.weights_fingerprint(model)
+        True
     """
     require_raw_weights(model, purpose="fingerprint weights")
     digests: dict[int, str] = {}

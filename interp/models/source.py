@@ -35,7 +35,14 @@ def record_source(model: torch.nn.Module, *, name: str, revision: str | None) ->
 
 
 def source_of(model: torch.nn.Module) -> ModelSource:
-    """The source of any model; of one loaded by other means only the name that TransformerLens knows, or its class."""
+    """The source of any model; of one loaded by other means only the name that TransformerLens knows, or its class.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.models.source_of(model).name
+        'embedded'
+    """
     bridge: Model = model
     unrecorded = bridge.cfg.model_name if is_bridge(model) else type(model).__name__
     name, revision = vars(model).get("deepfield_source", (unrecorded, None))
@@ -48,6 +55,11 @@ def require_raw_weights(model: torch.nn.Module, *, purpose: str) -> None:
 
     Raises:
         ValueError: naming ``purpose`` (a verb phrase, such as ``"cache activations"``) and the fix.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.models.require_raw_weights(model, purpose="read norms")  # raises where they were processed
     """
     if is_processed(model):
         raise ValueError(

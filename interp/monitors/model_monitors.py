@@ -28,7 +28,13 @@ CODE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """Where an attention logit is largest."""
+    """Where an attention logit is largest.
+
+    Example:
+        >>> from interp.monitors import Peak
+        >>> Peak(value=42.0, sequence=0, head=1, query=9, key=2).query
+        9
+    """
 
     value: float
     """The logit itself, as the softmax sees it."""
@@ -213,7 +219,13 @@ def monitor_steps(
 
 
 def measurement(*, backward: bool = True) -> Measurement:
-    """:func:`measure` for :func:`interp.checkpoints.sweep`."""
+    """:func:`measure` for :func:`interp.checkpoints.sweep`.
+
+    Example:
+        >>> import interp
+        >>> interp.monitors.measurement(backward=False).settings
+        {'backward': False}
+    """
     titles = {
         "max_attention_logit": "Largest attention logit",
         "max_attention_logit_uncapped": "Largest attention logit before the soft cap",

@@ -20,6 +20,13 @@ class Block:
     """The modules of one layer that run; a bridge's components where the model is a bridge. None: it has no such part.
 
     In a layer with a mixture of experts there are ``router`` and ``experts``, and no ``activation``, ``up``, ``down``.
+
+    Example:
+        >>> import circuits.anatomy, interp
+        >>> model = interp.load_model("embedded")
+        >>> block = circuits.anatomy.anatomy_of(model).blocks[1]
+        >>> block.q_norm is None
+        True
     """
 
     whole: nn.Module
@@ -105,7 +112,14 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of one model."""
+    """The parts of one model.
+
+    Example:
+        >>> import circuits.anatomy, interp
+        >>> model = interp.load_model("embedded")
+        >>> type(circuits.anatomy.anatomy_of(model).final_norm).__name__
+        'NormalizationBridge'
+    """
 
     root: nn.Module
     """The whole model that runs."""

@@ -162,7 +162,14 @@ def expand_sites(model: nn.Module, patterns: str | Site | Iterable[str | Site]) 
 
 
 def layer_count(model: Any) -> int:
-    """Number of blocks; 0 for a model that is not a transformer whose blocks can be found."""
+    """Number of blocks; 0 for a model that is not a transformer whose blocks can be found.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.sites.layer_count(model)
+        4
+    """
     if is_bridge(model):
         return len(model.blocks) if hasattr(model, "blocks") else 0
     if (parts := declared_parts(model)) is not None:
@@ -175,6 +182,13 @@ def find_module(model: Any, site: Site) -> nn.Module | None:
     """The module whose output the site is: a bridge's hook point, or the module itself; None where there is none.
 
     Many sites are no module's output; :mod:`interp.sites.hooks` says where they are.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> module = interp.sites.find_module(model, interp.Site.parse("blocks.1.hook_mlp_out"))
+        >>> module is not None
+        True
     """
     if site.kind == "path":
         return module_at(model, str(site.path))
@@ -191,7 +205,15 @@ def declared_parts(model: Any) -> Parts | None:
 
 
 def check_site(model: nn.Module, site: Site) -> None:
-    """Raise an error that names the fix where the model lacks the site, its layer or its head."""
+    """Raise an error that names the fix where the model lacks the site, its layer or its head.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.sites.check_site(model, interp.Site("resid_post", 9))
+        Traceback (most recent call last):
+        ValueError: layer 9 of blocks.9.hook_resid_post is out of range: embedded has layers 0 to 3
+    """
     _check(model, site, _presence(model))
 
 
@@ -211,7 +233,14 @@ def _check(model: nn.Module, site: Site, why: Presence) -> None:
 
 
 def head_count(model: Any, kind: str) -> int:
-    """Heads of a bridge at a kind of site; keys and values may have fewer."""
+    """Heads of a bridge at a kind of site; keys and values may have fewer.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.sites.head_count(model, "z")
+        3
+    """
     parts = declared_parts(model)
     assert parts is not None
     return parts.key_value_heads if kind in ("k", "k_normed", "v") else parts.heads

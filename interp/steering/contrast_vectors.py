@@ -27,7 +27,15 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Mean of the residual stream after a block on some prompts, less its mean on others."""
+    """Mean of the residual stream after a block on some prompts, less its mean on others.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.contrast(model, ["Emma was glad", "Jack was glad"], ["Emma was sad"], layer=2)
+        >>> found.layer, found.n
+        (2, (2, 1))
+    """
 
     layer: int
     """Block after which the stream was read, from 0."""

@@ -18,7 +18,16 @@ from interp.models.inputs import checked_inputs
 
 @dataclass(frozen=True, kw_only=True)
 class SideEffects:
-    """Each ± over sequences."""
+    """Each ± over sequences.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> tokens = model.to_tokens("Emma went to the market.")
+        >>> found = interp.side_effects(model, tokens, lambda: interp.steer(model, neurons=[(2, 17)], value=0.0))
+        >>> found.top_changed.value <= 1
+        True
+    """
 
     kl: Estimate
     """KL(before || after) of the next token, in nats a position."""

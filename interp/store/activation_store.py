@@ -33,7 +33,15 @@ _AGAIN = "Delete what is damaged and run the same interp cache command again"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenColumns:
-    """Which tokens some activations belong to."""
+    """Which tokens some activations belong to.
+
+    Example:
+        >>> import torch
+        >>> from interp.store import TokenColumns
+        >>> ids = torch.tensor([5, 6, 7], dtype=torch.int32)
+        >>> TokenColumns(tokens=ids, documents=ids * 0, positions=ids - 5).positions[-1].item()
+        2
+    """
 
     tokens: Int32[Tensor, " n"]
     """Id of each token, in the tokenizer's vocabulary."""
@@ -228,6 +236,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: there is none, or it is damaged.
+
+    Example:
+        >>> import interp
+        >>> from pathlib import Path
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=1_000)
+        >>> store = interp.cache_activations(model, rows, ["blocks.1.hook_resid_post"], out="acts")
+        >>> "sites" in interp.store.read_manifest(Path("acts"))
+        True
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -264,6 +281,14 @@ def verify(path: str | Path) -> list[str]:
 
     Raises:
         ValueError: there is no store to verify.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=1_000)
+        >>> store = interp.cache_activations(model, rows, ["blocks.1.hook_resid_post"], out="acts")
+        >>> interp.store.verify("acts")  # nothing is wrong
+        []
     """
     folder = Path(path)
     if not (folder / CACHE).is_file():

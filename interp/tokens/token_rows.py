@@ -229,6 +229,13 @@ def verify_token_rows(folder: str | Path) -> TokenRows:
 
     Raises:
         ValueError: as ``open_token_rows``, or a file whose checksum differs, by name.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=1_000)
+        >>> interp.tokens.verify_token_rows("rows").ids.shape == rows.ids.shape
+        True
     """
     rows, manifest = open_token_rows(folder), _manifest(Path(folder))
     digests = {}
@@ -257,6 +264,14 @@ def token_mask(
 
     Raises:
         ValueError: no position would be left.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=1_000)
+        >>> mask = interp.tokens.token_mask(rows, drop_first=1)
+        >>> bool(mask[:, 0].any()), bool(mask[:, 1].all())
+        (False, True)
     """
     if not 0 <= drop_first < rows.ids.shape[1]:
         raise ValueError(f"drop_first {drop_first} is not from 0 to {rows.ids.shape[1] - 1}, the context less one")

@@ -14,7 +14,16 @@ from scipy.special import lambertw
 
 @dataclass(frozen=True, kw_only=True)
 class EmergenceCurve:
-    """One set of parameters; the curve is defined where gamma t + t0 > 0."""
+    """One set of parameters; the curve is defined where gamma t + t0 > 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from interp.trajectory import EmergenceCurve
+        >>> curve = EmergenceCurve(A=10.0, lam=0.01, gamma=1e-3, t0=1.0, K=0.0)
+        >>> early, late = curve(np.array([0.0, 5_000.0]))
+        >>> bool(early < late)
+        True
+    """
 
     A: float
     """Amplitude, in the unit of the values."""

@@ -44,7 +44,13 @@ _EMERGENCE = Separable(_emergence, (("beta", 1e-3, 300.0, 80), ("tau0", 1e-6, 2.
 
 @dataclass(frozen=True, kw_only=True)
 class RivalFit:
-    """Another form on the same points."""
+    """Another form on the same points.
+
+    Example:
+        >>> from interp.trajectory import RivalFit
+        >>> RivalFit(parameters={"c": 1.0}, r2=0.9, aic=12.0).r2
+        0.9
+    """
 
     parameters: dict[str, float]
     """Fitted parameters of the form, by name."""
@@ -56,7 +62,16 @@ class RivalFit:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """One series with its fitted curve; ``n`` points, and 95 % intervals of what they determine."""
+    """One series with its fitted curve; ``n`` points, and 95 % intervals of what they determine.
+
+    Example:
+        >>> import numpy as np
+        >>> from interp.trajectory import EmergenceCurve, fit
+        >>> steps = np.geomspace(1, 1e5, 20)
+        >>> found = fit(steps, EmergenceCurve(A=40.0, lam=1.0, gamma=1e-3, t0=10.0, K=5.0)(steps))
+        >>> found.n, found.last_step
+        (20, 100000.0)
+    """
 
     n: int
     """How many points were fitted."""
@@ -121,6 +136,14 @@ def fit(
 
     Raises:
         ValueError: fewer than six points, other than finite numbers, negative or repeated steps.
+
+    Example:
+        >>> import numpy as np
+        >>> from interp.trajectory import EmergenceCurve, fit
+        >>> steps = np.geomspace(1, 1e5, 20)
+        >>> found = fit(steps, EmergenceCurve(A=40.0, lam=1.0, gamma=1e-3, t0=10.0, K=5.0)(steps))
+        >>> found.r2 > 0.999
+        True
     """
     t, y = _checked(steps, values)
     units = _Units(last=float(t[-1]), offset=float(y.min()), scale=float(np.ptp(y)) or 1.0)

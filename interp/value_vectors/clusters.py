@@ -18,7 +18,13 @@ FORMAT = "deepfield.neuron-cluster.1"
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """A token that a neuron raises."""
+    """A token that a neuron raises.
+
+    Example:
+        >>> from interp.value_vectors import Token
+        >>> Token(id=5, text=" the", logit=2.5).text
+        ' the'
+    """
 
     id: int
     """Id in the tokenizer's vocabulary."""
@@ -30,7 +36,15 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A neuron of a cluster."""
+    """A neuron of a cluster.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> first = interp.value_vectors.find(model, [" the"], method="logit", top=3).members[0]
+        >>> len(first.tokens) > 0
+        True
+    """
 
     layer: int
     """Block of the neuron, from 0."""
@@ -44,7 +58,15 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Neurons found for a concept, best first."""
+    """Neurons found for a concept, best first.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> cluster = interp.value_vectors.find(model, [" the"], method="logit", top=3)
+        >>> cluster.members[0].score >= cluster.members[1].score
+        True
+    """
 
     model: str
     """Name of the model whose neurons they are."""
@@ -92,6 +114,14 @@ def load_cluster(path: str | Path, model: Model) -> Cluster:
 
     Raises:
         ValueError: not such a file, or another model.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> cluster = interp.value_vectors.find(model, [" the"], method="logit", top=3)
+        >>> path = cluster.save("the.json")
+        >>> interp.value_vectors.load_cluster("the.json", model).members == cluster.members
+        True
     """
     complaint = f"is not a cluster of neurons ({FORMAT})"
     content = read_json(Path(path), complaint)
@@ -124,6 +154,13 @@ def matched_random_sets(
 
     Raises:
         ValueError: too few neurons are left in a layer, or for so many sets that are different.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> sets = interp.value_vectors.matched_random_sets(model, [(2, 5), (2, 9)], sets=3)
+        >>> [layer for layer, _ in sets[0]]
+        [2, 2]
     """
     place = stack_of(model, stack)
     chosen = checked_neurons(place, neurons)

@@ -37,7 +37,15 @@ _BLOCK_LOGITS, _BLOCK_ROWS = 1 << 25, 1 << 13
 
 @dataclass(frozen=True, kw_only=True)
 class TopTokens:
-    """Of every neuron of a layer, the tokens it raises most."""
+    """Of every neuron of a layer, the tokens it raises most.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> top = interp.value_vectors.project(model, layers=[2], top_k=3).layers[2]
+        >>> bool((top.logits[:, 0] >= top.logits[:, 2]).all())
+        True
+    """
 
     ids: Int[Tensor, "neurons k"]
     """Ids of the tokens that are raised most."""
@@ -47,7 +55,15 @@ class TopTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Value vectors of a model as tokens."""
+    """Value vectors of a model as tokens.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.value_vectors.project(model, layers=[2], top_k=3)
+        >>> sorted(found.layers), found.norm
+        ([2], 'raw')
+    """
 
     model: str
     """Name of the model whose neurons they are."""
@@ -121,6 +137,13 @@ def project(
 
     Raises:
         ValueError: no vocabulary head (an action expert); an option or a layer that cannot be.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.value_vectors.project(model, layers=[2], top_k=3)
+        >>> found.layers[2].ids.shape
+        torch.Size([384, 3])
     """
     reader = _Reader(model, stack, norm, tokenizer, actions, vocab_size)
     if not 1 <= top_k <= reader.vocabulary.size:
@@ -172,6 +195,13 @@ def find(
 
     Raises:
         ValueError: a word that is not one token (with what it splits into); what :func:`project` refuses.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> cluster = interp.value_vectors.find(model, [" the"], method="logit", top=3)
+        >>> len(cluster.members), cluster.words
+        (3, (' the',))
     """
     if method not in ("neighbours", "logit"):
         raise ValueError(f"method={method!r} is not known; choose neighbours or logit")

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from saes.features.examples import Example, LatentCounts, Text, count_latents, spread_over_density, top_examples
-from saes.features.levels import Levels, levels, merged
+from saes.features.attention import attention_paid
+from saes.features.examples import Example, LatentCounts, Text, count_latents, merged, spread_over_density, top_examples
+from saes.features.levels import Levels, levels
 from saes.features.logit_effects import Effects, logit_effects
 from saes.places.part import Part
 from saes.sae import SAE
@@ -16,7 +17,19 @@ from saes.sae import SAE
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBook:
-    """Chosen latents of one SAE, with what the page says of each, in the same order."""
+    """Chosen latents of one SAE, with what the page says of each, in the same order.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.features import Text, look_up
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> book = look_up(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)), latents=[4, 7])
+        >>> book.latents, book.chosen_by_hand
+        ((4, 7), True)
+    """
 
     site: str
     """Where the SAE reads; several sites are joined by commas."""
@@ -32,6 +45,8 @@ class FeatureBook:
     """Of each chosen latent its strongest passages, the strongest first."""
     copies: tuple[tuple[int, ...], ...]
     """How many nearly equal passages each example stands for, among the strongest."""
+    attention: tuple[tuple[tuple[float, ...], ...], ...] | None
+    """Of each example what its strongest token attends to; see :func:`saes.features.attention.attention_paid`."""
     levels: Levels
     """Of each chosen latent a histogram of activations, and passages at lower levels."""
     nearest: tuple[tuple[tuple[int, float], ...], ...]
@@ -52,6 +67,17 @@ def look_up(
     """Everything about ``latents``, or about ``max_latents`` spread evenly over the ranks of density.
 
     Raises ValueError for a latent that the SAE lacks, and where no latent is active on the text.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.features import Text, look_up
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=2_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> book = look_up(sae, Text(model=model, rows=rows, site=interp.Site.parse(sae.site)), max_latents=3)
+        >>> len(book.latents), len(book.examples)
+        (3, 3)
     """
     counts = count_latents(sae, text)
     chosen = spread_over_density(counts, max_latents) if latents is None else list(dict.fromkeys(latents))
@@ -72,12 +98,13 @@ def look_up(
 
 
 def passages(sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts, *, k: int) -> dict[str, Any]:
-    """A book's ``examples``, at most ``k`` a latent, their ``copies``, and ``levels``."""
+    """A book's ``examples``, at most ``k`` a latent, their ``copies``, ``attention`` and ``levels``."""
     strongest = top_examples(sae, text, latents, k=_CANDIDATES * k) if latents else []
     found = [merged(several, k=k) for several in strongest]
     return {
         "examples": tuple(kept for kept, _ in found),
         "copies": tuple(copies for _, copies in found),
+        "attention": attention_paid(text, [kept for kept, _ in found]),
         "levels": levels(sae, text, latents, counts.maximum[list(latents)].tolist(), k=max(1, k // 2)),
     }
 

@@ -1,16 +1,15 @@
 """What single latents respond to: how often, how strongly, and the passages of a text where most.
 
-Two passes over the text, both streaming: the first counts for all latents; the second keeps the strongest passages of
-the chosen ones, each with the activations around its strongest token.
+Passes over the text, all streaming: the first counts for all latents; the second keeps the strongest passages of
+the chosen ones, each with the activations around its strongest token; the third sees other levels (``levels.py``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +26,16 @@ from saes.same_model import check_same_model, name_of
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """The part of a text that features are looked up in, with the model that reads it."""
+    """The part of a text that features are looked up in, with the model that reads it.
+
+    Example:
+        >>> import interp
+        >>> from saes.features import Text
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", out="rows", tokens=1_000)
+        >>> Text(model=model, rows=rows, site=interp.Site("resid_post", 2)).sites[0].layer
+        2
+    """
 
     model: Model
     """The model whose activations the SAE reads."""
@@ -52,7 +60,15 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentCounts:
-    """Of every latent over a text: counts, not estimates."""
+    """Of every latent over a text: counts, not estimates.
+
+    Example:
+        >>> import torch
+        >>> from saes.features import LatentCounts
+        >>> counts = LatentCounts(tokens=100, active=torch.tensor([50, 0]), maximum=torch.tensor([3.0, 0.0]))
+        >>> (counts.active / counts.tokens).tolist()  # densities
+        [0.5, 0.0]
+    """
 
     tokens: int
     """Measured tokens of the text."""
@@ -64,7 +80,14 @@ class LatentCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A passage around the token of one row on which a latent is most active."""
+    """A passage around the token of one row on which a latent is most active.
+
+    Example:
+        >>> from saes.features import Example
+        >>> shown = Example(row=0, position=4, activation=2.0, first=3, ids=(7, 8), activations=(0.0, 2.0))
+        >>> shown.ids[shown.position - shown.first]  # the token on which the latent is strongest
+        8
+    """
 
     row: int
     """Number of the row in the text."""
@@ -99,12 +122,13 @@ def count_latents(sae: SAE, text: Text) -> LatentCounts:
     """
     tokens, active = 0, torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
     maximum = torch.zeros(sae.d_sae, device=sae.W_enc.device)
-    for _, latents in encoded(sae, text):
+    for batch in encoded(sae, text, what="count latents"):
+        latents = batch.latents
         on = latents.values != 0
         indices = latents.indices[on]
         active += torch.bincount(indices, minlength=sae.d_sae)
         maximum.scatter_reduce_(0, indices, latents.values[on].float(), "amax")
-        tokens += latents.l0.numel()
+        tokens += int(batch.measured.sum())
     return LatentCounts(tokens=tokens, active=active.cpu(), maximum=maximum.cpu())
 
 
@@ -112,6 +136,13 @@ def spread_over_density(counts: LatentCounts, n: int) -> list[int]:
     """``n`` of the latents that are ever active (all, if fewer), evenly spaced in order of density, in order of number.
 
     The densest and the rarest are among them.
+
+    Example:
+        >>> import torch
+        >>> from saes.features import LatentCounts, spread_over_density
+        >>> active = torch.tensor([5, 90, 0, 40])
+        >>> spread_over_density(LatentCounts(tokens=100, active=active, maximum=active / 10), 2)
+        [0, 1]
     """
     if n < 1:
         raise ValueError(f"{n} latents were asked for; ask for 1 or more")
@@ -148,9 +179,9 @@ def top_examples(
     if k < 1 or before < 0 or after < 0:
         raise ValueError(f"k is {k}, before {before}, after {after}; k must be 1 or more, the others 0 or more")
     best = Best(len(latents), k=k, before=before, after=after, device=sae.W_enc.device)
-    for first_row, found in encoded(sae, text, whole_rows=True):
-        dense = dense_columns(found, latents)
-        best.see(first_row, dense, dense)
+    for batch in encoded(sae, text, what="find examples"):
+        dense = batch.dense(latents)
+        best.see(batch.first_row, dense, dense)
     return best.examples(text.rows)
 
 
@@ -184,6 +215,10 @@ class Best:
         wide = order[..., None].expand(-1, -1, self._width)
         self._windows = torch.cat([self._windows, window.permute(2, 0, 1)], 1).gather(1, wide)
 
+    def scores(self, i: int) -> list[float]:
+        """Of each of the examples of the latent in place ``i``."""
+        return [score for score in self._scores[i].tolist() if score > 0]
+
     def examples(self, rows: TokenRows) -> list[tuple[Example, ...]]:
         """Of each latent, the largest score first."""
         each = zip(
@@ -214,13 +249,47 @@ def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w
     )
 
 
-def encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
-    """Number of the first row and latents of each batch: of measured tokens alone, or of whole rows, with zeros."""
+def merged(examples: Sequence[Example], *, k: int, around: int = 4) -> tuple[tuple[Example, ...], tuple[int, ...]]:
+    """The first ``k`` examples that differ in the ``around`` tokens before the strongest, in it, or in the next.
+
+    And how many there are of each: copies of a passage would fill the page.
+    """
+    kinds: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        peak = example.position - example.first
+        kinds.setdefault(example.ids[max(0, peak - around) : peak + 2], []).append(example)
+    kept = list(kinds.values())[:k]
+    return tuple(each[0] for each in kept), tuple(map(len, kept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRows:
+    """A batch of rows."""
+
+    first_row: int
+    """Number of its first row in the text."""
+    x: Float[Tensor, "row position d"]
+    """What the SAE reads."""
+    latents: Latents
+    """All of them 0 on tokens that are not measured."""
+    measured: Bool[Tensor, "row position"]
+    """Which tokens are counted."""
+
+    def dense(self, chosen: Sequence[int]) -> Float[Tensor, "row position chosen"]:
+        """Dense activations of the chosen latents alone."""
+        latents, device = self.latents, self.latents.indices.device
+        column = torch.full((latents.d_sae,), len(chosen), device=device)
+        column[list(chosen)] = torch.arange(len(chosen), device=device)
+        dense = latents.values.new_zeros(*latents.values.shape[:-1], len(chosen) + 1, dtype=torch.float32)
+        return dense.scatter_add_(-1, column[latents.indices], latents.values.float())[..., :-1]
+
+
+def encoded(sae: SAE, text: Text, *, what: str) -> Iterator[EncodedRows]:
+    """The text, batch by batch; ``what`` is done with it, for those who wait."""
     check_same_model(sae, name_of(text.model))
     count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
     first_row = 0
     batches = row_batches(text.rows, count, text.batch_rows, device=sae.W_enc.device)
-    what = "find examples" if whole_rows else "count latents"
     for ids, documents in counted(batches, what, -(-count // text.batch_rows), unit="batches"):
         x = vectors_at(text.model, ids, *text.sites, attention_mask=documents >= 0).to(sae.W_enc.dtype)
         if x.shape[-1] != sae.d_in:
@@ -228,16 +297,6 @@ def encoded(sae: SAE, text: Text, *, whole_rows: bool = False) -> Any:
             raise ValueError(f"activations at {at} have width {x.shape[-1]}, the SAE takes {sae.d_in}")
         latents = sae.encode(x)
         kept = measured(documents, text.first_position, ids=ids, drop_tokens=text.drop_tokens)
-        if whole_rows:
-            yield first_row, Latents(latents.values * kept[..., None], latents.indices, sae.d_sae)
-        else:
-            yield first_row, Latents(latents.values[kept], latents.indices[kept], sae.d_sae)
+        latents = Latents(latents.values * kept[..., None], latents.indices, sae.d_sae)
+        yield EncodedRows(first_row=first_row, x=x, latents=latents, measured=kept)
         first_row += len(ids)
-
-
-def dense_columns(latents: Latents, chosen: Sequence[int]) -> Float[Tensor, "*batch chosen"]:
-    """Dense activations of the chosen latents alone."""
-    column = torch.full((latents.d_sae,), len(chosen), device=latents.indices.device)
-    column[list(chosen)] = torch.arange(len(chosen), device=latents.indices.device)
-    dense = latents.values.new_zeros(*latents.values.shape[:-1], len(chosen) + 1, dtype=torch.float32)
-    return dense.scatter_add_(-1, column[latents.indices], latents.values.float())[..., :-1]

@@ -1,4 +1,4 @@
-"""How a latent's activations are spread, and passages where it is half as active as at most, and hardly.
+"""How a latent's activations are spread, and passages where it is half as active as at most, hardly, and wrongly not.
 
 The strongest passages alone make a latent look cleaner than it is: what it stands for is seen at every level (Bricken
 et al. 2023 show passages by interval of the activation).
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from saes.features.examples import Best, Example, Text, dense_columns, encoded
+from saes.features.examples import Best, Example, Text, encoded
+from saes.features.misses import Misses, MissesSeen, has_misses
 from saes.sae import SAE
 
 BINS = 50
@@ -29,6 +30,8 @@ class Levels:
     """Passages at about half the largest activation, drawn at random."""
     weak: tuple[tuple[Example, ...], ...]
     """Passages at a twentieth to a fifth of it, drawn at random."""
+    misses: tuple[Misses, ...] | None
+    """Where each should fire and does not; None where the decoder writes elsewhere than the encoder reads."""
 
 
 @torch.no_grad()
@@ -52,26 +55,21 @@ def levels(
     histograms = torch.zeros(len(latents), BINS, dtype=torch.int64, device=device)
     drawn = [Best(len(latents), k=k, before=before, after=after, device=device) for _ in (MIDDLE, WEAK)]
     generator = torch.Generator().manual_seed(seed)
-    for first_row, found in encoded(sae, text, whole_rows=True):
-        dense = dense_columns(found, latents)
+    missed = MissesSeen(sae, latents, k=k, before=before, after=after) if has_misses(sae) else None
+    for batch in encoded(sae, text, what="look at all levels"):
+        dense = batch.dense(latents)
         share = dense / largest
         bins = (share * BINS).long().clamp(0, BINS - 1)
         histograms.scatter_add_(1, bins.flatten(0, 1).T, (dense > 0).flatten(0, 1).T.long())
         chance = 1 - torch.rand(dense.shape, generator=generator).to(device)  # above 0
         for best, (low, high) in zip(drawn, (MIDDLE, WEAK), strict=True):
-            best.see(first_row, dense, chance * ((share >= low) & (share < high)))
+            best.see(batch.first_row, dense, chance * ((share >= low) & (share < high)))
+        if missed is not None:
+            missed.see(batch.first_row, batch.x, dense, batch.measured)
     middle, weak = (tuple(best.examples(text.rows)) for best in drawn)
-    return Levels(histograms=histograms.cpu(), middle=middle, weak=weak)
-
-
-def merged(examples: Sequence[Example], *, k: int, around: int = 4) -> tuple[tuple[Example, ...], tuple[int, ...]]:
-    """The first ``k`` examples that differ in the ``around`` tokens before the strongest, in it, or in the next.
-
-    And how many there are of each: copies of a passage would fill the page.
-    """
-    kinds: dict[tuple[int, ...], list[Example]] = {}
-    for example in examples:
-        peak = example.position - example.first
-        kinds.setdefault(example.ids[max(0, peak - around) : peak + 2], []).append(example)
-    kept = list(kinds.values())[:k]
-    return tuple(each[0] for each in kept), tuple(map(len, kept))
+    return Levels(
+        histograms=histograms.cpu(),
+        middle=middle,
+        weak=weak,
+        misses=None if missed is None else missed.misses(text.rows),
+    )

@@ -67,18 +67,35 @@ function mark() {
   }
 }
 
-function passage(example, max, copies) {
+function passage(example, max, copies, cosine, attention) {
+  const most = attention && Math.max(1, ...attention.filter((_, i) => i + example.position > example.peak));
   const spans = example.tokens.map((token, i) => {
-    const span = make('span', shown(token), { title: 'activation ' + example.acts[i],
+    const span = make('span', shown(token), { title: 'activation ' + example.acts[i]
+      + (attention ? ', ' + attention[i] + ' % of attention' : ''),
       className: i === example.peak ? 'peak' : '' });
     span.style.setProperty('--a', max > 0 ? Math.max(0, example.acts[i] / max) : 0);
+    if (attention) span.style.setProperty('--b', Math.min(1, attention[i] / most));
     return span;
   });
   return make('div', undefined, { className: 'example' },
-    make('div', example.acts[example.peak] + (copies > 1 ? ' × ' + copies : ''), { className: 'number',
+    make('div', cosine ?? example.acts[example.peak] + (copies > 1 ? ' × ' + copies : ''), { className: 'number',
       title: 'row ' + example.row + ', position ' + example.position
         + (copies > 1 ? '; ' + copies + ' nearly equal passages are among the strongest' : '') }),
     make('div', undefined, { className: 'passage' }, ...spans));
+}
+
+function missed(latent) {
+  const misses = latent.misses;
+  if (!misses || misses.typical === null) return [];
+  const title = make('h3', 'Where it should fire and does not');
+  if (misses.typical <= 0) return [title, make('p', 'This cannot be told: half of the tokens on which it fires do not '
+    + 'lie along what it writes (cosine with its decoder row ' + misses.typical + ').', { className: 'soft' })];
+  return [title,
+    make('p', 'Silent on ' + number(misses.silent) + ' tokens whose activation lies as much along what it writes (cosine with '
+      + 'its decoder row ' + misses.typical + ' or more) as on half of those on which it fires, '
+      + number(misses.fires) + '. ' + (misses.examples.length ? 'The closest, with their cosine:' : ''),
+      { className: 'soft' }),
+    ...misses.examples.map((example, i) => passage(example, latent.max, 1, misses.cosines[i].toFixed(2)))];
 }
 
 // Counts on a root scale, or all but the weakest activations would be one pixel high.
@@ -134,11 +151,14 @@ function detail() {
   if (latent.written) parts.push(make('h3', 'Where it writes, norm of its decoder row'), norms(latent));
   if (latent.active) parts.push(make('h3', 'Tokens by activation (root scale)'), histogram(latent));
   parts.push(make('h3', 'Where it is most active'));
-  parts.push(...latent.examples.map((example, i) => passage(example, latent.max, latent.copies[i])));
+  parts.push(...latent.examples.map((example, i) => passage(example, latent.max, latent.copies[i], undefined,
+    latent.attention && latent.attention[i])));
+  if (latent.examples.length && content.attends) parts.push(make('p', content.attends, { className: 'soft' }));
   if (!latent.examples.length) parts.push(make('p', 'It is never active on this text.', { className: 'soft' }));
   for (const [title, examples] of [['At half its strength', latent.middle], ['Where it is weak', latent.weak]]) {
     if (examples.length) parts.push(make('h3', title), ...examples.map(example => passage(example, latent.max, 1)));
   }
+  parts.push(...missed(latent));
   parts.push(make('h3', 'Effect on the next token'));
   if (latent.raised) parts.push(make('div', undefined, { className: 'pair' },
     effects('Raised, logit a unit of activation', latent.raised), effects('Lowered', latent.lowered)));

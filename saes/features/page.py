@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from interp.pages.templates import render, write_html
+from interp.sites.site import Site
+from saes.features.attention import last_attention_before
 from saes.features.book import FeatureBook
 from saes.features.examples import Example
 from saes.features.logit_effects import NOTE
+from saes.features.misses import Misses
 
 
 def token_texts(tokenizer: Any) -> Callable[[int], str]:
@@ -87,6 +90,15 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
             for example in examples
         ]
 
+    def missed(misses: Misses) -> dict[str, Any]:
+        return {
+            "typical": None if misses.typical is None else round(misses.typical, 2),
+            "fires": misses.fires,
+            "silent": misses.silent,
+            "examples": passages(misses.examples),
+            "cosines": [round(cosine, 2) for cosine in misses.cosines],
+        }
+
     def entry_of(book: FeatureBook, i: int) -> dict[str, Any]:
         latent = book.latents[i]
         entry: dict[str, Any] = {
@@ -97,8 +109,10 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
             "max": _rounded(float(book.counts.maximum[latent])),
             "examples": passages(book.examples[i]),
             "copies": book.copies[i],
+            "attention": book.attention and [[round(100 * share) for share in paid] for paid in book.attention[i]],
             "middle": passages(book.levels.middle[i]),
             "weak": passages(book.levels.weak[i]),
+            "misses": None if book.levels.misses is None else missed(book.levels.misses[i]),
             "histogram": book.levels.histograms[i].tolist(),
             "nearest": [[_name(book, other), round(cosine, 3)] for other, cosine in book.nearest[i]],
         }
@@ -123,6 +137,7 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
         "subtitle": f"{place} · {first.counts.tokens:,} tokens of {data}",
         "scope": _scope(books),
         "note": note,
+        "attends": _attends(books),
         "measured": first.counts.tokens,
         "latents": latents,
         "vocabulary": [text_of(token) for token in vocabulary],
@@ -132,6 +147,19 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
 def _name(book: FeatureBook, latent: int) -> int | str:
     """Its number; of a dictionary over several places that of its part stands before it."""
     return latent if book.part is None else f"{book.part}/{latent}"
+
+
+def _attends(books: Sequence[FeatureBook]) -> str:
+    """What an underline means."""
+    if not any(book.attention for book in books):
+        return ""
+    blocks = {last_attention_before([Site.parse(site) for site in book.site.split(", ")]) for book in books}
+    (first, *others) = sorted(block for block in blocks if block is not None)
+    named = f"block {first}" if not others else "the last block before"
+    return (
+        f"Underlined: what the marked token attends to in {named}, mean of the heads; the darkest is the most in the"
+        " passage besides the row's first token. Shares are shown on hover."
+    )
 
 
 def _scope(books: Sequence[FeatureBook]) -> str:

@@ -21,7 +21,13 @@ BRIDGE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """A mixture of experts in the place of an MLP; paths start at it."""
+    """A mixture of experts in the place of an MLP; paths start at it.
+
+    Example:
+        >>> from interp.models.families import Mixture
+        >>> Mixture(router="gate").experts
+        'experts'
+    """
 
     router: str = "gate"
     """Its output ends in weights and indices ``[token, chosen]``."""
@@ -35,7 +41,13 @@ class Mixture:
 @dataclass(frozen=True, kw_only=True)
 class Latent:
     """Multi-head latent attention (DeepSeek): keys and values are made of one small vector a token; paths start at
-    attention. A key is a part made of that vector, and behind it a rotary part that all heads share."""
+    attention. A key is a part made of that vector, and behind it a rotary part that all heads share.
+
+    Example:
+        >>> from interp.models.families import Latent
+        >>> Latent().down
+        'kv_a_proj_with_mqa'
+    """
 
     down: str = "kv_a_proj_with_mqa"
     """Projection from the residual stream to the small vector and the rotary part."""
@@ -48,7 +60,14 @@ class Latent:
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Module paths and facts of one family. Paths of the parts of a block start at the block, those of the parts of
-    attention and MLP there; None is a part that the family does not have."""
+    attention and MLP there; None is a part that the family does not have.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.models.families.family_of(model.original_model.config).embedding
+        'gpt_neox.embed_in'
+    """
 
     blocks: str = "model.layers"
     """Path of the list of blocks, from the model."""

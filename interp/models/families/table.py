@@ -56,7 +56,14 @@ COMPARED_IN_ALL = ("gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama")
 
 
 def declared(config: Any) -> Family | None:
-    """The declaration for a model's config; None for a family that has none."""
+    """The declaration for a model's config; None for a family that has none.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> from interp.models.families import declared
+        >>> print(declared(BertConfig()))
+        None
+    """
     found = FAMILIES.get(getattr(config, "model_type", None) or "")
     return found(config) if callable(found) else found
 
@@ -72,6 +79,12 @@ def family_of(config: Any) -> Family:
 
     Raises:
         ValueError: there is none.
+
+    Example:
+        >>> import interp
+        >>> model = interp.load_model("embedded")
+        >>> interp.models.families.family_of(model.original_model.config).blocks
+        'gpt_neox.layers'
     """
     family = declared(config)
     if family is None:

@@ -31,7 +31,13 @@ _CENTRE, _SCALE = (0.0, 0.65, 0.2), 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """Sizes of a policy."""
+    """Sizes of a policy.
+
+    Example:
+        >>> from interp.vla.policy import PolicyConfig
+        >>> PolicyConfig(camera=64).hidden
+        96
+    """
 
     camera: int | None = None
     """Width of the square image, pixels. With a camera the state is the hand alone: the goal is only in the image."""
@@ -175,6 +181,12 @@ def load_policy(name: str | Path = "state") -> VLAPolicy:
 
     Raises:
         ValueError: there is no such policy, or its files are not those of a policy.
+
+    Example:
+        >>> import interp
+        >>> policy = interp.vla.policy.load_policy("state")
+        >>> policy.policy_config.camera is None
+        True
     """
     folder = RELEASED / name if (RELEASED / name).is_dir() else Path(name)
     if not all((folder / file).is_file() for file in ("policy.json", "policy.safetensors")):

@@ -32,7 +32,13 @@ INSTRUCTIONS = ("move up", "move left", "reach the goal")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to measure."""
+    """What to measure.
+
+    Example:
+        >>> from interp.vla.study import Options
+        >>> Options(concept="slow").sets
+        40
+    """
 
     concept: str = "fast"
     """One of fast, slow, up, down, left, right, forward, back."""

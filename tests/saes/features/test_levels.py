@@ -9,8 +9,8 @@ import torch
 from interp.sites.site import Site
 from interp.tokens.token_rows import TokenRows
 from saes import TopK
-from saes.features.examples import Example, Text
-from saes.features.levels import BINS, MIDDLE, WEAK, levels, merged
+from saes.features.examples import Example, Text, merged
+from saes.features.levels import BINS, MIDDLE, WEAK, levels
 from tests.saes.evaluation.evaluated import SITE, sae_at_site, text_rows
 from tests.saes.features.test_examples import dense_activations
 
