@@ -15,8 +15,8 @@ from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from interp.metrics import MIN_GROUPS
-from interp.tokens.batches import measured, row_batches, rows_wanted
-from saes.features.examples import Example, Text, dense_columns, encoded
+from interp.tokens.batches import rows_wanted
+from saes.features.examples import Example, Text, encoded
 from saes.sae import SAE
 
 
@@ -74,14 +74,15 @@ def survey(sae: SAE, grid: Grid) -> Survey:
     """Count, in one pass. Raises ValueError as :func:`saes.features.count_latents` does."""
     device = sae.W_enc.device
     active, explaining, scoring = (torch.zeros(sae.d_sae, dtype=torch.int64, device=device) for _ in range(3))
-    maximum = torch.zeros(sae.d_sae, device=device)
+    maximum, tokens = torch.zeros(sae.d_sae, device=device), 0
     halves = [torch.from_numpy(half).to(device) for half in (grid.explaining, grid.scoring)]
-    for first_row, found in encoded(sae, grid.text, whole_rows=True):
+    for batch in encoded(sae, grid.text, what="count passages"):
+        found, tokens = batch.latents, tokens + int(batch.measured.sum())
         on = found.values > 0
         active += torch.bincount(found.indices[on], minlength=sae.d_sae)
         maximum.scatter_reduce_(0, found.indices[on], found.values[on].float(), "amax")
         rows, here = len(on), grid.per_row * grid.width
-        first = first_row * grid.per_row
+        first = batch.first_row * grid.per_row
         where = torch.arange(rows * grid.per_row, device=device).repeat_interleave(grid.width).view(rows, here)
         flat = (where[..., None] * sae.d_sae + found.indices[:, :here])[on[:, :here]]
         seen = torch.zeros(rows * grid.per_row * sae.d_sae, dtype=torch.bool, device=device)
@@ -90,7 +91,7 @@ def survey(sae: SAE, grid: Grid) -> Survey:
         for counts, half in zip((explaining, scoring), halves, strict=True):
             counts += seen[half[first : first + len(seen)]].sum(0)
     return Survey(
-        tokens=_measured(grid.text),
+        tokens=tokens,
         active=active.cpu(),
         maximum=maximum.cpu(),
         explaining=explaining.cpu(),
@@ -138,19 +139,9 @@ def gather(sae: SAE, grid: Grid, latents: Sequence[int]) -> Activity:
     """Activations above 0 of ``latents``, in one pass."""
     here = grid.per_row * grid.width
     pieces: list[list[csr_matrix]] = [[] for _ in latents]
-    for _, found in encoded(sae, grid.text, whole_rows=True):
-        dense = dense_columns(found, latents)[:, :here].clamp_min(0).cpu().numpy()
+    for batch in encoded(sae, grid.text, what="gather passages"):
+        dense = batch.dense(latents)[:, :here].clamp_min(0).cpu().numpy()
         for number, column in enumerate(pieces):
             column.append(csr_matrix(dense[..., number].reshape(-1, grid.width)))
     columns = {latent: csr_matrix(vstack(column)) for latent, column in zip(latents, pieces, strict=True)}
     return Activity(grid, columns)
-
-
-def _measured(text: Text) -> int:
-    """Tokens that count."""
-    count = rows_wanted(text.rows, max_tokens=text.max_tokens, first_position=text.first_position)
-    batches = row_batches(text.rows, count, 256, device=torch.device("cpu"))
-    return sum(
-        int(measured(documents, text.first_position, ids=ids, drop_tokens=text.drop_tokens).sum())
-        for ids, documents in batches
-    )

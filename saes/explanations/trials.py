@@ -14,8 +14,7 @@ import numpy as np
 
 from saes.explanations.passages import Activity
 from saes.explanations.prompts import marked, shown
-from saes.features.examples import Example
-from saes.features.levels import merged
+from saes.features.examples import Example, merged
 
 LEVELS = 5
 """Parts of a latent's passages, by strength, of which recall is told apart."""
