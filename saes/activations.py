@@ -54,6 +54,8 @@ class Activation(Protocol):
     """A latent silent for this many training steps is dead: the auxiliary loss revives it."""
     detach_aux_error: ClassVar[bool]
     """Whether the error that dead latents reconstruct is a constant to the live ones."""
+    rate_scale: ClassVar[float]
+    """Factor of the default learning rate."""
     starts_sparse_by: ClassVar[str | None]
     """Name of the weight that decides how many latents are active; training starts with few (None: the variant itself
     chooses how many)."""
@@ -82,6 +84,7 @@ class _Common:
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 32})
     dead_after_steps: ClassVar[int] = 100
     detach_aux_error: ClassVar[bool] = True
+    rate_scale: ClassVar[float] = 1.0
     starts_sparse_by: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
@@ -313,6 +316,7 @@ class TopAFA(_Common):
     starts_at_mean: ClassVar[bool] = False
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"afa": 1 / 32, "aux": 1 / 32})
     dead_after_steps: ClassVar[int] = 5
+    rate_scale: ClassVar[float] = 0.25
     detach_aux_error: ClassVar[bool] = False
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
