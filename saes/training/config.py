@@ -234,9 +234,7 @@ def _check_l0(config: TrainConfig) -> None:
     assert config.l0 is not None
     able = [name for name, variant in ACTIVATIONS.items() if variant.starts_sparse_by]
     if config.activation not in able:
-        raise ValueError(
-            f"l0 is for {', '.join(able)}; {config.activation} has k latents, or chooses itself: leave it out"
-        )
+        raise ValueError(f"l0 is for {', '.join(able)}, not for {config.activation}, which has a k or chooses itself")
     if not 0 < config.l0 <= config.d_sae / 4:
         raise ValueError(
             f"l0 is {config.l0:g}; it must be above 0 and at most a quarter of d_sae ({config.d_sae / 4:g})"

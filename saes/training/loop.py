@@ -298,7 +298,7 @@ def train_step(
         state.metrics = _metrics(forward, latents, targets, x_hats, found, gradient, state) if logged else {}
         if logged and config.l0 is not None:
             own = config.weights(parts_of(sae)[0].activation)
-            state.metrics |= {f"weight.{name}": own[name] * sparsity[name] for name in SPARSITY if name in own}
+            state.metrics |= {f"weight.{name}": own[name] * factor for name, factor in sparsity.items()}
 
 
 def _power(values: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -367,8 +367,9 @@ def _sparsity(state: TrainState, latents: Sequence[Latents], config: TrainConfig
     if config.l0 is None:
         return dict.fromkeys(SPARSITY, min(1.0, (state.step + 1) / max(1.0, config.sparsity_warmup * config.steps)))
     l0 = sum(_mean_l0(its, state) for its in latents) / len(latents)
-    now = {term: weight_factor(state.sparsity, l0, config.l0, term=term) for term in SPARSITY}
-    state.sparsity = next_factor(state.sparsity, l0, config.l0, steps=config.steps)
+    terms = [term for term in config.weights(parts_of(state.sae)[0].activation) if term in SPARSITY]
+    now = {term: weight_factor(state.sparsity, l0, config.l0, term=term) for term in terms}
+    state.sparsity = next_factor(state.sparsity, l0, config.l0, steps=config.steps, terms=terms)
     return now
 
 

@@ -200,7 +200,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
         ({"loss_weights": {"l2": 1.0}}, "no loss term l2; there are mse, l1"),
         ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
         ({"skip": True}, "skip is for transcoders"),
-        ({"l0": 4.0}, "l0 is for jumprelu, gated, relu; topk has k latents"),
+        ({"l0": 4.0}, "l0 is for jumprelu, gated, relu, not for topk, which has a k"),
         ({"activation": "gated", "k": None, "l0": 20.0}, "l0 is 20; it must be .* at most a quarter of d_sae"),
         ({"activation": "relu", "k": None, "l0": 4.0, "loss_weights": {"l1": 0.0}}, "all are 0: give one of l1, l0"),
         ({"k": None}, "topk needs k"),
