@@ -22,14 +22,15 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from interleave import machine
+from pictures import write_svg
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from circuits import attribution_graph, tasks
 from circuits.graphs import Difference, Measurement, measure, plan_graph
 from circuits.graphs.measured.measurement import VERDICTS
 from interp import load_model
-from interp.files.writing import atomic_path, write_json
-from interp.pages.html_page import COLORS, Page
+from interp.files.writing import write_json
+from interp.pages.html_page import COLORS
 from saes import TopK
 from saes.places import Dictionary, Layout
 
@@ -95,8 +96,6 @@ def print_tables(found: dict[str, list[Measurement]]) -> None:
 
 def write_figure(found: dict[str, list[Measurement]], path: Path) -> None:
     """Verdicts by layers between, as SVG, drawn by plotly in a browser."""
-    from playwright.sync_api import sync_playwright
-
     figure = go.Figure()
     for number, verdict in enumerate(VERDICTS):
         labels: list[list[str]] = [[], []]
@@ -114,18 +113,7 @@ def write_figure(found: dict[str, list[Measurement]], path: Path) -> None:
         title=f"Edges taken out of the live model on {prompts} other prompts, by layers between their ends",
         barmode="stack", yaxis_title="share of edges", yaxis_range=[0, 1],
     )  # fmt: skip
-    page = Page("figure").figures((figure, "")).write(path.with_suffix(".html"))
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        window = browser.new_page()
-        window.goto(page.as_uri())
-        size = '{format: "svg", width: 760, height: 380}'
-        picture = window.evaluate(f'Plotly.toImage(document.querySelector(".js-plotly-plot"), {size})')
-        svg = window.evaluate("url => fetch(url).then(found => found.text())", picture)
-        browser.close()
-    page.unlink()
-    with atomic_path(path) as partial:
-        partial.write_text(svg, encoding="utf-8")
+    write_svg(figure, path, width=760, height=380)
 
 
 def summary(found: Measurement) -> dict[str, object]:

@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--heldout-tokens", type=int, default=30_000)
     parser.add_argument("--k", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--d-sae", type=int, nargs="+", default=[4608])
+    parser.add_argument("--lr", type=float, help="by default that of interp train")
     options = parser.parse_args()
     out, store = options.out, options.out / "acts"
     train = write_sample(options.train, out / "train.jsonl", 5 * options.tokens)
@@ -114,6 +115,7 @@ def main() -> None:
         2048,
         "--tokens",
         options.epochs * options.tokens,
+        *(() if options.lr is None else ("--lr", options.lr)),
     )
     widths = ",".join(map(str, options.d_sae))
     ks = ",".join(map(str, options.k))

@@ -48,12 +48,18 @@ class Activation(Protocol):
     """Encoder columns start with norm 1 (else Kaiming-uniform over d_sae, as the AFA paper's)."""
     starts_at_mean: ClassVar[bool]
     """b_dec starts at the data's mean (else at zero)."""
-    loss_weights: ClassVar[Mapping[str, float]]
-    """Terms of ``saes.losses.TERMS`` beside the reconstruction, with their default weights."""
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """Terms of ``saes.losses.TERMS`` beside the reconstruction, with their default weights."""
+        ...
+
     dead_after_steps: ClassVar[int]
     """A latent silent for this many training steps is dead: the auxiliary loss revives it."""
     detach_aux_error: ClassVar[bool]
     """Whether the error that dead latents reconstruct is a constant to the live ones."""
+    rate_scale: ClassVar[float]
+    """Factor of the default learning rate."""
     starts_sparse_by: ClassVar[str | None]
     """Name of the weight that decides how many latents are active; training starts with few (None: the variant itself
     chooses how many)."""
@@ -82,6 +88,7 @@ class _Common:
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 32})
     dead_after_steps: ClassVar[int] = 100
     detach_aux_error: ClassVar[bool] = True
+    rate_scale: ClassVar[float] = 1.0
     starts_sparse_by: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
@@ -246,11 +253,19 @@ class JumpReLU(_Common):
     tanh_scale: float = 4.0
     """Factor inside the loss term ``tanh``, where that is asked for."""
     input_gradient: bool = False
-    """Whether the kernel's gradient reaches the pre-activations too (``saes.straight_through.jump``)."""
+    """Whether the kernel's gradient reaches the pre-activations too (``saes.straight_through.jump``); with the penalty
+    ``tanh`` it does anyway."""
+    penalty: Literal["l0", "tanh"] = "l0"
+    """What keeps latents few: their number, or, as Anthropic trains it, a tanh of their size, together with a loss on
+    what is below its threshold (Circuits Updates, January 2025)."""
     name: ClassVar[str] = "jumprelu"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"threshold": Extra(initial=0.1, float32=True)})
-    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l0": 2.0})
     starts_sparse_by: ClassVar[str | None] = "threshold"
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:  # type: ignore[override]
+        """See ``penalty``."""
+        return {"l0": 2.0} if self.penalty == "l0" else {"tanh": 2.0, "pre_act": 3e-6}
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
@@ -258,7 +273,8 @@ class JumpReLU(_Common):
         margin = self.bandwidth / 2 if sae.training else 0.0
         slots = slots_where(pre.dense > threshold.detach() - margin)
         values = slots.of(pre, empty=-torch.inf)
-        above = jump(values, threshold[slots.indices], self.bandwidth, input_gradient=self.input_gradient)
+        through = self.input_gradient or self.penalty == "tanh"
+        above = jump(values, threshold[slots.indices], self.bandwidth, input_gradient=through)
         return Latents(above, slots.indices, sae.d_sae, values)
 
     def after_step(self, sae: "saes.sae.SAE", latents: Latents) -> None:
@@ -313,6 +329,7 @@ class TopAFA(_Common):
     starts_at_mean: ClassVar[bool] = False
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"afa": 1 / 32, "aux": 1 / 32})
     dead_after_steps: ClassVar[int] = 5
+    rate_scale: ClassVar[float] = 0.25
     detach_aux_error: ClassVar[bool] = False
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
@@ -358,6 +375,8 @@ def _check_option(activation: str, option: str, value: Any) -> None:
         raise ValueError(f"activation {activation} needs k, a whole number of 1 or more (--k 32); got {value!r}")
     if option == "sentinel" and value not in ("safe", "parity"):
         raise ValueError(f"sentinel is 'safe' or 'parity', not {value!r}")
+    if option == "penalty" and value not in ("l0", "tanh"):
+        raise ValueError(f"penalty is {value!r}; it is 'l0' or 'tanh'")
     if option == "bandwidth" and not (number and value > 0):
         raise ValueError(f"bandwidth is {value!r}; it must be a number above 0")
     if option == "tanh_scale" and not (number and 0 < value < math.inf):

@@ -1,5 +1,6 @@
 """``interp eval``: the figures of one sparse autoencoder or dictionary over several places."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,5 +93,10 @@ def evaluate(
         shown.write(html)
     for one in tables:
         Console().print(one)
+    if isinstance(loaded, SAE) and report.l0.value > loaded.d_in:
+        print(
+            f"warning: L0 {report.l0.value:.1f} is above the {loaded.d_in:,} dimensions read: nothing is sparse",
+            file=sys.stderr,
+        )
     if html is not None:
         print(f"The page is {html}: open it in a browser.")

@@ -11,6 +11,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "site": str,
     "activation": str,
     "k": int,
+    "l0": float,
     "d_sae": int,
     "lr": float,
     "warmup": float,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from saes.places.layout import Layout
 
 
+LR_RULE = "0.08 / sqrt(d_in) * min(1, sqrt(1000 / steps))"
+"""What stands in a run's folder for a learning rate that was left to us: a run of another rule is another run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One SAE, or one dictionary over several places, and how it is trained.
@@ -61,7 +65,8 @@ class TrainConfig:
     batch_size: int = 4096
     """Number of activations in each step."""
     lr: float | None = None
-    """Peak learning rate; by default 2e-4 / sqrt(d_sae / 16384)."""
+    """Peak learning rate; by default 0.08 / sqrt(d_in), of afa a quarter of that, in runs of more than 1000 steps times
+    sqrt(1000 / steps)."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     decay: float = 0.2
@@ -136,10 +141,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
 
-    @property
-    def peak_lr(self) -> float:
-        """See ``lr``."""
-        return 2e-4 / math.sqrt(self.d_sae / 16_384) if self.lr is None else self.lr
+    def peak_lr(self, d_in: int) -> float:
+        """See ``lr``; ``d_in`` is the width that an SAE, or each part of a dictionary, reads.
+
+        Adam moves every weight by about the rate, so that a row of d_in entries and norm 1 turns by sqrt(d_in) times
+        as much: that is what is kept. How many latents there are hardly matters.
+        """
+        if self.lr is not None:
+            return self.lr
+        own = self.build_activation().rate_scale
+        return own * 0.08 / math.sqrt(d_in) * min(1.0, math.sqrt(1000 / self.steps))
 
     def build_activation(self) -> "Activation":
         """The activation with its options."""
@@ -161,6 +172,7 @@ class TrainConfig:
         own = {name: value for name, value in asdict(self).items() if name not in others}
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         plain["normalise"] = self.normalisation
+        plain["lr"] = LR_RULE if self.lr is None else self.lr
         plain |= {"reads": list(self.reads), "writes": list(self.writes)}
         if self.l0 is None:  # as runs were described before it was there
             del plain["l0"]
@@ -184,8 +196,8 @@ def check(config: TrainConfig) -> None:
     for name in ("warmup", "decay", "sparsity_warmup"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it is a share of the steps, between 0 and 1")
-    for name, value in (("lr", config.peak_lr), ("clip", config.clip)):
-        if not 0 < value < math.inf:
+    for name, value in (("lr", config.lr), ("clip", config.clip)):
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be above 0")
     if late := [step for step in config.keep_steps if not 1 <= step < config.steps]:
         raise ValueError(f"keep_steps names {late[0]}; it must be from 1 to {config.steps - 1}: the end is kept anyway")
@@ -222,9 +234,7 @@ def _check_l0(config: TrainConfig) -> None:
     assert config.l0 is not None
     able = [name for name, variant in ACTIVATIONS.items() if variant.starts_sparse_by]
     if config.activation not in able:
-        raise ValueError(
-            f"l0 is for {', '.join(able)}; {config.activation} has k latents, or chooses itself: leave it out"
-        )
+        raise ValueError(f"l0 is for {', '.join(able)}, not for {config.activation}, which has a k or chooses itself")
     if not 0 < config.l0 <= config.d_sae / 4:
         raise ValueError(
             f"l0 is {config.l0:g}; it must be above 0 and at most a quarter of d_sae ({config.d_sae / 4:g})"

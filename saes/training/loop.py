@@ -22,6 +22,7 @@ from interp.inference_mode import refuse_inference_mode
 from interp.stopping import held_back
 from interp.terminal.progress import progress as working
 from saes import losses
+from saes.activations import TopAFA
 from saes.distributed.launch import arrange, one_for_all
 from saes.latents import Latents
 from saes.losses import SPARSITY, TERMS, Pass
@@ -183,7 +184,7 @@ def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress
     first, leads = runs[0][1], runs[0][0].sae.group.leads
     began, done = time.monotonic(), min(state.step for state, _ in runs)
     sites = sorted({site for _, c in runs for places in c.places for site in places})
-    watches = [Watch(config) for _, config in runs]
+    watches = [Watch(config, config.peak_lr(parts_of(state.sae)[0].d_in)) for state, config in runs]
     if done == first.steps:  # ended between its last step and the writing of the SAE
         return next(batches(store, first, sites, done - 1))
     with ExitStack() as stack:
@@ -255,7 +256,8 @@ def train_step(
     targets = xs
     if written is not None:
         targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
-    set_learning_rate(state, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, decay=config.decay)
+    peak = config.peak_lr(parts_of(sae)[0].d_in)
+    set_learning_rate(state, peak=peak, steps=config.steps, warmup=config.warmup, decay=config.decay)
     dead = state.silent >= _dead_after(state, config)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward: Pass | Forward
@@ -281,7 +283,7 @@ def train_step(
         good = f"the last checkpoint in {config.out / 'checkpoints'} is good: " if kept else ""
         return FloatingPointError(
             f"{reason} at step {state.step} ({shown}), on activations {start} to {start + n} of the run{which};"
-            f" {good}lower lr ({config.peak_lr:g}), or check the store"
+            f" {good}lower lr ({peak:g}), or check the store"
         )
 
     if not torch.isfinite(values.sum()):
@@ -296,7 +298,7 @@ def train_step(
         state.metrics = _metrics(forward, latents, targets, x_hats, found, gradient, state) if logged else {}
         if logged and config.l0 is not None:
             own = config.weights(parts_of(sae)[0].activation)
-            state.metrics |= {f"weight.{name}": own[name] * sparsity[name] for name in SPARSITY if name in own}
+            state.metrics |= {f"weight.{name}": own[name] * factor for name, factor in sparsity.items()}
 
 
 def _power(values: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -365,8 +367,9 @@ def _sparsity(state: TrainState, latents: Sequence[Latents], config: TrainConfig
     if config.l0 is None:
         return dict.fromkeys(SPARSITY, min(1.0, (state.step + 1) / max(1.0, config.sparsity_warmup * config.steps)))
     l0 = sum(_mean_l0(its, state) for its in latents) / len(latents)
-    now = {term: weight_factor(state.sparsity, l0, config.l0, term=term) for term in SPARSITY}
-    state.sparsity = next_factor(state.sparsity, l0, config.l0, steps=config.steps)
+    terms = [term for term in config.weights(parts_of(state.sae)[0].activation) if term in SPARSITY]
+    now = {term: weight_factor(state.sparsity, l0, config.l0, term=term) for term in terms}
+    state.sparsity = next_factor(state.sparsity, l0, config.l0, steps=config.steps, terms=terms)
     return now
 
 
@@ -410,11 +413,17 @@ def _metrics(
         "fvu": sum(known) / len(known) if len(known) == len(fvu) else None,
         "l0": sum(l0),
         "dead": float(forward.n_dead),
+        **({"l0_per_dimension": l0[0] / state.alone.d_in} if _chooses(state) else {}),
         **({f"fvu.{i}": value for i, value in enumerate(fvu)} if len(fvu) > 1 else {}),
         **({f"l0.{i}": value for i, value in enumerate(l0)} if len(l0) > 1 else {}),
         "gradient_norm": float(gradient),
         "lr": state.optimizer.param_groups[0]["lr"],
     }
+
+
+def _chooses(state: TrainState) -> bool:
+    """Whether the variant chooses how many latents are active, which may be more than there are dimensions."""
+    return isinstance(state.sae, SAE) and isinstance(state.sae.activation, TopAFA)
 
 
 def _check_together(configs: Sequence[TrainConfig], store: Source) -> None:

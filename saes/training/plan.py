@@ -49,6 +49,8 @@ class Plan:
     """How many optimiser steps it takes."""
     available: int
     """How many activations the source has; each pass over it takes them once."""
+    chooses_many: int | None = None
+    """Of a variant that chooses how many latents are active, often more than there are dimensions: these dimensions."""
     products: float
     """Multiplications and additions of the encoder in all steps; the decoder's, of few latents, are few beside them."""
 
@@ -92,11 +94,17 @@ class Plan:
         least = str(timedelta(seconds=round(86_400 * days))) if days < 2 else f"{days:.3g} days"
         over = f"{self.kind} over {self.places} places" if self.places > 1 else f"{self.kind}, {self.d_sae:,} latents"
         passes = f"{self.passes:.3g} passes over {self.available:,}" if self.passes > 1 else f"of {self.available:,}"
+        chosen = (
+            "top-AFA chooses how many latents are active from each activation's norm, often more than there are"
+            f" dimensions ({self.chooses_many}; l0_per_dimension in the log): a lower weight of its loss"
+            " (--loss-weights.afa 0.008) or an L1 loss (--loss-weights.l1 0.5) makes them fewer"
+        )
         return [
             f"{over}: {self.parameters:,} parameters",
             f"{size(self.weight_bytes)} of weights, {size(self.training_bytes)} with gradients and Adam's moments",
             f"{self.tokens:,} activations ({passes}) in {self.steps:,} steps; at least {least} on this machine (from"
             " the speed of products and memory; reading activations comes on top)",
+            *([] if self.chooses_many is None else [chosen]),
         ]
 
 
@@ -130,6 +138,7 @@ def plan(config: TrainConfig, source: HasSites) -> Plan:
         tokens=config.tokens,
         steps=config.steps,
         available=len(source),
+        chooses_many=shapes[0][0] if config.activation == "afa" else None,
         products=products,
     )
 

@@ -44,8 +44,8 @@ def fvu_of(target: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], group: Gro
 class Watch:
     """The FVU of a run past the warm-up of its learning rate, step by step as it is logged."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config, self._told = config, False
+    def __init__(self, config: TrainConfig, peak_lr: float) -> None:
+        self._peak_lr, self._told = peak_lr, False
         self._begin = int(config.warmup * config.steps)
         self._patience = max(_PATIENCE, config.steps // 20)
         self._last = {1.0: self._begin, HOPELESS: self._begin}
@@ -64,14 +64,14 @@ class Watch:
         if step - self._last[HOPELESS] >= self._patience:
             raise FloatingPointError(
                 f"training diverged: the FVU has been above {HOPELESS:g} since step {self._last[HOPELESS]}, and is"
-                f" {fvu:.3g} at step {step}: lower lr ({self._config.peak_lr:g})"
+                f" {fvu:.3g} at step {step}: lower lr ({self._peak_lr:g})"
             )
         if step - self._last[1.0] >= self._patience and not self._told:
             self._told = True
             logger.warning(
                 "the FVU has been above 1 since step %d, and is %.3g at step %d: the mean of the activations would be a"
                 " better reconstruction; lower --lr (%g)",
-                *(self._last[1.0], fvu, step, self._config.peak_lr),
+                *(self._last[1.0], fvu, step, self._peak_lr),
             )
 
 
@@ -91,6 +91,8 @@ class Verdict:
     """Width of what is read, of all places."""
     tokens: int
     """Rows that FVU and L0 are of."""
+    activation: str | None = None
+    """Name of the activation; None in the files of earlier versions."""
 
     def faults(self) -> list[str]:
         """What is wrong with it, with what helps."""
@@ -105,9 +107,14 @@ class Verdict:
                 f"{self.dead:,} of {self.latents:,} latents are dead: lower --d-sae or --lr, or train on more tokens"
             )
         if self.l0 > self.d_in:
+            fix = "lower --k, or raise the weight of the sparsity loss (--loss-weights.NAME)"
+            if self.activation == "afa":
+                fix = (
+                    "top-AFA chooses so many; lower the weight of its loss (--loss-weights.afa 0.008), add an L1 loss"
+                    " (--loss-weights.l1 0.5), or take a variant with --k"
+                )
             found.append(
-                f"L0 {self.l0:.1f} is above the {self.d_in:,} dimensions that are read: nothing is sparse; lower --k,"
-                " or raise the weight of the sparsity loss (--loss-weights.NAME)"
+                f"L0 {self.l0:.1f} is above the {self.d_in:,} dimensions that are read: nothing is sparse; {fix}"
             )
         return found
 
@@ -137,8 +144,9 @@ def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Ten
     known = [value for pair in zip(writes, x_hats, strict=True) if (value := fvu_of(*pair)) is not None]
     fvu = sum(known) / len(known) if len(known) == len(writes) else None
     if fvu is not None and not fvu <= RUINED:
+        rate = config.peak_lr(parts_of(sae)[0].d_in)
         raise FloatingPointError(
-            f"training diverged: it ends with an FVU of {fvu:.3g}, and nothing is saved: lower lr ({config.peak_lr:g})"
+            f"training diverged: it ends with an FVU of {fvu:.3g}, and nothing is saved: lower lr ({rate:g})"
         )
     return Verdict(
         fvu=fvu,
@@ -147,6 +155,7 @@ def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Ten
         latents=sum(part.d_sae for part in parts_of(sae)),
         d_in=sum(x.shape[-1] for x in reads),
         tokens=len(reads[0]),
+        activation=config.activation,
     )
 
 

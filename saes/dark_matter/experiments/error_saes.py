@@ -5,6 +5,7 @@ The paper's train_on_error.py: the same budget for both parts, TopK; there the n
 on the others.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +113,14 @@ def train_on_error(
         ValueError: settings that cannot be trained, or ``out`` holds other runs.
     """
     first = TrainConfig(
-        site=PARTS[0], out=out, activation="topk", k=k, d_sae=d_sae, tokens=tokens, batch_size=batch_size
+        site=PARTS[0],
+        out=out,
+        activation="topk",
+        k=k,
+        d_sae=d_sae,
+        tokens=tokens,
+        batch_size=batch_size,
+        lr=2e-4 / math.sqrt(d_sae / 16_384),  # the rate that published figures of this experiment were measured with
     )
     configs = {
         (part, seed): replace(first, site=part, out=out / part / f"seed{seed}", seed=seed)

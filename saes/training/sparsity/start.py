@@ -4,7 +4,7 @@ Their fresh weights leave half of all latents active, each with its whole projec
 an activation four times over (an FVU of 9 at 8 times as many latents as dimensions), and the first steps only undo
 that. So every latent begins where it is rare: as many deviations above its mean, on the first rows of the data, as
 leave the number of active latents that is wanted. The distance is one for all latents, so that none starts silent,
-however few rows are looked at. Then the latents of an SAE are given the size at which they rebuild these rows best.
+however few rows are looked at. Then the latents are given a size: in an SAE that at which they rebuild these rows best.
 """
 
 import torch
@@ -41,8 +41,10 @@ def start_sparse(sae: SAE, x: Float[Tensor, "n d_in"], l0: float | None = None) 
     level = mean + deviation * kth_largest(standard, max(1, round(wanted * len(rows))))
     weight = sae.get_parameter(name)
     weight.copy_(level.clamp_min(0) if name == "threshold" else -level)
+    rebuilt = sae.written(sae.encode(rows + sae.b_dec if sae.subtract_b_dec else rows))[:, : sae.d_out]
     if sae.subtract_b_dec:  # decoder and encoder point alike, and the latents overlap
-        rebuilt = sae.written(sae.encode(rows + sae.b_dec))
         size = (rebuilt * rows).sum() / rebuilt.square().sum()
-        sae.W_enc.mul_(size)
-        weight.mul_(size)
+    else:  # a transcoder's random rows: half the size of what they are to rebuild, whose entries are about 1
+        size = (0.5 / rebuilt.square().mean().sqrt()).clamp(max=1)
+    sae.W_enc.mul_(size)
+    weight.mul_(size)

@@ -10,6 +10,7 @@ and reward them; an L1 loss cannot, since it would let them grow without end.
 """
 
 import math
+from collections.abc import Collection
 
 PROPORTIONAL = 4.0
 """Power of L0 over its target in the weight of a step."""
@@ -22,6 +23,8 @@ TURNED = 0.2
 """A weight that may be turned round is exp(v) - ``TURNED`` exp(-v): positive as long as v is above -0.8."""
 MOST_TURNED = -5.0
 """Where that ends."""
+LEAST_TURNED, MOST = 0.05, 1e4
+"""Bounds of the factor; without a term that may be turned round the lower is one over the upper."""
 COUNTING = ("l0", "tanh")
 """Terms that count latents."""
 
@@ -32,10 +35,12 @@ def weight_factor(factor: float, l0: float, target: float, *, term: str) -> floa
     return max(MOST_TURNED, grown - TURNED / grown) if term in COUNTING else grown
 
 
-def next_factor(factor: float, l0: float, target: float, *, steps: int) -> float:
-    """The state's factor after a step of a run of ``steps``."""
+def next_factor(factor: float, l0: float, target: float, *, steps: int, terms: Collection[str]) -> float:
+    """The state's factor after a step of a run of ``steps`` with these sparsity terms. It stops where a weight that is
+    turned round is about at its end: what went on beyond would have to come back first."""
     rate = max(SLOWEST, min(FASTEST, INTEGRAL / steps))
-    return max(1e-4, min(1e4, factor * math.exp(rate * _error(l0, target))))
+    least = LEAST_TURNED if set(terms) & set(COUNTING) else 1 / MOST
+    return max(least, min(MOST, factor * math.exp(rate * _error(l0, target))))
 
 
 def _error(l0: float, target: float) -> float:

@@ -144,7 +144,9 @@ def test_a_run_with_a_list_among_its_options_continues(config: TrainConfig) -> N
 def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
     source = MemorySource(planted(1000, d=32)[0], {"data": "one"})
     train(config, source)
-    with pytest.raises(ValueError, match=r"holds another run \(train.lr: there None, asked 0.1\)"):
+    with pytest.raises(
+        ValueError, match=r"holds another run \(train.lr: there .* sqrt\(1000 / steps\)\)', asked 0.1\)"
+    ):
         train(replace(config, lr=0.1), source)
     with pytest.raises(ValueError, match=r"source.data: there 'one', asked 'two'"):
         train(config, MemorySource(source.data, {"data": "two"}))
@@ -198,9 +200,9 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
         ({"loss_weights": {"l2": 1.0}}, "no loss term l2; there are mse, l1"),
         ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
         ({"skip": True}, "skip is for transcoders"),
-        ({"l0": 4.0}, "l0 is for jumprelu, gated, relu; topk has k latents"),
-        ({"activation": "gated", "k": None, "l0": 20.0}, "l0 is 20; it must be .* at most a quarter of d_sae \\(16\\)"),
-        ({"activation": "relu", "k": None, "l0": 4.0, "loss_weights": {"l1": 0}}, "all are 0: give one of l1, l0"),
+        ({"l0": 4.0}, "l0 is for jumprelu, gated, relu, not for topk, which has a k"),
+        ({"activation": "gated", "k": None, "l0": 20.0}, "l0 is 20; it must be .* at most a quarter of d_sae"),
+        ({"activation": "relu", "k": None, "l0": 4.0, "loss_weights": {"l1": 0.0}}, "all are 0: give one of l1, l0"),
         ({"k": None}, "topk needs k"),
         ({"k": 65}, "only d_sae = 64 latents"),
     ],

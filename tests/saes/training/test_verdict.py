@@ -1,6 +1,8 @@
 """Runs that end badly are stopped, or say so in their last line."""
 
+import json
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from interp.cli import main
 from interp.embedded import TEXT_FOLDER
 from saes import SAE, TrainConfig, train
+from saes.training.plan import plan
 from saes.training.verdict import HOPELESS, Verdict, Watch, fvu_of, judge, read_verdict
 from tests.saes.sources import MemorySource, planted
 
@@ -21,7 +24,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 def test_a_fvu_that_stays_above_1_is_told_once(config: TrainConfig, caplog: pytest.LogCaptureFixture) -> None:
     """1,000 steps, of which the first 100 warm up: patience is 100 steps."""
-    watch = Watch(config)
+    watch = Watch(config, 1e-3)
     with caplog.at_level(logging.WARNING):
         for step in range(10, 190, 10):
             watch.see(step, 3.0 if step != 150 else 0.9)
@@ -33,7 +36,7 @@ def test_a_fvu_that_stays_above_1_is_told_once(config: TrainConfig, caplog: pyte
 
 
 def test_a_fvu_that_stays_hopeless_stops_the_run(config: TrainConfig) -> None:
-    watch = Watch(config)
+    watch = Watch(config, 1e-3)
     for step in range(10, 200, 10):
         watch.see(step, 2 * HOPELESS)
     with pytest.raises(FloatingPointError, match=r"FVU has been above 10000 since step 100, and is inf at step 200"):
@@ -77,13 +80,14 @@ def test_figures_are_of_what_is_saved(config: TrainConfig) -> None:
         ({"fvu": 1.5}, "FVU 1.5 is above 1"),
         ({"fvu": None}, None),
         ({"dead": 33}, "33 of 64 latents are dead"),
-        ({"l0": 32.5}, "L0 32.5 is above the 32 dimensions"),
+        ({"l0": 32.5}, "L0 32.5 is above the 32 dimensions that are read: nothing is sparse; lower --k"),
+        ({"l0": 32.5, "activation": "afa"}, "L0 32.5 is above the 32 dimensions .* top-AFA chooses so many; lower"),
     ],
 )
-def test_faults(changes: dict[str, float | None], message: str | None) -> None:
+def test_faults(changes: dict[str, float | str | None], message: str | None) -> None:
     good = Verdict(fvu=0.5, l0=4.0, dead=32, latents=64, d_in=32, tokens=256)
     faults = replace(good, **changes).faults()  # type: ignore[arg-type]
-    assert faults == [] if message is None else faults[0].startswith(message)
+    assert faults == [] if message is None else re.match(message, faults[0])
 
 
 def test_rows_without_variance_have_no_fvu() -> None:
@@ -101,3 +105,23 @@ def test_the_command_judges_and_does_so_again(tmp_path: Path, capsys: pytest.Cap
         shown = capsys.readouterr().out
         assert "FVU " in shown
         assert "L0 4.0, 0 of 128 latents dead on 512 of the last activations" in shown
+
+
+def test_top_afa_says_beforehand_and_in_the_log_that_it_may_choose_more_than_there_are_dimensions(
+    tmp_path: Path,
+) -> None:
+    data = planted(1000, d=32)[0]
+    config = TrainConfig(site="s", out=tmp_path, activation="afa", d_sae=256, tokens=1024, batch_size=256, log_every=1)
+    train(config, MemorySource(data))
+    for line in map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines()):
+        assert line["l0_per_dimension"] == pytest.approx(line["l0"] / 32)
+
+    class Sized(MemorySource):
+        sites = ("s",)
+
+        def width(self, _site: str) -> int:
+            return 32
+
+    lines = plan(config, Sized(data)).lines()
+    assert "often more than there are dimensions (32;" in lines[-1]
+    assert "top-AFA" not in "".join(plan(replace(config, activation="topk", k=4), Sized(data)).lines())

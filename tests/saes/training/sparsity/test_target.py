@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from saes import TrainConfig, train
+from saes.training import train_dictionary
 from saes.training.sparsity.target import next_factor, weight_factor
+from tests.saes.places import test_training as places
 from tests.saes.sources import MemorySource, planted
 from tests.saes.training.test_loop import _interrupt
 
@@ -69,9 +71,9 @@ def test_the_weight_answers_at_once_and_remembers() -> None:
     """Twice as many latents as wanted: sixteen times the weight now, and a little more for good."""
     assert weight_factor(1.0, 8.0, 4.0, term="l1") == pytest.approx(16)
     assert weight_factor(1.0, 2.0, 4.0, term="l1") == pytest.approx(1 / 16)
-    assert next_factor(1.0, 8.0, 4.0, steps=1000) == pytest.approx(2**0.01)
-    assert next_factor(1.0, 8.0, 4.0, steps=10) == pytest.approx(2**0.05)
-    assert next_factor(1.0, 8.0, 4.0, steps=10**6) == pytest.approx(2**0.005)
+    assert next_factor(1.0, 8.0, 4.0, steps=1000, terms=["l1"]) == pytest.approx(2**0.01)
+    assert next_factor(1.0, 8.0, 4.0, steps=10, terms=["l1"]) == pytest.approx(2**0.05)
+    assert next_factor(1.0, 8.0, 4.0, steps=10**6, terms=["l1"]) == pytest.approx(2**0.005)
 
 
 def test_what_counts_latents_may_reward_them() -> None:
@@ -80,9 +82,20 @@ def test_what_counts_latents_may_reward_them() -> None:
     assert weight_factor(0.1, 4.0, 4.0, term="gate_l1") == pytest.approx(0.1)
 
 
-def test_no_latent_at_all_is_no_infinity() -> None:
+@pytest.mark.parametrize(("term", "least"), [("l0", 0.05), ("gate_l1", 1e-4)])
+def test_no_latent_at_all_winds_nothing_up(term: str, least: float) -> None:
+    """After any number of steps without a latent the weight is back in a few."""
     factor = 1.0
-    for _ in range(1000):
-        factor = next_factor(factor, 0.0, 4.0, steps=100)
-    assert factor == pytest.approx(1e-4)
+    for _ in range(10_000):
+        factor = next_factor(factor, 0.0, 4.0, steps=100, terms=[term])
+    assert factor == pytest.approx(least)
     assert weight_factor(factor, 0.0, 4.0, term="l0") == -5
+    assert weight_factor(0.05, 8.0, 4.0, term="l0") > 0
+
+
+def test_parts_of_a_dictionary_have_it_on_average(tmp_path: Path) -> None:
+    source = places.source(2000)
+    run = places.config(tmp_path, "clt", "jumprelu", k=None, l0=4.0, tokens=256 * 150, lr=None, log_every=50)
+    dictionary = train_dictionary(run, source)
+    latents = dictionary.encode([source.at[place] for place in run.places[0]])
+    assert sum(float(its.l0.float().mean()) for its in latents) / len(latents) == pytest.approx(4, rel=0.15)
