@@ -1,11 +1,15 @@
-from .absorption import absorption as absorption
+from .absorbing import absorption as absorption
+from .against_truth import recovery as recovery
+from .disentangling import ravel as ravel
 from .planted import Planted as Planted
 from .planted import plant as plant
 from .probing import probe_sparsely as probe_sparsely
-from .recovery import recovery as recovery
 from .scr import remove_spurious as remove_spurious
 from .texts.built_in import BUILT_IN as BUILT_IN
 from .texts.built_in import built_in as built_in
+from .texts.entities import AskedModel as AskedModel
+from .texts.entities import cities as cities
+from .texts.entities import read_entities as read_entities
 from .texts.examples import examples_from_rows as examples_from_rows
 from .texts.examples import examples_from_texts as examples_from_texts
 from .texts.labelled import LabelledTexts as LabelledTexts

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,24 +27,32 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(sum(one.value for one in estimates) / count, error, sum(one.n for one in estimates))
 
 
-def summed(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
-    """The sum of all values of all parts, each with the groups of its values, ± as groups are drawn; they may stand in
-    several parts.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One mean of several that are added up."""
 
-    A difference of means over overlapping examples is such a sum, of values over their counts.
+    weight: float
+    """What its mean is multiplied by."""
+    values: np.ndarray
+    """[n] whose mean is taken."""
+    groups: np.ndarray
+    """[n] what each is of; groups may stand in several parts."""
+
+
+def combined(parts: Sequence[Part]) -> Estimate:
+    """The weighted sum of the parts' means, ± as groups are drawn, to first order in the means; n is how many groups.
 
     Example:
         >>> import numpy as np
-        >>> from saes.suites.combining import summed
-        >>> value, error = np.array([1.0, 0.0, 1.0, 0.0]), np.arange(4)
-        >>> str(summed([(value / 4, error)]))
+        >>> from saes.suites.combining import Part, combined
+        >>> str(combined([Part(weight=1.0, values=np.array([1.0, 0.0, 1.0, 0.0]), groups=np.arange(4))]))
         '0.5 ± 0.29'
     """
-    names, index = np.unique(np.concatenate([groups for _, groups in parts]), return_inverse=True)
-    totals = np.bincount(index.ravel(), weights=np.concatenate([values for values, _ in parts]))
-    count = len(names)
-    error = math.sqrt(count / (count - 1) * ((totals - totals.mean()) ** 2).sum()) if count > 1 else math.nan
-    return Estimate(float(totals.sum()), error, count)
+    names, index = np.unique(np.concatenate([part.groups for part in parts]), return_inverse=True)
+    moves = np.concatenate([part.weight * (part.values - part.values.mean()) / len(part.values) for part in parts])
+    totals, count = np.bincount(index.ravel(), weights=moves), len(names)
+    error = math.sqrt(count / (count - 1) * (totals**2).sum()) if count > 1 else math.nan
+    return Estimate(float(sum(part.weight * part.values.mean() for part in parts)), error, count)
 
 
 def effects_on(sae: SAE, probe: Probe, examples: Examples, y: np.ndarray) -> np.ndarray:

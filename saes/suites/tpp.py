@@ -7,13 +7,13 @@ many texts with the class as without it, so that 0.5 is the most that a probe ca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from interp.metrics import Estimate
 from saes.sae import SAE
-from saes.suites.combining import effects_on, require_autoencoder, strongest, summed, without
+from saes.suites.combining import Part, combined, effects_on, require_autoencoder, strongest, without
 from saes.suites.probes import Probe, fit_dense
 from saes.suites.probing import balanced
 from saes.suites.texts.examples import Examples
@@ -104,21 +104,25 @@ def perturb_targets(
         effects.append(_of_yes(effects_on(sae, probe, examples[train], y[train]), examples[train], y[train]))
     by_count = []
     for n in ns:
-        parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"intended": [], "unintended": []}
+        intended: list[Part] = []
+        unintended: list[Part] = []
         for target in range(len(classes)):
             changed = without(sae, examples, strongest(effects[target], n))
             for other, (probe, its) in enumerate(zip(probes, sides, strict=True)):
                 right = (probe.scores(changed[its]) > 0) == (labels[its] == classes[other])
-                fall = (clean[other].astype(float) - right) / len(its) / len(classes)
-                which = "intended" if other == target else "unintended"
-                parts[which].append((fall if other == target else fall / (len(classes) - 1), groups[its]))
-        minus = [(-values, names) for values, names in parts["unintended"]]
+                fall = clean[other].astype(float) - right
+                if other == target:
+                    intended.append(Part(weight=1 / len(classes), values=fall, groups=groups[its]))
+                else:
+                    weight = 1 / len(classes) / (len(classes) - 1)
+                    unintended.append(Part(weight=weight, values=fall, groups=groups[its]))
+        minus = [replace(part, weight=-part.weight) for part in unintended]
         by_count.append(
             Perturbed(
                 n_latents=n,
-                tpp=summed([*parts["intended"], *minus]),
-                intended=summed(parts["intended"]),
-                unintended=summed(parts["unintended"]),
+                tpp=combined([*intended, *minus]),
+                intended=combined(intended),
+                unintended=combined(unintended),
             )
         )
     return Targeted(

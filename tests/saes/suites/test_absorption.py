@@ -9,7 +9,7 @@ from scipy import sparse
 
 from saes import SAE, TopK
 from saes.suites import absorption, plant
-from saes.suites.absorption import Thresholds, absorbed, main_latents
+from saes.suites.absorbing import Thresholds, absorbed, main_latents
 from saes.suites.texts.examples import Examples
 from tests.saes.suites.sets import seen, yes_no
 

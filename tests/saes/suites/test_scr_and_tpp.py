@@ -17,7 +17,7 @@ from saes.suites import (
     plant,
     remove_spurious,
 )
-from saes.suites.combining import summed, without
+from saes.suites.combining import Part, combined, without
 from saes.suites.texts.examples import Examples
 from tests.saes.suites.sets import labelled
 
@@ -154,12 +154,12 @@ def test_errors_of_sums_are_those_of_draws() -> None:
     def draw() -> tuple[float, float]:
         z = generator.normal(size=40)
         values, groups = np.repeat(z, 3) + generator.normal(size=120), np.repeat(np.arange(40), 3)
-        one = summed([(values / 120, groups), (-values[:60] / 120, groups[:60])])
+        one = combined([Part(weight=w, values=values[:n], groups=groups[:n]) for w, n in ((1.0, 120), (-0.5, 60))])
         return one.value, one.standard_error
 
     draws = np.array([draw() for _ in range(400)])
     assert draws[:, 0].std() == pytest.approx(np.sqrt((draws[:, 1] ** 2).mean()), rel=0.12)
-    assert np.isnan(summed([(np.ones(2), np.zeros(2))]).standard_error)
+    assert np.isnan(combined([Part(weight=1.0, values=np.ones(2), groups=np.zeros(2))]).standard_error)
 
 
 def test_sets_that_do_not_fit_are_named(embedded: TransformerBridge) -> None:
