@@ -33,6 +33,9 @@ from interp.value_vectors.clusters import Cluster, Member, Token, load_cluster
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy, load_policy
 from saes import SAE, JumpReLU
 from saes.convert import write
+from saes.explanations import Answer, Answers, Message, Recorded, Request, read_notes
+from saes.explanations.findings import FORMAT, Explanation, Findings, Left, Scored, sae_of
+from saes.explanations.scores import compared, score_of, summed_up
 from saes.places import Dictionary, Layout, load_any, write_circuit_tracer
 from saes.suites import read_labelled
 from tests.circuits.graphs.sets import random_set
@@ -133,6 +136,25 @@ def _graph(folder: Path) -> None:
     write_neuronpedia(graph.prune(), folder / "graph.json", slug="tiny")
 
 
+def _explanations(folder: Path) -> None:
+    said = Explanation(latent=3, text="dogs", judge="j", prompts="p", seed=0, examples=5, density=0.1)
+    both = compared(*[score_of([True, False] * 9, [True, word] * 9, ["x"] * 18) for word in (False, True)])
+    Findings(
+        format=FORMAT,
+        about={"sae": {"weights": "w"}},
+        latents=(Scored(explanation=said, companion=said, scores={"detection": both}, kl=None),),
+        summary={"detection": summed_up([both])},
+        left_out={},
+        no_pairs={},
+        explained=2,
+        malformed_explanations=0,
+        requests=3,
+        tokens=4,
+        left=Left(requests=0, tokens=0),
+        stopped=None,
+    ).write(folder)
+
+
 def _release(folder: Path) -> None:
     place = folder / "pythia_14m"
     (place / "stats").mkdir(parents=True)
@@ -183,6 +205,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
             list(found.batches(site, 50))
         found.tokens()
 
+    def answers(place: Path) -> None:
+        for question in TEXTS:
+            request = Request(messages=(Message(role="user", content=question),))
+            Answers(place / "answers.jsonl").add(
+                request, Answer(text="yes", prompt_tokens=3, completion_tokens=1), judge="j"
+            )
+
     def circuit_tracer_set(place: Path) -> None:
         places = [tuple(f"blocks.{i}.{hook}" for i in range(2)) for hook in ("mlp.hook_in", "hook_mlp_out")]
         layout = Layout("transcoders", *places)
@@ -227,6 +256,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "gemma scope 2 clt": Kind(make=_several("gemma_scope 2, clt"), load=_only_folder),
         "llamascopium clt": Kind(make=_several("llamascopium, clt, jumprelu"), load=_only_folder),
         "circuit_tracer set": _saved(circuit_tracer_set, load_any),
+        "answers of a judge": Kind(make=answers, load=Recorded),
+        "explanations": Kind(make=_explanations, load=lambda place: (read_notes(place), sae_of(place))),
         "openai": Kind(make=_openai, load=SAE.load),
         "labelled texts": Kind(
             make=lambda place: (place / "a.jsonl").write_text(

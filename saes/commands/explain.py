@@ -51,6 +51,8 @@ class ScoreOptions:
     """Pairs of token lists that each latent is scored on, for effects."""
     per_request: int = 5
     """Passages or pairs that the judge is shown at once."""
+    answer_tokens: int | None = None
+    """Most tokens of an answer; by default few, so that models that think first need more, such as 4000."""
     strength: float = 1.0
     """What latents are clamped to, in multiples of their largest activation."""
     seed: int = 0

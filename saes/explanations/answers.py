@@ -31,7 +31,7 @@ class Answered:
 
 class Answers:
     """A file of answers that grows. Each is on the disk before the next is asked for; one that a killed process left
-    half-written is taken off.
+    half-written does not count, and is taken off when the next is written.
 
     Raises:
         ValueError: a line other than the last cannot be read, or was altered.
@@ -45,7 +45,8 @@ class Answers:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._kept = {each.key: each for each in _read(path, mend=True)}
+        lines, self._torn = _read(path)
+        self._kept = {each.key: each for each in lines}
 
     def __contains__(self, request: Request) -> bool:
         return request.key() in self._kept
@@ -68,6 +69,10 @@ class Answers:
         one = Answered(key=request.key(), judge=judge, request=request, answer=answer)
         line = json.dumps(asdict(one)) + "\n"
         new = not self._path.exists()
+        if self._torn:
+            with atomic_path(self._path) as partial:
+                partial.write_bytes(self._path.read_bytes().rpartition(b"\n")[0] + b"\n" * bool(self._kept))
+            self._torn = False
         with told_if_full(self._path):
             make_folder(self._path.parent)
             with self._path.open("ab") as file:
@@ -156,7 +161,9 @@ class Recorded:
         self._path = place / ANSWERS if place.is_dir() else place
         if not self._path.is_file():
             raise ValueError(f"there are no recorded answers at {self._path}; name a file, or the folder of a run")
-        lines = _read(self._path)
+        lines, torn = _read(self._path)
+        if torn:
+            raise ValueError(f"{self._path} ends within a line: its recording was cut short; continue that run")
         self._kept = {each.key: each.answer for each in lines}
         judges = sorted({each.judge for each in lines})
         if len(judges) != 1:
@@ -180,18 +187,13 @@ class Recorded:
         return self._kept[key]
 
 
-def _read(path: Path, *, mend: bool = False) -> list[Answered]:
-    """All lines; with ``mend`` a last one that was cut short is taken off the file."""
+def _read(path: Path) -> tuple[list[Answered], bool]:
+    """All whole lines, and whether something that is none comes after them."""
     if not path.exists():
-        return []
+        return [], False
     with reading(path, "cannot be read"):
         content = path.read_bytes()
-    whole, newline, rest = content.rpartition(b"\n")
-    if rest and mend:
-        with atomic_path(path) as partial:
-            partial.write_bytes(whole + newline)
-    elif rest:
-        raise ValueError(f"{path} ends within a line: its recording was cut short. Continue that run, or cut it off")
+    whole, _, rest = content.rpartition(b"\n")
     found = []
     for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
         with reading(path, f"is damaged in line {number}"):
@@ -201,4 +203,4 @@ def _read(path: Path, *, mend: bool = False) -> list[Answered]:
             if min(one.answer.prompt_tokens, one.answer.completion_tokens) < 0:
                 raise ValueError("tokens are fewer than 0")
             found.append(one)
-    return found
+    return found, bool(rest)

@@ -71,6 +71,7 @@ def score_request(score: str, items: Sequence[str], explanation: str, *, seed: i
 
 def read_explanation(text: str) -> str | None:
     """The sentence behind "Explanation:", else the first line; None where an answer holds none."""
+    text = _spoken(text)
     named = re.search(r"explanation\W{0,3}:\W*(.+)", text, re.IGNORECASE)
     line = named[1] if named else next((line for line in text.splitlines() if line.strip()), "")
     line = " ".join(line.split()).strip("*\"'` ")
@@ -83,7 +84,7 @@ def read_words(text: str, count: int, words: tuple[str, str]) -> list[bool | Non
     ``3: yes`` is about the third item; after the word the line ends, or a sign follows. Of a single item the word may
     stand alone at the beginning. What is said twice, and not alike, is not said.
     """
-    either = "|".join(words)
+    text, either = _spoken(text), "|".join(words)
     said: dict[int, set[bool]] = {}
     ended = r"[ \t]*(?:$|[.,:;!)*(\-–—])"  # noqa: RUF001  # "1: A list of" is no A
     numbered = rf"^\W*(?:passage |line )?(\d+)\W{{1,4}}({either}){ended}"
@@ -93,6 +94,11 @@ def read_words(text: str, count: int, words: tuple[str, str]) -> list[bool | Non
     if count == 1 and not said and alone:
         said[1] = {alone[1].lower() == words[0].lower()}
     return [next(iter(said[item])) if len(said.get(item, ())) == 1 else None for item in range(1, count + 1)]
+
+
+def _spoken(text: str) -> str:
+    """Without what a model thinks aloud before."""
+    return text.rpartition("</think>")[2]
 
 
 def _in_a_line(text: str) -> str:

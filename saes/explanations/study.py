@@ -76,6 +76,8 @@ class Settings:
     """Pairs of token lists that a latent is scored on, each from other passages."""
     per_request: int = 5
     """Items that a judge is shown at once."""
+    answer_tokens: int | None = None
+    """Most tokens of an answer; None for what the answer alone needs, which is too few for models that think first."""
     strength: float = 1.0
     """What a latent is clamped to, in multiples of its largest activation."""
     rows: int = 4
@@ -92,6 +94,8 @@ class Settings:
         for name in ("top", "pairs", "per_request", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.answer_tokens is not None and self.answer_tokens < 1:
+            raise ValueError(f"answer_tokens is {self.answer_tokens}; it must be 1 or more")
         if self.spread < 0 or self.seed < 0:
             raise ValueError(f"spread is {self.spread}, seed {self.seed}; they must be 0 or more")
         if not (math.isfinite(self.strength) and self.strength > 0):
@@ -185,7 +189,7 @@ class Study:
                 [item.text for item in some],
                 explanation,
                 seed=self.settings.seed,
-                max_tokens=16 + 8 * len(some),
+                max_tokens=self.settings.answer_tokens or 16 + 8 * len(some),
             )
             for some in _batches(self.items.get((latent, score), []), self.settings.per_request)
         ]
@@ -337,7 +341,7 @@ def prepare(
         companions=choice.companions,
         densities={latent: found.density(latent) for latent in explained},
         explanations={
-            latent: explanation_request(shown, text_of, seed=settings.seed, max_tokens=200)
+            latent: explanation_request(shown, text_of, seed=settings.seed, max_tokens=settings.answer_tokens or 200)
             for latent, shown in examples.items()
         },
         examples={latent: len(shown) for latent, shown in examples.items()},

@@ -144,8 +144,10 @@ def test_answers_are_kept_and_given_again(tmp_path: Path) -> None:
     asking = Asking(judge, Answers(path))
     assert [asking.ask(request_of(text)).text for text in "aba"] == ["1", "2", "1"]
     assert judge.asked == ["a", "b"]
-    path.write_bytes(path.read_bytes() + b'{"key": "half of a li')
+    torn = path.read_bytes() + b'{"key": "half of a li'
+    path.write_bytes(torn)
     again = Asking(judge, Answers(path))
+    assert path.read_bytes() == torn  # perhaps another process is writing it
     assert [again.ask(request_of(text)).text for text in "abc"] == ["1", "2", "3"]
     assert judge.asked == ["a", "b", "c"]
     assert (again.answers.requests, again.answers.tokens) == (3, 102)
@@ -172,6 +174,10 @@ def test_records_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ends within a line"):
         Recorded(path)
     assert Answers(path).requests == 1
+    path.write_text(whole[:10])
+    alone = Answers(path)
+    alone.add(request_of("c"), Answer(text="", prompt_tokens=1, completion_tokens=0), judge="a")
+    assert (alone.requests, Answers(path).requests, Recorded(path).name) == (1, 1, "a")
 
 
 def test_the_cap_is_never_passed(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_verdicts() -> None:
         ("**1**: yes\n- 2: no", 2, [True, False]),
         ("Passage 1: yes\nPassage 2: no", 2, [True, False]),
         ("1: yes\n1: no\n2: no\n2: no", 2, [None, False]),
+        ("<think>1: no, or 2: yes?</think>\n1: yes\n2: no", 2, [True, False]),
         ("yes", 1, [True]),
         ("No.", 1, [False]),
         ("yes\nno", 2, [None, None]),

@@ -71,6 +71,19 @@ def test_content_is_what_was_found(book: FeatureBook, tmp_path: Path) -> None:
             assert shown["acts"][shown["peak"]] == max(shown["acts"])
 
 
+def test_explanations_are_shown_where_there_are_any(book: FeatureBook, tmp_path: Path) -> None:
+    notes = {
+        book.latents[1]: {"text": EVIL, "by": "a judge", "scores": ["detection 0.90 ± 0.05"]},
+        10_000: {"text": ""},
+    }
+    names: dict[str, Any] = {"title": "t", "data": "d", "text_of": str}
+    html = write_feature_page(book, tmp_path / "p.html", notes=notes, **names).read_text(encoding="utf-8")
+    assert "<img" not in html
+    said = [entry.get("said") for entry in content_of(html)["latents"]]
+    assert said[1] == notes[book.latents[1]]
+    assert said[:1] + said[2:] == [None] * (len(said) - 1)
+
+
 def test_silent_latents(embedded: Any, tmp_path: Path) -> None:
     """Asked for by number they are shown as silent; otherwise there is nothing to choose from."""
     sae = sae_at_site(TopK(8))
