@@ -5,6 +5,7 @@ from . import concepts as concepts
 from . import embedded as embedded
 from . import facets as facets
 from . import gains as gains
+from . import in_context as in_context
 from . import kernels as kernels
 from . import massive as massive
 from . import metrics as metrics

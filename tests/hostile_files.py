@@ -21,6 +21,7 @@ from circuits import Task, attribution_graph
 from circuits.circuit import Circuit
 from circuits.graphs import read_neuronpedia, write_neuronpedia
 from interp import ActivationStore, load_model
+from interp.in_context import TrainConfig, load_run, train
 from interp.massive.stats import layer_stats
 from interp.massive.sweep_table import Measured, Results
 from interp.models.feed_forward import stack_of
@@ -196,6 +197,9 @@ def kinds(folder: Path) -> dict[str, Kind]:
         rows, _ = Results(place / "results.jsonl").latest(steps=[1, 2], model="m", data="d", dtype="f", code=1)
         assert [row.step for row in rows] in ([], [1])
 
+    def icl_run(place: Path) -> None:
+        train(TrainConfig(steps=20, checkpoints=2, sequences=4, hidden=4), place)
+
     def store(place: Path) -> None:
         cache_activations(model, rows, ["blocks.0.hook_resid_post"], place, dtype="int8")
 
@@ -273,6 +277,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "circuit": Kind(make=_circuit, load=lambda place: Circuit.load(place / "circuit.json")),
         "graph": Kind(make=_graph, load=lambda place: read_neuronpedia(place / "graph.json")),
         "sweep": Kind(make=sweep, load=sweep_table),
+        "icl run": Kind(make=icl_run, load=load_run),
         "release": Kind(make=_release, load=lambda place: read_release(place / "pythia_14m")),
         "policy": Kind(make=policy, load=load_policy),
         "gguf": Kind(

@@ -1,3 +1,6 @@
+from .change_points import ChangePoint as ChangePoint
+from .change_points import ChangePoints as ChangePoints
+from .change_points import change_points as change_points
 from .emergence_curve import EmergenceCurve as EmergenceCurve
 from .fitting import PARAMETERS as PARAMETERS
 from .fitting import RivalFit as RivalFit

@@ -1,0 +1,14 @@
+from .measures import Measures as Measures
+from .measures import evaluation_sets as evaluation_sets
+from .measures import measure as measure
+from .network import AttentionClassifier as AttentionClassifier
+from .network import Output as Output
+from .sequences import Classes as Classes
+from .sequences import Sequences as Sequences
+from .sequences import draw_classes as draw_classes
+from .sequences import sequences as sequences
+from .setting import Setting as Setting
+from .setting import TrainConfig as TrainConfig
+from .training import Run as Run
+from .training import load_run as load_run
+from .training import train as train
