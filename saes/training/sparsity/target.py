@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 PROPORTIONAL = 4.0
 """Power of L0 over its target in the weight of a step."""
-INTEGRAL, SLOWEST, FASTEST = 10.0, 0.005, 0.05
+INTEGRAL, SLOWEST, FASTEST = 20.0, 0.005, 0.05
 """Power of L0 over its target by which the factor changes in all steps together, and its bounds in a single step: a
 factor that moves faster than weights can follow makes L0 swing."""
 LIMIT = 3.0

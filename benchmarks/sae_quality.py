@@ -1,0 +1,290 @@
+"""How good are SAEs with defaults, next to peers with theirs, at equal rows, tokens and number of active latents?
+
+    python benchmarks/sae_quality.py --tokens 400k --k 8 16 32 --seeds 3 --figure docs/sae-quality.svg
+
+The residual stream of the embedded model, layer 2 (96 wide), 768 latents, batches of 2,048. Everybody sees the same
+batches. A peer is trained with its default learning rate and with two others; which of the three is its best is chosen
+on rows of the training documents that nobody is trained on, with one seed, and every figure is of the held-out text.
+Peers live in environments of their own (``peers.py``) and write their own files, which are read as ``interp eval``
+reads them. What was trained stays in ``--out``, and a run that was stopped continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleave import RESULTS, machine
+from peers import peer_python
+from pictures import write_svg
+from sae_quality_workers import Job
+from safetensors.torch import load_file, save_file
+
+from interp import Site, cache_activations, load_model, rows_for
+from interp.counts import parse_count
+from interp.embedded import TEXT_FOLDER
+from interp.files.writing import write_json
+from saes import SAE, TrainConfig, train
+from saes.evaluation.report import evaluate_together
+
+SITE, D_SAE, BATCH = "blocks.2.hook_resid_post", 768, 2048
+OURS = {
+    "topk": {},
+    "batchtopk": {},
+    "matryoshka": {},
+    "jumprelu": {"l0": True},
+    "gated": {"l0": True},
+    "relu": {"l0": True},
+}
+"""Our variants, all with defaults: with k, or with --l0."""
+RATES = {
+    "sparsify": (None, 5e-3 / (D_SAE / 2**14) ** 0.5 / 3, 5e-3 / (D_SAE / 2**14) ** 0.5 * 3),
+    "saelens": (None, 1e-3, 3e-3),
+    "dictionary_learning": (None, 3e-3, 1e-2),
+}
+"""Learning rates of the peers' TopK SAEs: their own (None), and two others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One SAE, and where it is."""
+
+    who: str
+    k: int
+    tokens: int
+    seed: int
+    lr: float | None
+    folder: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        rate = "default" if self.lr is None else f"{self.lr:.3g}"
+        return f"{self.who}-k{self.k}-{self.tokens}-{rate}-{self.seed}"
+
+
+class Rows:
+    """Activations in memory, shuffled by seed."""
+
+    def __init__(self, data: torch.Tensor) -> None:
+        self.data, self.provenance = data, {"model": "embedded"}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches_of(self, sites: Sequence[Site], batch_size: int, seed: int = 0, start: int = 0) -> Iterator[Any]:
+        """See ``saes.training.sources.Source``."""
+        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
+        for begin in range(start * batch_size, len(order), batch_size):
+            yield dict.fromkeys(sites, self.data[order[begin : begin + batch_size]])
+
+
+def prepared(out: Path, text: Path, distinct: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows to train on, and rows to choose by: the last tenth of the training text."""
+    file = out / "rows.safetensors"
+    if not file.is_file():
+        model = load_model("embedded", device="cpu")
+        rows = rows_for(model, text, out / "tokens", tokens=distinct)
+        store = cache_activations(model, rows, SITE, out / "acts")
+        x = store.read(SITE)
+        cut = len(x) * 9 // 10 // 256 * 256
+        save_file({"x": x[:cut].contiguous(), "choice": x[cut:].contiguous()}, file)
+    found = load_file(file)
+    return found["x"], found["choice"]
+
+
+@torch.no_grad()
+def fvu(sae: SAE, x: torch.Tensor) -> float:
+    error = sum(float((rows - sae(rows)).square().sum()) for rows in x.split(4096))
+    return error / float((x - x.mean(0)).square().sum())
+
+
+def train_ours(one: Trained, rows: torch.Tensor) -> None:
+    options = {"l0": float(one.k)} if OURS[one.who] else {"k": one.k}
+    config = TrainConfig(
+        site=SITE, out=Path(one.folder), activation=one.who, d_sae=D_SAE, batch_size=BATCH, tokens=one.tokens,
+        seed=one.seed, data_seed=one.seed, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    train(config, Rows(rows))
+
+
+def train_peers(asked: Sequence[Trained], out: Path) -> None:
+    """Those that are not there yet, a process for each peer."""
+    for who in RATES:
+        jobs = [
+            Job(
+                rows=str(out / "rows.safetensors"), order_seed=one.seed, steps=-(-one.tokens // BATCH), batch=BATCH,
+                k=one.k, d_sae=D_SAE, seed=one.seed, lr=one.lr, out=one.folder,
+            )
+            for one in asked
+            if one.who == who and not Path(one.folder).exists()
+        ]  # fmt: skip
+        if not jobs:
+            continue
+        written = [replace(job, out=job.out + ".partial") for job in jobs]
+        file = out / f"jobs-{who}.json"
+        file.write_text(json.dumps([asdict(job) for job in written]))
+        worker = [str(peer_python(who)), str(Path(__file__).with_name("sae_quality_workers.py")), who, str(file)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+        environment.pop("PYTHONPATH", None)
+        with subprocess.Popen(worker, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    done = Path(json.loads(line)["out"])
+                    inner = done / "trainer_0"  # dictionary_learning makes one more
+                    (inner if inner.is_dir() else done).rename(done.with_suffix(""))
+                    shutil.rmtree(done, ignore_errors=True)
+                    print(f"trained {done.stem}", flush=True)
+        if process.returncode:
+            raise RuntimeError(f"{who} ended with {process.returncode}")
+
+
+def best_rates(asked: Sequence[Trained], choice: torch.Tensor) -> dict[tuple[str, int, int], float | None]:
+    """For each peer, k and budget the rate of the SAE that rebuilds the rows to choose by best."""
+    found: dict[tuple[str, int, int], list[tuple[float, float | None]]] = {}
+    for one in asked:
+        found.setdefault((one.who, one.k, one.tokens), []).append((fvu(load(one), choice), one.lr))
+    return {key: min(its, key=lambda pair: pair[0])[1] for key, its in found.items()}
+
+
+def load(one: Trained) -> SAE:
+    return SAE.load(one.folder, site=SITE)
+
+
+def measured(asked: Sequence[Trained], out: Path, heldout: int) -> dict[str, dict[str, float]]:
+    """FVU, L0, share of dead latents and CE recovered on the held-out text, by name; kept in ``out``."""
+    file = out / "measured.json"
+    known: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
+    missing = [one for one in asked if one.name not in known]
+    if not missing:
+        return known
+    model = load_model("embedded", device="cpu")
+    rows = rows_for(model, TEXT_FOLDER / "heldout.jsonl", out / "heldout", tokens=heldout)
+    for begin in range(0, len(missing), 12):
+        some = missing[begin : begin + 12]
+        reports = evaluate_together([load(one) for one in some], model, rows, sites=[SITE] * len(some))
+        for one, report in zip(some, reports, strict=True):
+            figures = ("fvu", "l0", "dead_fraction", "ce_recovered_zero")
+            known[one.name] = {figure: getattr(report, figure).value for figure in figures}
+        write_json(file, known)
+        print(f"measured {begin + len(some)} of {len(missing)}", flush=True)
+    return known
+
+
+def summary(its: Sequence[dict[str, float]]) -> dict[str, tuple[float, float | None]]:
+    """Mean over seeds, and its standard error, which one seed does not tell."""
+    found = {}
+    for figure in its[0]:
+        values = [one[figure] for one in its]
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        found[figure] = (statistics.fmean(values), error)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/sae-quality"))
+    parser.add_argument("--text", type=Path, default=TEXT_FOLDER / "train.jsonl", help="to train on")
+    parser.add_argument("--distinct", type=int, default=300_000, help="most activations; passes repeat them")
+    parser.add_argument("--tokens", type=parse_count, nargs="+", default=[400_000])
+    parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--heldout-tokens", type=int, default=20_000)
+    parser.add_argument("--ours", nargs="*", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--peers", nargs="*", default=list(RATES), choices=list(RATES))
+    parser.add_argument("--figure", type=Path, help="an SVG of FVU against L0")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    rows, choice = prepared(out, options.text, options.distinct)
+
+    def named(who: str, k: int, tokens: int, seed: int, lr: float | None = None) -> Trained:
+        one = Trained(who=who, k=k, tokens=tokens, seed=seed, lr=lr, folder="")
+        return replace(one, folder=str(out / one.name))
+
+    points = [(k, tokens) for tokens in options.tokens for k in options.k]
+    first = [named(who, *point, 0, lr) for who in options.peers for point in points for lr in RATES[who]]
+    train_peers(first, out)
+    rates = best_rates(first, choice)
+    contestants = [(who, who, None) for who in options.ours]
+    contestants += [(who, f"{who}, {what}", what) for who in options.peers for what in ("default", "best of three")]
+
+    def seeds_of(who: str, what: str | None, k: int, tokens: int) -> list[Trained]:
+        lr = rates[who, k, tokens] if what == "best of three" else None
+        return [named(who, k, tokens, seed, lr) for seed in range(options.seeds)]
+
+    every = [one for who, _, what in contestants for point in points for one in seeds_of(who, what, *point)]
+    everything = list(dict.fromkeys(every))  # a peer's default may be its best
+    train_peers(everything, out)
+    for one in everything:
+        if one.who in OURS and not (Path(one.folder) / "cfg.json").is_file():
+            train_ours(one, rows)
+            print(f"trained {one.name}", flush=True)
+    known = measured(everything, out, options.heldout_tokens)
+
+    table, curves = [], {}
+    for tokens in options.tokens:
+        for k in options.k:
+            for who, label, what in contestants:
+                found = summary([known[one.name] for one in seeds_of(who, what, k, tokens)])
+                lr = rates[who, k, tokens] if what == "best of three" else None
+                table.append({"tokens": tokens, "k": k, "who": label, "lr": lr, "seeds": options.seeds, **found})
+                curves.setdefault((tokens, label), []).append(found)
+    print(f"\n{len(rows):,} activations to train on, {len(choice):,} to choose by; batch {BATCH:,}, {D_SAE} latents\n")
+    columns = ["activations", "k or L0 asked for", "SAE", "FVU", "L0", "dead", "CE recovered"]
+    print(f"| {' | '.join(columns)} |\n|---:|---:|---{'|---:' * 4}|")
+    for line in table:
+        rate = "" if line["lr"] is None else f" ({line['lr']:.2g})"
+        cells = [f"{line['tokens']:,}", line["k"], line["who"] + rate]
+        for figure, digits in (("fvu", 4), ("l0", 1), ("dead_fraction", 3), ("ce_recovered_zero", 4)):
+            value, error = line[figure]
+            cells.append(f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}"))
+        print(f"| {' | '.join(map(str, cells))} |")
+    about = machine()
+    print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
+    settings = {name: str(value) for name, value in vars(options).items()}
+    name = "-".join(map(str, ["sae-quality", *options.tokens]))
+    write_json(RESULTS / f"{name}.json", {"machine": about, "settings": settings, "table": table})
+    if options.figure:
+        draw(curves, options.figure)
+
+
+def draw(curves: dict[tuple[int, str], list[dict[str, tuple[float, float | None]]]], path: Path) -> None:
+    """FVU against L0 at the first budget, error bars of two standard errors."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    budget = next(iter(curves))[0]
+    for (tokens, label), its in curves.items():
+        if tokens != budget:
+            continue
+        peer = "," in label
+        its = sorted(its, key=lambda found: found["l0"][0])
+        figure.add_scatter(
+            x=[found["l0"][0] for found in its],
+            y=[found["fvu"][0] for found in its],
+            error_y={"array": [2 * (found["fvu"][1] or 0) for found in its], "thickness": 1},
+            name=label if peer else f"deepfield {label}",
+            mode="lines+markers",
+            line={"dash": ("dot" if "default" in label else "dash") if peer else "solid"},
+        )
+    figure.update_layout(
+        title=f"Held-out FVU at {budget:,} activations of training",
+        xaxis_title="L0, active latents a token", yaxis_title="FVU", xaxis_type="log", yaxis_type="log",
+    )  # fmt: skip
+    write_svg(figure, path, width=760, height=640)
+
+
+if __name__ == "__main__":
+    main()
