@@ -34,7 +34,7 @@ from interp.vla.policy.policy import PolicyConfig, VLAPolicy, load_policy
 from saes import SAE, JumpReLU
 from saes.convert import write
 from saes.places import Dictionary, Layout, load_any, write_circuit_tracer
-from saes.suites import read_labelled
+from saes.suites import read_entities, read_labelled
 from tests.circuits.graphs.sets import random_set
 from tests.interp.models.test_loading import write_gguf
 from tests.interp.store.stores import random_rows, tiny_bridge
@@ -228,6 +228,18 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "llamascopium clt": Kind(make=_several("llamascopium, clt, jumprelu"), load=_only_folder),
         "circuit_tracer set": _saved(circuit_tracer_set, load_any),
         "openai": Kind(make=_openai, load=SAE.load),
+        "entities": Kind(
+            make=lambda place: (place / "a.json").write_text(
+                json.dumps(
+                    {
+                        "questions": {"a": "{entity} is", "b": "A {entity}"},
+                        "entities": {f"e{i}": {"a": "x", "b": f"{i}"} for i in range(8)},
+                    }
+                ),
+                encoding="utf-8",
+            ),
+            load=lambda place: read_entities(place / "a.json"),
+        ),
         "labelled texts": Kind(
             make=lambda place: (place / "a.jsonl").write_text(
                 "".join(json.dumps({"text": f"t {i}", "label": i % 2}) + "\n" for i in range(12)), encoding="utf-8"
