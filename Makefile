@@ -33,7 +33,7 @@ test-slow: $(VENV)/installed
 
 # SAE files exchanged with the real packages, and relevance against lxt: about 8 GB of environments, made once.
 test-peers: $(VENV)/installed
-	$(BIN)/python benchmarks/peers.py saelens sparsify dictionary_learning lxt circuit_tracer
+	$(BIN)/python benchmarks/peers.py saelens sparsify dictionary_learning lxt circuit_tracer saebench
 	$(BIN)/python -m pytest tests/peers
 
 # Into runs/site, which opens from disk; warnings are errors.

@@ -38,7 +38,7 @@ from saes.explanations import Answer, Answers, Message, Recorded, Request, read_
 from saes.explanations.findings import FORMAT, Explanation, Findings, Left, Scored, sae_of
 from saes.explanations.scores import compared, score_of, summed_up
 from saes.places import Dictionary, Layout, load_any, write_circuit_tracer
-from saes.suites import read_labelled
+from saes.suites import read_entities, read_labelled
 from tests.circuits.graphs.sets import random_set
 from tests.interp.models.test_loading import write_gguf
 from tests.interp.store.stores import random_rows, tiny_bridge
@@ -263,6 +263,18 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "answers of a judge": Kind(make=answers, load=Recorded),
         "explanations": Kind(make=_explanations, load=lambda place: (read_notes(place), sae_of(place))),
         "openai": Kind(make=_openai, load=SAE.load),
+        "entities": Kind(
+            make=lambda place: (place / "a.json").write_text(
+                json.dumps(
+                    {
+                        "questions": {"a": "{entity} is", "b": "A {entity}"},
+                        "entities": {f"e{i}": {"a": "x", "b": f"{i}"} for i in range(8)},
+                    }
+                ),
+                encoding="utf-8",
+            ),
+            load=lambda place: read_entities(place / "a.json"),
+        ),
         "labelled texts": Kind(
             make=lambda place: (place / "a.jsonl").write_text(
                 "".join(json.dumps({"text": f"t {i}", "label": i % 2}) + "\n" for i in range(12)), encoding="utf-8"

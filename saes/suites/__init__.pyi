@@ -4,6 +4,7 @@ from .disentangling import ravel as ravel
 from .planted import Planted as Planted
 from .planted import plant as plant
 from .probing import probe_sparsely as probe_sparsely
+from .saebench import for_saebench as for_saebench
 from .scr import remove_spurious as remove_spurious
 from .texts.built_in import BUILT_IN as BUILT_IN
 from .texts.built_in import built_in as built_in
