@@ -151,6 +151,7 @@ def _explanations(folder: Path) -> None:
         malformed_explanations=0,
         requests=3,
         tokens=4,
+        uncounted=0,
         left=Left(requests=0, tokens=0),
         stopped=None,
     ).write(folder)

@@ -193,7 +193,8 @@ def _lines(found: "Findings") -> list[str]:
         lines.append(f"{found.malformed_explanations:,} of {found.explained:,} explanations hold no sentence")
     for latent, reason in {**found.left_out, **found.no_pairs}.items():
         lines.append(f"latent {latent}: {reason}")
-    lines.append(f"{found.requests:,} requests and {found.tokens:,} tokens in all")
+    estimated = f" (estimated for {found.uncounted:,} answers)" if found.uncounted else ""
+    lines.append(f"{found.requests:,} requests and {found.tokens:,} tokens in all{estimated}")
     if found.stopped is not None:
         lines.append(
             f"Stopped: {found.stopped}. About {found.left.requests:,} requests and {found.left.tokens:,} tokens are"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from interp.files.outside import parse_json_text, reading, record
+from interp.files.seals import SEAL, is_broken, sealed
 from interp.files.writing import atomic_path, make_folder, sync_folder, told_if_full
 from saes.explanations.judge import Answer, Judge, Request
 
@@ -64,10 +65,15 @@ class Answers:
         """Of all requests and answers."""
         return sum(each.answer.tokens for each in self._kept.values())
 
+    @property
+    def uncounted(self) -> int:
+        """Answers whose judge does not say its tokens, so that they are estimated."""
+        return sum(not each.answer.counted for each in self._kept.values())
+
     def add(self, request: Request, answer: Answer, *, judge: str) -> None:
         """Keep an answer; it is on the disk when this returns."""
         one = Answered(key=request.key(), judge=judge, request=request, answer=answer)
-        line = json.dumps(asdict(one)) + "\n"
+        line = json.dumps(sealed(asdict(one))) + "\n"
         new = not self._path.exists()
         if self._torn:
             with atomic_path(self._path) as partial:
@@ -197,7 +203,10 @@ def _read(path: Path) -> tuple[list[Answered], bool]:
     found = []
     for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
         with reading(path, f"is damaged in line {number}"):
-            one = record(Answered, parse_json_text(line, path), name="the line")
+            value = parse_json_text(line, path)
+            if not isinstance(value, dict) or SEAL not in value or is_broken(value):
+                raise ValueError("its checksum differs, or is missing")
+            one = record(Answered, {name: part for name, part in value.items() if name != SEAL}, name="the line")
             if one.key != one.request.key():
                 raise ValueError("what was asked is not what the key was made of")
             if min(one.answer.prompt_tokens, one.answer.completion_tokens) < 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.files.outside import read_json, reading
-from interp.files.writing import write_json
+from interp.files.seals import is_broken, write_sealed_json
 from interp.metrics import Estimate
 from interp.terminal.answers import plain
 from saes.explanations.scores import Compared, Summary
@@ -83,6 +83,8 @@ class Findings:
     """Requests that were answered, in all runs into the folder."""
     tokens: int
     """Tokens of these requests and answers."""
+    uncounted: int
+    """Answers whose judge does not say its tokens, so that they are estimated in ``tokens``."""
     left: Left
     """What is not answered yet."""
     stopped: str | None
@@ -90,7 +92,7 @@ class Findings:
 
     def write(self, folder: Path) -> Path:
         """Into ``explanations.json``, atomically."""
-        write_json(folder / FINDINGS, plain(self))
+        write_sealed_json(folder / FINDINGS, plain(self))
         return folder / FINDINGS
 
 
@@ -110,7 +112,7 @@ def read_notes(folder: Path) -> dict[int, dict[str, Any]]:
     path = folder / FINDINGS
     if not path.is_file():
         raise ValueError(f"there are no explanations in {folder}; name the --out of interp sae explain")
-    content = read_json(path)
+    content = _read(path)
     with reading(path, "is damaged"):
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
@@ -119,9 +121,16 @@ def read_notes(folder: Path) -> dict[int, dict[str, Any]]:
 
 def sae_of(folder: Path) -> Any:
     """Identity of the SAE that the folder's explanations are of, as it was written."""
-    content = read_json(folder / FINDINGS)
+    content = _read(folder / FINDINGS)
     with reading(folder / FINDINGS, "is damaged"):
         return content["about"]["sae"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if is_broken(content):
+        raise ValueError(f"{path} is damaged: its checksum differs")
+    return content
 
 
 def _note(one: Mapping[str, Any]) -> dict[str, Any]:

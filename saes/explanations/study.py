@@ -247,6 +247,7 @@ class Study:
             malformed_explanations=sum(self._text(latent, answers) is None for latent in said),
             requests=answers.requests,
             tokens=answers.tokens,
+            uncounted=answers.uncounted,
             left=self._left(answers),
             stopped=stopped,
         )

@@ -45,7 +45,7 @@ def test_from_a_plan_to_a_page(sae: Path, server: Server, tmp_path: Path, capsys
     assert len(server.seen) == int(planned[1]) > 40
     shown = capsys.readouterr().out
     assert "detection: 1.00 ± 0.00 over 2 latents, 0.5" in shown
-    assert f"{planned[1]} requests and" in shown
+    assert re.search(rf"{planned[1]} requests and [\d,]+ tokens in all \(estimated for {planned[1]} answers\)", shown)
     assert shown.index("detection: 1.00") < shown.index(str(out / "explanations.json"))
     again = tmp_path / "again"
     recorded = ["--judge", "recorded", "--answers", str(out), "--per-request", "1"]

@@ -1,5 +1,6 @@
 """Judges: what goes to a server and what comes of its answers, a model on this machine, a record; and the cap."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import interp
+from interp.files.seals import sealed
 from saes.explanations import Answer, Answers, LocalModel, Message, OpenAICompatible, Recorded, Request
 from saes.explanations.answers import Asking, Cap, Spent
 from tests.saes.explanations.served import Server, completion
@@ -168,7 +170,12 @@ def test_records_that_are_refused(tmp_path: Path) -> None:
         Recorded(path)
     whole = path.read_text()
     path.write_text(whole.replace('"content": "a"', '"content": "z"'))
-    with pytest.raises(ValueError, match="damaged in line 1: what was asked is not what the key was made of"):
+    with pytest.raises(ValueError, match=r"answers\.jsonl is damaged in line 1: its checksum differs"):
+        Answers(path)
+    first, second = (json.loads(line) for line in whole.splitlines())
+    swapped = sealed({**first, "request": second["request"]} | {"checksum": None})
+    path.write_text(json.dumps(swapped) + "\n")
+    with pytest.raises(ValueError, match="line 1: what was asked is not what the key was made of"):
         Answers(path)
     path.write_text(whole[:-10])
     with pytest.raises(ValueError, match="ends within a line"):

@@ -153,8 +153,11 @@ def test_notes_for_pages(study: Study, tmp_path: Path) -> None:
     assert note["scores"][0].startswith("detection 1.00 ± ")
     path = tmp_path / "explanations.json"
     whole = path.read_text()
+    path.write_text(whole.replace("0.5", "0.6"))
+    with pytest.raises(ValueError, match=r"explanations\.json is damaged: its checksum differs"):
+        read_notes(tmp_path)
     for old, new in (('"deepfield-explanations-1"', '"else"'), ('"latent": ', '"latent": -'), ('"own"', '"mine"')):
-        path.write_text(whole.replace(old, new))
+        path.write_text(whole.replace(old, new).replace('"checksum"', '"no checksum"'))
         with pytest.raises(ValueError, match=r"explanations\.json is damaged"):
             read_notes(tmp_path)
 
