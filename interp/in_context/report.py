@@ -20,9 +20,11 @@ _CAPTION = "Mean over {n:,} sequences at each of {steps} checkpoints, ± one sta
 def says(run: Run) -> str:
     """What a run was trained on, in a sentence."""
     c = run.config
+    clamped = f" {', '.join(c.clamped)} clamped;" if c.clamped else ""
     return (
         f"{c.classes} classes, {c.labels} labels, contexts of {c.pairs} pairs, burstiness {c.burstiness};"
-        f" {c.novel:.0%} of sequences of new classes; {run.steps[-1]:,} of {c.steps:,} steps of {c.batch} sequences"
+        f" {c.novel:.0%} of sequences of new classes;{clamped}"
+        f" {run.steps[-1]:,} of {c.steps:,} steps of {c.batch} sequences"
     )
 
 

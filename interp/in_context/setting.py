@@ -1,9 +1,13 @@
 """What sequences are drawn from, and how a network is trained on them: numbers alone, without torch."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 _FIRST = 10
 _MOST = 1000
+
+CLAMPS = ("previous", "first", "match", "copy")
+"""Parts of the circuit that :class:`interp.in_context.AttentionClassifier` can be given perfect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,8 @@ class TrainConfig(Setting):
     """Checkpoints after step 0, evenly spread over the logarithm of the step from 10 on."""
     sequences: int = 1000
     """Sequences of each evaluation, the same at every checkpoint."""
+    clamped: tuple[str, ...] = ()
+    """Parts that are held perfect in every forward pass: previous, first, match or copy."""
     seed: int = 0
     """Of the classes, the weights and every batch."""
 
@@ -120,6 +126,7 @@ class TrainConfig(Setting):
                 f"learning_rate={self.learning_rate}, weight_decay={self.weight_decay}: the first must be above 0, the"
                 " second 0 or more, both finite"
             )
+        check_clamps(self.clamped)
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer is {self.optimizer!r}; it must be adam or sgd")
 
@@ -128,3 +135,15 @@ class TrainConfig(Setting):
         """Steps at which there is a checkpoint."""
         ratio = (self.steps / _FIRST) ** (1 / (self.checkpoints - 1))
         return (0, *sorted({round(_FIRST * ratio**i) for i in range(self.checkpoints)}))
+
+
+def check_clamps(clamped: Collection[str]) -> None:
+    """Raises ValueError for clamps that are none, or that leave each other without effect."""
+    if unknown := sorted(set(clamped) - set(CLAMPS)):
+        raise ValueError(f"clamped has {', '.join(unknown)}; there are {', '.join(CLAMPS)}")
+    for one, other, why in (
+        ("previous", "first", "first replaces layer 0"),
+        ("match", "copy", "copy needs no pattern"),
+    ):
+        if {one, other} <= set(clamped):
+            raise ValueError(f"{one} and {other} cannot both be clamped: {why}; give one of them")

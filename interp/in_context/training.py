@@ -102,7 +102,9 @@ def train(config: TrainConfig, out: str | Path, *, tell: Callable[[str], None] =
 def _continue(config: TrainConfig, folder: Path, tell: Callable[[str], None]) -> None:
     classes = draw_classes(config, seed=config.seed)
     sets = evaluation_sets(classes, config.sequences, seed=config.seed + 1)
-    network = AttentionClassifier(config, hidden=config.hidden, seed=config.seed)
+    network = AttentionClassifier(
+        config, hidden=config.hidden, seed=config.seed, clamped=config.clamped, labels=classes.labels
+    )
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adam":
         optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)

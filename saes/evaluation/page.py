@@ -6,13 +6,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.massive.massive_tokens import MASSIVE_TIMES
 from interp.metrics import Estimate
 from interp.pages.html_page import COLORS, Page
 from saes.evaluation.afa_quality import AFAQuality
 from saes.evaluation.breakdown import Figures
 from saes.evaluation.report import DENSITY_EDGES, Report
 from saes.evaluation.table import PART_COLUMNS, figure_rows, part_rows
-from saes.evaluation.token_table import MASSIVE_TIMES
 
 Captioned = tuple[go.Figure, str]
 

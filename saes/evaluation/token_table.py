@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp import metrics
+from interp.massive.massive_tokens import MASSIVE_TIMES
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
@@ -20,9 +21,6 @@ from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
 from saes.sae import SAE
-
-MASSIVE_TIMES = 10.0
-"""A token is massive where its activation's norm is above this many times the median norm, as in ``Masks``."""
 
 Rows = TypeVar("Rows", bound="NormTable")
 

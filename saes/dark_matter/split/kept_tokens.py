@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.massive.massive_tokens import MASSIVE_TIMES
 from interp.sites.site import Site
 from interp.store.activation_store import ActivationStore
-from saes.evaluation.token_table import MASSIVE_TIMES
 
 BLOCK_NUMBERS = 1 << 22
 """Of activations at once: 32 MiB of float64, of which a pass holds a few."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from saes.evaluation.token_table import MASSIVE_TIMES
+from interp.massive.massive_tokens import MASSIVE_TIMES
 
 FIRST = 2048
 """How many rows are kept, for weights that start from the data."""
