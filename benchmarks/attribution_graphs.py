@@ -94,9 +94,7 @@ def print_tables(found: dict[str, list[Measurement]]) -> None:
 
 
 def write_figure(found: dict[str, list[Measurement]], path: Path) -> None:
-    """Verdicts by layers between, as SVG, drawn by plotly in a browser."""
-    from playwright.sync_api import sync_playwright
-
+    """Verdicts by layers between."""
     figure = go.Figure()
     for number, verdict in enumerate(VERDICTS):
         labels: list[list[str]] = [[], []]
@@ -114,12 +112,19 @@ def write_figure(found: dict[str, list[Measurement]], path: Path) -> None:
         title=f"Edges taken out of the live model on {prompts} other prompts, by layers between their ends",
         barmode="stack", yaxis_title="share of edges", yaxis_range=[0, 1],
     )  # fmt: skip
+    write_svg(figure, path)
+
+
+def write_svg(figure: go.Figure, path: Path, *, width: int = 760, height: int = 380) -> None:
+    """A figure as SVG, drawn by plotly in a browser."""
+    from playwright.sync_api import sync_playwright
+
     page = Page("figure").figures((figure, "")).write(path.with_suffix(".html"))
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         window = browser.new_page()
         window.goto(page.as_uri())
-        size = '{format: "svg", width: 760, height: 380}'
+        size = f'{{format: "svg", width: {width}, height: {height}}}'
         picture = window.evaluate(f'Plotly.toImage(document.querySelector(".js-plotly-plot"), {size})')
         svg = window.evaluate("url => fetch(url).then(found => found.text())", picture)
         browser.close()
