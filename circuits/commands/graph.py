@@ -51,7 +51,8 @@ def graph(
     model
         As for `interp cache`: embedded, smollm2-135m, a hub id, a folder.
     transcoders
-        Folder of a transcoder set or cross-layer transcoder (ours or circuit-tracer's), or embedded.
+        Transcoder set or cross-layer transcoder, ours or circuit-tracer's: a folder, a hub id such as
+        mntss/clt-gemma-2-2b-426k, or embedded.
     prompt
         The text; without it the first prompt of the task.
     task

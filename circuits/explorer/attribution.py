@@ -44,7 +44,8 @@ class GraphExplorer(GraphView):
         selection: Ids of the selected nodes, such as ``2_875_5`` (layer, latent, position), as graph files have them.
         pinned: Ids of nodes that stay in sight whatever the shares.
         groups: Supernodes: ids of members by name.
-        node_threshold: Share of all influence that the nodes drawn hold.
+        node_threshold: Share of all influence that the nodes drawn hold, at most the share of those that were sent to
+            the browser (``about["shares"]``).
         threshold: Share of influence between them that the edges drawn hold.
         measured: What the last intervention from the browser found, as plain data.
 
@@ -81,19 +82,18 @@ class GraphExplorer(GraphView):
             raise ValueError(f"labels names node {strange[0]}; the graph has nodes 0 to {len(graph) - 1}")
         self.graph, self._measurement = graph, measurement
         self._numbers = {node_id(graph, number): number for number in range(len(graph))}
-        view = dict(graph.about.get("view", {}))
-        named = [*view.get("pinnedIds", []), *(i for group in view.get("supernodes", []) for i in group[1:])]
-        named += [view["clickedId"]] if view.get("clickedId") in self._numbers else []
-        numbers = sent_nodes(pruned, [self._numbers[name] for name in named if name in self._numbers])
+        view = _fitting(graph.about.get("view", {}), self._numbers)
+        named = [*view["pinnedIds"], *view["selected"], *(i for _, *members in view["supernodes"] for i in members)]
+        numbers = sent_nodes(pruned, [self._numbers[name] for name in named])
         self._sent = {node_id(graph, number): number for number in numbers.tolist()}
         self._details = LatentDetails(graph, numbers, text)
         self._labels = {**graph.about.get("labels", {}), **(labels or {})}
-        data, shares = drawn(pruned, numbers, measurement=measurement, labels=self._labels)
+        data, self._shares = drawn(pruned, numbers, measurement=measurement, labels=self._labels)
         runs = graph.source is not None
         super().__init__(
             graphs={"position": data},
             view="position",
-            node_threshold=min(float(pruned.settings["nodes"]), shares),
+            node_threshold=float(pruned.settings["nodes"]),
             threshold=float(pruned.settings["edges"]),
             experiment={"how": "set", "value": 0.0, "mode": "live"},
             about={
@@ -101,7 +101,7 @@ class GraphExplorer(GraphView):
                 "subtitle": f"{graph.model} · {len(graph.tokens)} tokens",
                 "scores": "an edge is as wide as what it adds to its target, a node as large as its activation or norm",
                 "views": [],
-                "shares": shares,
+                "shares": self._shares,
                 "intervenes": runs,
                 "hows": list(_HOWS.items()),
                 "modes": list(_HELD.items()),
@@ -111,9 +111,8 @@ class GraphExplorer(GraphView):
                 "saved": "",
             },
         )
-        if view:
-            self.restore({key: value for key, value in view.items() if key != "clickedId" or value in self._numbers})
-            self.past = []
+        self.restore(view)
+        self.past = []
         self._quiet = False
 
     def shown(self) -> PrunedGraph:
@@ -192,7 +191,8 @@ class GraphExplorer(GraphView):
             raise ValueError(
                 f"{proposal['trait'].name} is {proposal['value']}; it is a share of influence, from 0 to 1"
             )
-        return float(proposal["value"])
+        # Beyond it the browser would lack nodes.
+        return min(float(proposal["value"]), self._shares if proposal["trait"].name == "node_threshold" else 1.0)
 
     def _require(self, node: str) -> None:
         if node not in self._sent:
@@ -231,6 +231,27 @@ class GraphExplorer(GraphView):
 def _opened(graph: AttributionGraph) -> PrunedGraph:
     """Pruned by the usual shares; a graph of a file was pruned by whoever wrote it."""
     return graph.prune() if graph.source is not None else graph.prune(nodes=1.0, edges=1.0)
+
+
+def _fitting(view: Mapping[str, Any], known: Mapping[str, int]) -> dict[str, Any]:
+    """What a file says of its view, as far as it fits: other tools let a node be in two supernodes, two supernodes have
+    one name, and pins be of nodes that were pruned."""
+    groups: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for name, *members in view.get("supernodes", []):
+        mine = [member for member in dict.fromkeys(members) if member in known and member not in seen]
+        own, number = name or "group", 1
+        while own in groups or own in known:
+            number += 1
+            own = f"{name or 'group'} {number}"
+        if mine:
+            groups[own] = mine
+            seen.update(mine)
+    return {
+        "pinnedIds": [name for name in view.get("pinnedIds", []) if name in known],
+        "supernodes": [[name, *members] for name, members in groups.items()],
+        "selected": [name for name in [view.get("clickedId")] if name in known],
+    }
 
 
 def _brief(prompt: str, most: int = 120) -> str:

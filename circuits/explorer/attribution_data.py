@@ -77,9 +77,7 @@ def drawn(
     missing = before[~sent & (graph.influence > 0)]
     shares = float(min(1.0, missing.min())) if len(missing) else 1.0
     if len(missing):
-        notes.append(
-            f"{len(missing):,} more nodes hold the last {1 - shares:.1%} of influence and are not in this page."
-        )
+        notes.append(f"{len(missing):,} more nodes hold the last {1 - shares:.1%} of influence, and are not here.")
     sizes = _sizes(graph)
     nodes = [_node(graph, number, before[number], sizes[number], labels.get(number, "")) for number in numbers.tolist()]
     rows = ["tokens", *(f"layer {layer}" for layer in range(graph.n_layers)), "output"]

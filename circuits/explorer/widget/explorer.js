@@ -81,7 +81,7 @@ function render({ model, el }) {
     describe(node) {
       const graph = state.graph();
       const edges = graph.edges.length ? [`${node.into} edges in, ${node.out} out`] : [];
-      if (node.kind === "group") return [node.label, `${node.members.length} nodes`, `score ${number(node.score)}`, ...edges];
+      if (node.kind === "group") return [node.label, `${node.members.length} nodes`, `${about.shares ? "influence" : "score"} ${number(node.score)}`, ...edges];
       const named = node.name ? [node.name, ...(node.text ? [node.text] : []), ...node.facts] : null;
       const where = graph.by_position && typeof node.position === "number" && !named
         ? [`position ${node.position} ${quotedToken(graph.columns[node.position])}`] : [];
@@ -117,9 +117,10 @@ function render({ model, el }) {
     shown = visible(graph, looking, controls.onlyPinned() && state.get("pinned").length > 0);
     const things = [...shown.nodes.values()];
     // Boxes with names where they fit, dots where they do not.
-    let dots = Boolean(graph.dots);
-    let arrangement = arrange(graph, things, stage.room(), dots);
-    if (!dots && arrangement.over > 1.3) [dots, arrangement] = [true, arrange(graph, things, stage.room(), true)];
+    const room = stage.room();
+    let dots = Boolean(graph.dots) || things.length * (BOX.width + BOX.gap) * (BOX.height + BOX.gap) > room.x * room.y;
+    let arrangement = arrange(graph, things, room, dots);
+    if (!dots && arrangement.over > 1.3) [dots, arrangement] = [true, arrange(graph, things, room, true)];
     for (const node of things) Object.assign(node, arrangement.places.get(node.id));
     for (const edge of shown.edges) edge.curve = curve(shown.nodes.get(edge.source), shown.nodes.get(edge.target), edge.reader, dots);
     const strongest = (list) => list.reduce((most, one) => Math.max(most, Math.abs(one.score)), 1e-12);

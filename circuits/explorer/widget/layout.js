@@ -8,7 +8,7 @@ const COLUMN = { label: 20, least: 1.5, gap: 6 };
 const ROW = { label: 15, gap: 20 };
 const LETTER = 6.8;
 // How wide a cell may become, in cells of one thing: the widest first.
-const LIMITS = [12, 10, 8, 6, 5, 4, 3, 2, 1];
+const LIMITS = [10, 7, 5, 4, 3, 2, 1];
 
 const isWide = (node) => node.kind === "group" || node.kind === "target";
 
@@ -50,6 +50,7 @@ function arrange(graph, nodes, room, dots) {
     const found = packed(graph, [...cells.values()], limit * (dots ? DOT.cell : BOX.width + BOX.gap), room);
     found.over = Math.max(1, found.width / room.x, found.height / room.y);
     if (!best || found.over < best.over - 1e-9) best = found;
+    if (best.over === 1) break;
   }
   // What is too large is drawn smaller, and fills the canvas then.
   return placed(best, { x: room.x * best.over, y: room.y * best.over });
@@ -142,7 +143,8 @@ function visible(graph, state, onlyPinned) {
     const [source, target] = [edge.source, edge.target].map((id) => owner.get(id) ?? id);
     if (source === target || !nodes.has(source) || !nodes.has(target)) return;
     if (!kept.edges[i] && !(pinned.has(edge.source) && pinned.has(edge.target))) return;
-    if (state.get("only_holds") && edge.holds === false) return;
+    // What was not measured is not said to hold.
+    if (state.get("only_holds") && edge.holds !== true) return;
     count += 1;
     // Parallel edges of a group are one; those into a head keep apart by what they are read as.
     const grouped = owner.has(edge.source) || owner.has(edge.target);

@@ -153,7 +153,7 @@ function makePanel(state, actions) {
     const measuredAs = edges.some((edge) => edge.parts.some((part) => part.measured));
     const note = (edge) => edge.parts.length > 1 ? `${edge.parts.length} edges` : (edge.parts[0].measured ?? "");
     return [make("table", { className: "edges" }, make("caption", {}, `${title}: ${edges.length} ${edges.length === 1 ? "edge" : "edges"}`),
-      make("tr", {}, head("node", "node", "place"), make("th", {}, measuredAs ? "measured" : ""), head("score", about.shares ? "weight" : "score", "size"), head("share", "share", "share of what enters the target")),
+      make("tr", {}, head("node", "node", "place"), make("th", {}, measuredAs ? "measured" : ""), head("score", about.shares ? "weight" : "score", "size"), head("share", "share", "share of all edges drawn into the target")),
       ...listed.map((edge) => make("tr", { className: edge.holds === false ? "loose" : "" },
         make("td", {}, button(named(edge[end]), `Show ${named(edge[end])}`, () => actions.choose(edge[end], false), { className: "link" })),
         make("td", { className: "soft" }, edge.reader ? `as ${READS[edge.reader]}` : note(edge)),
@@ -194,7 +194,7 @@ function makePanel(state, actions) {
       else parts.push(...(answer.made ??= detailSections(answer.sections)));
     } else {
       parts.push(make("p", { className: "soft" },
-        about.no_details ?? "Pass model=… and task=… to the Explorer for attention patterns, logits and examples."));
+        "Pass model=… and task=… to the Explorer for attention patterns, logits and examples."));
     }
     refill(detail, ...parts);
   }
@@ -259,7 +259,7 @@ function makeViewText(state, actions) {
   };
   const restore = () => {
     try {
-      state.change(viewFromText(text.value, state.graph()));
+      state.change(viewFromText(text.value, state.graph(), state.get("about").shares));
       said.textContent = "Restored.";
     } catch (error) {
       said.textContent = `Not restored: ${error.message}.`;

@@ -80,7 +80,8 @@ function edgesFromTargetsDown(n, from, to) {
   return order;
 }
 
-// A graph as it arrives: edges of an attribution graph are [number of the source, of the target, weight, held?].
+// A graph as it arrives: edges of an attribution graph are [number of the source, of the target, weight], and
+// where they were measured whether they hold, and what was found.
 const opened = new WeakMap();
 function openGraph(sent) {
   if (!sent) return null;
@@ -90,7 +91,7 @@ function openGraph(sent) {
 
 function withEdges(sent) {
   const edges = sent.links.map(([source, target, score, holds, measured]) => ({
-    source: sent.nodes[source].id, target: sent.nodes[target].id, reader: "", score, holds: holds !== 0, measured,
+    source: sent.nodes[source].id, target: sent.nodes[target].id, reader: "", score, holds: holds === undefined ? null : holds !== 0, measured,
   }));
   const graph = { ...sent, edges };
   graph.pruner = makePruner(graph);

@@ -43,7 +43,7 @@ function viewAsText(state) {
 }
 
 // The traits that such a text stands for; throws in words.
-function viewFromText(text, graph) {
+function viewFromText(text, graph, shares = Infinity) {
   const found = JSON.parse(text);
   const known = new Set(graph.nodes.map((node) => node.id));
   const ids = (list, name) => {
@@ -68,7 +68,7 @@ function viewFromText(text, graph) {
   return {
     pinned: ids(found.pinnedIds ?? [], "pinnedIds"), groups,
     selection: ids(found.selected ?? (found.clickedId ? [found.clickedId] : []), "selected"),
-    ...(found.node_threshold === undefined ? {} : { node_threshold: share(found.node_threshold, "node_threshold") }),
+    ...(found.node_threshold === undefined ? {} : { node_threshold: Math.min(shares, share(found.node_threshold, "node_threshold")) }),
     ...(found.edge_threshold === undefined ? {} : { threshold: share(found.edge_threshold, "edge_threshold") }),
   };
 }

@@ -101,6 +101,9 @@ def test_what_cannot_be_changed_is_said(graph: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             explorer.intervene(nodes, **options)
+    explorer.node_threshold = 1.0
+    assert explorer.node_threshold == explorer.about["shares"] < 1
+    assert set(explorer.shown().kept.tolist()) <= set(explorer._sent.values())
     explorer.selection = [token]
     explorer._answer(None, {"kind": "intervene", "how": "set", "mode": "live", "value": 0}, None)
     assert explorer.measured["failed"]
@@ -143,6 +146,18 @@ def test_the_view_goes_through_text_and_files_both_ways(graph: Any, tmp_path: Pa
     first = next(node for node in read.graphs["position"]["nodes"] if node["id"] == latents[0])
     assert first["text"] == "first"
     assert len(read.graphs["position"]["links"]) == len(file["links"])
+
+
+def test_another_tools_view_is_shown_as_far_as_it_fits(graph: Any, tmp_path: Path) -> None:
+    """A node in two supernodes, two of one name, one of nodes that are gone, and a pin of such a node."""
+    path = GraphExplorer(graph.prune(nodes=0.5)).write_neuronpedia(tmp_path / "graph.json", slug="here")
+    file = json.loads(path.read_text())
+    a, b, c = [node["node_id"] for node in file["nodes"]][:3]
+    view = {"pinnedIds": [a, "gone"], "supernodes": [["x", a, b], ["x", b, c], ["y", "gone"]], "clickedId": "gone"}
+    path.write_text(json.dumps(file | {"qParams": file["qParams"] | view}))
+    explorer = GraphExplorer(read_neuronpedia(path))
+    assert (explorer.pinned, explorer.groups, explorer.selection) == ([a], {"x": [a, b], "x 2": [c]}, [])
+    assert explorer.past == []
 
 
 @pytest.mark.parametrize(
