@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download,
 from huggingface_hub.errors import CacheNotFound
 from huggingface_hub.utils import validate_repo_id
 
+from interp.arguments.kinds import require
 from saes.published.releases import of_name
 
 LAYOUTS = (
@@ -66,6 +67,7 @@ def located(path: str | Path, revision: str | None = None, *, several: bool = Fa
     Raises:
         ValueError: a hub id that neither the cache nor the hub has, the hub cannot be reached, or a revision of a path.
     """
+    require(path, (str, Path), what="a dictionary's folder or hub id", fix="a folder, or owner/name/folder on the hub")
     name = str(path)
     if not Path(path).exists() and (published := of_name(name)) is not None:
         if published.loader in NO_SAE:

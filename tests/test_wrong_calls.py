@@ -1,6 +1,7 @@
 """Calls that a newcomer gets wrong: the answer names what was given, what is wanted and the fix, and is no traceback
 from deep inside. In a process of its own, where types are not checked, as at a user's."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ CALLS = {
     "saes.SAE(64.0, 128, saes.TopK(4))": "d_in is 64.0; it must be a whole number of 1 or more",
     "sae.encode([1.0])": "a tensor of rows wanted, not list: pass what interp.capture",
     "sae.encode(torch.zeros(3, 65))": "the rows have 65 dimensions; this SAE reads 64",
+    "saes.SAE.load(None)": "a dictionary's folder or hub id wanted, not NoneType: pass a folder, or owner/name/folder",
+    "saes.SAE.load(sae)": "a dictionary's folder or hub id wanted, not SAE",
     "ioi(3)": "prompts are drawn for a tokenizer, or for a model that has one, not for int",
     "ioi(model, '4')": "n is '4'; a task has 1 prompt or more",
     "interp.capture(model, 'text')": "no site is named: pass one or a pattern",
@@ -102,6 +105,29 @@ def test_a_command_names_its_options_and_refuses_what_does_not_fit(
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "cfg.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "concept embedded --positive p.txt --negative p.txt --target x",
+            "--positive has 2 prompts, --negative 2",
+        ),
+        ("concept embedded --positive no.txt --negative p.txt --target x", "there is no file no.txt; give a text file"),
+        ("gains embedded --data p.txt --context 0", "--context is 0; a row has 2 tokens or more"),
+        ("monitor embedded --data TEXT --steps 7", "--steps 7: embedded has none of these checkpoints; it has 0, 1, 4"),
+    ],
+)
+def test_lines_that_cannot_be_meant(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("one\ntwo\n")
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(line.replace("TEXT", str(TEXT_FOLDER / "heldout.jsonl"))))
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_memory_is_what_the_system_says() -> None:

@@ -51,6 +51,8 @@ def _rows(
 ) -> Rows:
     if sequences < 1:
         raise ValueError(f"sequences is {sequences}; it must be 1 or more")
+    if context is not None and context < 2:
+        raise ValueError(f"context is {context}; a row has 2 tokens or more, since the first predicts the next")
     context = min(2048, longest) if context is None else context
     with scratch_folder() as scratch:
         rows = write_token_rows(

@@ -48,7 +48,8 @@ class Inputs:
         """How much text is read where ``tokens`` are asked for, in words."""
         rows, context = self.rows.ids.shape
         read = min(rows, -(-tokens // context))
-        return f"{min(tokens, read * context):,} tokens in {read:,} rows of {context}"
+        held = int((self.rows.documents[:read] >= 0).sum())  # whole rows are read, and not all are full
+        return f"{held:,} tokens in {read:,} rows of {context}"
 
     @property
     def sae(self) -> SAE:

@@ -95,6 +95,11 @@ def _activation(kind: str, found: dict[str, Any], config: dict[str, Any], folder
     if kind in simple:
         return simple[kind]
     k = whole_number(found.get("k", config.get("k")), name="k", where=folder)
+    if (said := config.get("k")) not in (None, k):
+        raise ValueError(
+            f"{folder}: its configuration says k {said!r}, its weights {k}: one of the two files is another"
+            " dictionary's; set k in config.json to what it was trained with"
+        )
     if kind == "matryoshka":
         sizes = [whole_number(size, name="a group size", where=folder) for size in found["group_sizes"]]
         if sum(sizes) != (d_sae := len(found["b_enc"])):

@@ -20,7 +20,7 @@ from interp.files.outside import read_json, reading
 from saes.activations import JumpReLU
 from saes.convert.record import Record, imported
 from saes.convert.site_names import layer_in, mlp_output_behind, of_module
-from saes.convert.weights import read_safetensors, renamed, text
+from saes.convert.weights import check_skip, read_safetensors, renamed, text
 
 _NAMES = {"w_enc": "W_enc", "w_dec": "W_dec", "affine_skip_connection": "W_skip"}
 _FIRST = re.compile(r"gemma-scope-(?P<size>\d+b)-(?P<tuned>pt|it)-(?P<kind>res|att|mlp|transcoders)")
@@ -52,6 +52,8 @@ def read(folder: Path) -> Record:
     if "affine_skip_connection" in found:  # [d_in, d_out]
         weights["W_skip"] = weights["W_skip"].T
     where = folder.resolve()
+    if not first and type(said := _config(where).get("affine_connection")) is bool:
+        check_skip(weights, said, said=f"affine_connection is {said}", where=folder)
     if first and _is_embedding(where):  # trained on rows of the embedding matrix; the model multiplies them by this
         scale = math.sqrt(weights["W_enc"].shape[0])
         weights["W_enc"], weights["W_dec"] = weights["W_enc"] / scale, weights["W_dec"] * scale
@@ -93,7 +95,7 @@ def _first_release(where: Path) -> dict[str, Any]:
 
 def _second_release(where: Path) -> dict[str, Any]:
     """Site and provenance from ``config.json``, or else from the folders' names."""
-    config = read_json(where / "config.json") if (where / "config.json").is_file() else {}
+    config = _config(where)
     if config.get("architecture", "jump_relu") != "jump_relu":
         raise ValueError(f"{where}: Gemma Scope's architecture {config['architecture']!r} has no counterpart here")
     if several := kind_over_several(where, config):
@@ -121,6 +123,10 @@ def _second_release(where: Path) -> dict[str, Any]:
         **of_second_release(where, config),
     }
     return {"site": site, "target_site": target if transcoder else None, "provenance": imported("gemma_scope", **facts)}
+
+
+def _config(where: Path) -> dict[str, Any]:
+    return read_json(where / "config.json") if (where / "config.json").is_file() else {}
 
 
 def of_second_release(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:

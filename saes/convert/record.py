@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saes.activations import Activation
+from saes.convert.weights import widest
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -76,9 +77,8 @@ class Record:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        dtype: torch.dtype = self.weights["W_enc"].dtype
-        return dtype
+        """The narrowest that holds every weight as it is, but for thresholds, which keep their own."""
+        return widest(value for name, value in self.weights.items() if name != "threshold")
 
 
 OURS = "deepfield"

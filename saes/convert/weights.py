@@ -1,7 +1,8 @@
 """What the formats share: weights from files that are not trusted, checked before they are used."""
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def check_sizes(weights: Mapping[str, Any], *, d_in: Any = None, d_sae: Any = No
     for name, said, size in zip(("d_in", "d_sae"), (d_in, d_sae), weights["W_enc"].shape, strict=True):
         if said and said != size:
             raise ValueError(f"{where}: its configuration says {name} {said!r}, its weights have {size}")
+
+
+def widest(values: Iterable[Tensor]) -> torch.dtype:
+    """The narrowest dtype that holds all of the values as they are."""
+    return reduce(torch.promote_types, (value.dtype for value in values))
 
 
 def all_finite(value: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.files.outside import reading
 from saes.activations import Activation
-from saes.convert.weights import all_finite
+from saes.convert.weights import all_finite, widest
 from saes.places.dictionary import Dictionary
 from saes.places.layout import Layout
 
@@ -64,7 +64,13 @@ def filled(
             skip="W_skip" in first,
             subtract_b_dec=False,
             provenance=provenance,
-            dtype=first["W_enc"].dtype,
+            dtype=widest(
+                tensor
+                for its in weights
+                for key, value in its.items()
+                if key != "threshold"  # which keeps its own
+                for tensor in (value if key == "W_dec" else (value,))
+            ),
         )
     for name, (empty, _), its in zip(names, dictionary.placed(), weights, strict=True):
         wanted: dict[str, Any] = {key: tuple(parameter.shape) for key, parameter in empty.named_parameters()}

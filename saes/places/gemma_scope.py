@@ -24,7 +24,7 @@ from interp.files.writing import write_json
 from saes.activations import JumpReLU
 from saes.convert.gemma_scope import kind_over_several, of_second_release
 from saes.convert.record import OURS, imported, kept
-from saes.convert.weights import read_safetensors
+from saes.convert.weights import check_skip, read_safetensors
 from saes.places.dictionary import Dictionary
 from saes.places.filled import filled, held, numbered, stored_rows
 from saes.places.layout import Layout
@@ -64,6 +64,9 @@ def read_gemma_scope(folder: str | Path) -> Dictionary:
             )
         count = numbered(place, _FILE)
         weights = [_part(place, number, count) for number in range(count)]
+        if type(said := config.get("affine_connection")) is bool:
+            for part in weights:
+                check_skip(part, said, said=f"affine_connection is {said}", where=place)
         ours = config.get(OURS)
         facts = {"config": config or None, **of_second_release(where, config)}
         if isinstance(ours, dict):  # of another training than Google's

@@ -266,6 +266,27 @@ def test_a_k_that_is_none(k: object, tmp_path: Path) -> None:
             SAE.load(tmp_path / form)
 
 
+def test_a_k_that_two_files_say_differently(tmp_path: Path) -> None:
+    write(random_sae(TopK(4)), "dictionary_learning", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["trainer"]["k"] = 8
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="its configuration says k 8, its weights 4"):
+        SAE.load(tmp_path)
+
+
+def test_weights_of_several_dtypes_lose_nothing(tmp_path: Path) -> None:
+    write(random_sae(TopK(4), dtype=torch.float32), "sparsify", tmp_path)
+    found = load_file(tmp_path / "sae.safetensors")
+    found["encoder.weight"] = found["encoder.weight"].half()
+    save_file(found, tmp_path / "sae.safetensors")
+    sae = SAE.load(tmp_path)
+    assert sae.W_enc.dtype == torch.float32
+    assert torch.equal(sae.W_dec, found["W_dec"])
+    save_file({name: value.half() for name, value in found.items()}, tmp_path / "sae.safetensors")
+    assert SAE.load(tmp_path).W_dec.dtype == torch.float16
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

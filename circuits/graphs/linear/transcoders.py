@@ -166,5 +166,7 @@ def kept_positions(length: int, leave_out: Sequence[int]) -> Tensor:
     kept = torch.ones(length, dtype=torch.bool)
     kept[list(leave_out)] = False
     if not kept.any():
-        raise ValueError(f"leave_out leaves nothing of a prompt of {length} tokens; give a longer one, or leave_out=()")
+        raise ValueError(
+            f"leave_out leaves nothing of the prompt, which has {length} tokens: give a longer one, or leave out less"
+        )
     return kept

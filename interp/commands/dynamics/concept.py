@@ -57,6 +57,11 @@ def concept(
     from interp.models.loading import load_model
 
     own, others = _lines(positive), _lines(negative)
+    if len(own) < 5 or len(others) < 10:
+        raise ValueError(
+            f"--positive has {len(own)} prompts, --negative {len(others)}; give 5 or more of the concept, and 10 or"
+            " more others (best twice as many as of the concept)"
+        )
     inputs = others if prompts is None else _lines(prompts)
     loaded = load_model(model, **vars(loading))
     if loaded.tokenizer is None:
@@ -97,6 +102,8 @@ def concept(
 
 
 def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a text file with a prompt a line")
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:

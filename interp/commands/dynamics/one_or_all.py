@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from interp.commands.options import OutFile, OutFolder, RowOptions
 from interp.terminal.answers import answer
+from interp.terminal.mode import say_plan
 
 if TYPE_CHECKING:
     from interp.checkpoints import Measurement
@@ -54,7 +55,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
 
         loaded = load_model(model, dtype=options.dtype, device=options.device)
         whole = whole_rows(loaded, options)
-        console.print(f"{title} of {model}: {len(whole)} rows of {whole.shape[1]} tokens")
+        say_plan(f"{title} of {model}: {len(whole)} rows of {whole.shape[1]} tokens")
         found = [(each, each.run(loaded, whole)) for each in measurements]
         answer({what.name: quantities for what, quantities in found})
         for what, quantities in found:
@@ -74,9 +75,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
         whole = _repeated(config.vocab_size, config.max_position_embeddings, options)
     else:
         whole = _checked(*training_rows(source, options.data, **vars(options.rows)))
-    console.print(
-        f"{title}: {len(whole)} rows of {whole.shape[1]} tokens, {options.steps} checkpoints of {source.name}"
-    )
+    say_plan(f"{title}: {len(whole)} rows of {whole.shape[1]} tokens, {options.steps} checkpoints of {source.name}")
     run = sweep(
         source,
         whole,
@@ -91,9 +90,11 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
     answer({"results": options.out / "results.jsonl", "done": run.done})
     print_run(console, run)
     curves = [each for each in run.curves.values() if each.points]
-    if curves:
-        page = training_page(f"{title} over the training of {source.name}", curves)
-        console.print(f"Report: {page.write(options.out / 'report.html')}")
+    if not curves:
+        there = ", ".join(map(str, sorted(source.checkpoints))) or "none"
+        raise ValueError(f"--steps {options.steps}: {source.name} has none of these checkpoints; it has {there}")
+    page = training_page(f"{title} over the training of {source.name}", curves)
+    console.print(f"Report: {page.write(options.out / 'report.html')}")
 
 
 def whole_rows(model: Any, options: Options) -> Any:

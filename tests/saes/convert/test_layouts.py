@@ -165,6 +165,16 @@ def test_a_gemma_scope_2_sae_whose_configuration_names_its_place_twice_is_no_tra
     assert (sae.site, sae.target_site, is_transcoder(sae)) == (RESID_POST, None, False)
 
 
+@pytest.mark.parametrize("name", ["gemma_scope 2, resid_post", "gemma_scope 2, transcoder with affine skip"])
+def test_a_gemma_scope_2_skip_connection_is_there_if_the_configuration_says_so(name: str, tmp_path: Path) -> None:
+    path = PLACED[name].write(tmp_path, PLACED[name].weights())
+    has = SAE.load(path).skip
+    config = json.loads((path / "config.json").read_text()) if (path / "config.json").is_file() else {}
+    (path / "config.json").write_text(json.dumps(config | {"affine_connection": not has}))
+    with pytest.raises(ValueError, match=rf"affine_connection is {not has}, and its weights hold (no|a) skip"):
+        SAE.load(path)
+
+
 @pytest.mark.parametrize(
     ("name", "both"),
     [
