@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saes.evaluation.token_table import MASSIVE_TIMES
+from interp.massive.massive_tokens import MASSIVE_TIMES
 from saes.sae import SAE
 from saes.selection import kth_largest
 
