@@ -76,7 +76,7 @@ class Absorption:
     """Absorption over the labels that the model holds."""
 
     name: str
-    """Of the labelled texts."""
+    """Name of the labelled texts."""
     fraction: Estimate
     """Mean over these labels of their mean absorption fractions; ± and n are of examples, the labels being given."""
     full: Estimate

@@ -98,11 +98,11 @@ class Ravel:
     """RAVEL on one set of entities."""
 
     name: str
-    """Of the entities."""
+    """Name of the entities."""
     attributes: tuple[AttributeScores, ...]
     """Scores of each attribute."""
     scores: Swapped
-    """Mean over attributes."""
+    """Means of the scores over attributes."""
     whole: Swapped
     """The same of whole activations."""
 

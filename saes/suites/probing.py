@@ -57,7 +57,7 @@ class Probing:
     """k-sparse probing of one set of texts; standard errors are over held-out groups."""
 
     name: str
-    """Of the labelled texts."""
+    """Name of the labelled texts."""
     labels: tuple[LabelProbes, ...]
     """One question each; of two labels there is one question."""
     pooled: LabelProbes

@@ -63,7 +63,7 @@ class Removal:
     """Spurious correlation removal on one set of texts."""
 
     name: str
-    """Of the labelled texts."""
+    """Name of the labelled texts."""
     directions: tuple[Direction, Direction]
     """The first property wanted, and the second."""
     chosen: int

@@ -42,7 +42,7 @@ class Targeted:
     """Targeted probe perturbation of one set of texts."""
 
     name: str
-    """Of the labelled texts."""
+    """Name of the labelled texts."""
     classes: tuple[str, ...]
     """The labels, in the order of the next field."""
     accuracies: tuple[float, ...]

@@ -117,15 +117,15 @@ class AskedModel:
     """
 
     model: Model
-    """From ``load_model``."""
+    """What ``load_model`` returned for it."""
     site: Site
     """Where the SAE reads."""
     entities: Entities
-    """What is asked."""
+    """The entities that are asked about."""
     bos: bool
     """Whether a beginning-of-sequence token stands before each question."""
     name: str = field(init=False)
-    """Of the entities."""
+    """Name of the set of entities."""
     attributes: tuple[str, ...] = field(init=False)
     """In the order of the questions."""
     truth: Int[np.ndarray, "attributes entities"] = field(init=False)
