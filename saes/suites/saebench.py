@@ -135,7 +135,7 @@ def for_saebench(sae: SAE, *, model_name: str, context_size: int | None = None) 
     site = Site.parse(sae.site) if sae.site else None
     if site is None or site.layer is None or site.head is not None:
         raise ValueError(f"SAEBench needs the site of a block, and this SAE's is {sae.site}: set it with place")
-    norms = sae.decoder_norms()
+    norms = sae.decoder_norms().detach()
     if (worst := float((norms - 1).abs().max())) > 1e-3:
         raise ValueError(
             f"decoder rows have norms up to {worst:.3g} from 1, and SAEBench multiplies latents by cosines: scale"
