@@ -17,6 +17,7 @@ from interp.models.plain import plain_module, require_tested_family
 from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, available_sites
+from interp.terminal.progress import counted
 
 RMS_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", "resid_post")
 """Sites whose size is measured."""
@@ -173,7 +174,7 @@ def measure(
     scores = [site for site in present if site.kind == "scores"]
     sites = [site for site in present if site.kind in kinds]
     parts: dict[Site, list[Tensor]] = defaultdict(list)
-    for rows in tokens.split(batch):
+    for rows in counted(tokens.split(batch), "look at activations", unit="batches"):
         for site, value in capture(model, rows, [*scores, *sites], reduce=_reduced).items():
             parts[site].append(value.cpu())
     reduced = {site: torch.cat(values) for site, values in parts.items()}
@@ -254,7 +255,7 @@ def _run(model: Any, tokens: Tensor, *, backward: bool, batch: int) -> dict[str,
         for parameter in frozen if backward else []:
             parameter.requires_grad_(True)
         with torch.set_grad_enabled(backward):
-            for rows in tokens.split(batch):
+            for rows in counted(tokens.split(batch), "loss and gradients", unit="batches"):
                 rows = rows.to(device)
                 logits = plain(input_ids=rows).logits.float()
                 loss = metrics.cross_entropy(logits, rows).mean(1)
