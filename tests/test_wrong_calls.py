@@ -116,6 +116,8 @@ def test_a_command_names_its_options_and_refuses_what_does_not_fit(
         ),
         ("concept embedded --positive no.txt --negative p.txt --target x", "there is no file no.txt; give a text file"),
         ("gains embedded --data p.txt --context 0", "--context is 0; a row has 2 tokens or more"),
+        ("sae publish no_sae --to . --license mit --data TEXT", ". is not empty; choose a new folder"),
+        ("sae publish no_sae --to new --license ' ' --data TEXT", "give a license, such as mit or cc-by-4.0"),
         ("monitor embedded --data TEXT --steps 7", "--steps 7: embedded has none of these checkpoints; it has 0, 1, 4"),
     ],
 )

@@ -10,6 +10,7 @@ from interp import metrics
 from interp.metrics import Estimate
 from interp.sites.capturing import capture
 from interp.sites.site import expand_sites
+from interp.terminal.progress import counted
 
 
 def earlier_occurrences(tokens: Int[Tensor, "batch position"]) -> Bool[Tensor, "batch query key"]:
@@ -79,7 +80,8 @@ def induction_strength(
         raise ValueError("no token occurs twice in a row, so that there is nothing to look back to: see repeated_rows")
     sites = expand_sites(model, "blocks.*.attn.hook_pattern")
     sums: dict[Any, list[Float[Tensor, "batch heads"]]] = {site: [] for site in sites}
-    for ids, wanted in zip(tokens.split(batch), targets.split(batch), strict=True):
+    batches = list(zip(tokens.split(batch), targets.split(batch), strict=True))
+    for ids, wanted in counted(batches, "measure heads", unit="batches"):
         for site, pattern in capture(model, ids, sites).items():
             there = (pattern * wanted[:, None].to(pattern.device)).sum(-1)  # [batch, head, query]
             strength = (2 * there - pattern.sum(-1)) * wanted.any(-1)[:, None].to(pattern.device)

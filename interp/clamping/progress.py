@@ -14,6 +14,7 @@ from interp.clamping.induction import earlier_occurrences, induction_strength
 from interp.clamping.rules import Rule, parse_rules
 from interp.clamping.within import clamp
 from interp.metrics import Estimate
+from interp.terminal.progress import counted
 
 CODE = 1
 """Raised when the same weights and tokens would give other figures than before."""
@@ -57,14 +58,15 @@ def clamped_losses(
         raise ValueError("no token occurs twice in a row, so that induction has nothing to predict: see repeated_rows")
     counts = scored.sum(1).float()
 
-    def losses() -> Float[Tensor, " sequences"]:
-        parts = [metrics.cross_entropy(model(rows), rows.to(model.cfg.device)).cpu() for rows in tokens.split(batch)]
+    def losses(name: str) -> Float[Tensor, " sequences"]:
+        batches = counted(tokens.split(batch), f"loss within {name}", unit="batches")
+        parts = [metrics.cross_entropy(model(rows), rows.to(model.cfg.device)).cpu() for rows in batches]
         return (torch.cat(parts) * scored).sum(1)
 
     found: dict[str, Tensor] = {}
     for name, clamps in {"none": (), **rules}.items():
         with clamp(model, clamps) if clamps else nullcontext():
-            found[name] = losses()
+            found[name] = losses(name)
     return {
         name: (metrics.ratio(each, counts), metrics.ratio(each - found["none"], counts)) for name, each in found.items()
     }

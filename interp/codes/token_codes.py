@@ -15,6 +15,7 @@ from interp.checkpoints.curves import Measurement, Quantity, quantity
 from interp.codes.packed_codes import class_distances, pack, redundancy
 from interp.models.plain import require_tested_family
 from interp.models.source import require_raw_weights
+from interp.terminal.progress import counted
 
 CODE = 1
 """Raised when the same weights and tokens would give other figures than before."""
@@ -93,7 +94,7 @@ def codes(
     kept = _first_of_their_prefix(ids)
     parts: dict[int, list[np.ndarray]] = {layer: [] for layer in chosen}
     widths: dict[int, int] = {}
-    for start in range(0, len(ids), batch):
+    for start in counted(range(0, len(ids), batch), "take codes", unit="batches"):
         mask = kept[start : start + batch].flatten()
 
         def keep(layer: int, output: Tensor, mask: Tensor = mask) -> None:

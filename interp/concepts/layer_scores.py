@@ -13,6 +13,7 @@ from torch.nn import functional
 from interp import metrics
 from interp.concepts.vectors import ConceptVector, cav, tcav
 from interp.metrics import Estimate
+from interp.terminal.progress import counted
 
 _LEAST_SETS = 20
 
@@ -101,7 +102,7 @@ def across_layers(
         )
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for layer in sorted(positive):
+    for layer in counted(sorted(positive), "fit concept vectors", unit="layers"):
         concept = cav(positive[layer], pool[layer])
         others, own = pool[layer], positive[layer]
         size = min(len(own), len(others) // 2)

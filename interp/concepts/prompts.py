@@ -14,6 +14,7 @@ from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site
 from interp.steering.site_edits import intervene
+from interp.terminal.progress import counted
 
 Prompt = str | Sequence[int]
 """A text, or token ids."""
@@ -36,7 +37,10 @@ def last_states(
     require_raw_weights(model, purpose="read concepts")
     chosen = _layers(model, layers)
     sites = [Site("resid_post", layer) for layer in chosen]
-    rows = [capture(model, _ids(model, prompt), sites, positions=[-1]) for prompt in _checked(prompts)]
+    rows = [
+        capture(model, _ids(model, prompt), sites, positions=[-1])
+        for prompt in counted(_checked(prompts), "read prompts", unit="prompts")
+    ]
     return {site.layer or 0: torch.cat([row[site][:, 0] for row in rows]).float().cpu() for site in sites}
 
 
@@ -63,7 +67,7 @@ def target_gradients(
         raise ValueError(f"target={target}; the vocabulary has tokens 0 to {model.cfg.d_vocab - 1}")
     chosen = _layers(model, layers)
     found: dict[int, list[Tensor]] = {layer: [] for layer in chosen}
-    for prompt in _checked(prompts):
+    for prompt in counted(_checked(prompts), "take gradients", unit="prompts"):
         ids = _ids(model, prompt)
         nothing: dict[int, Tensor] = {}
 

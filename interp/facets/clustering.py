@@ -12,6 +12,7 @@ from torch import Tensor
 from interp import metrics
 from interp.arguments.extras import extra
 from interp.metrics import Estimate
+from interp.terminal.progress import counted
 
 with extra("sklearn", "clustering facets"):
     from sklearn.cluster import KMeans
@@ -109,7 +110,7 @@ def facets(
     mean = (x / x.norm(dim=1, keepdim=True)).mean(0).numpy()
     nulls = [
         _best(_reduced(torch.from_numpy(_gaussian(rng, mean, covariance, len(x)))), most, seed, restarts=3)[0]
-        for _ in range(_NULLS)
+        for _ in counted(range(_NULLS), "cluster noise", unit="draws")
     ]
     limit = float(np.quantile(nulls, 0.95))
     stability = None
@@ -173,7 +174,7 @@ def _clustered(points: np.ndarray, k: int, seed: int, restarts: int) -> np.ndarr
 def _stability(points: np.ndarray, labels: np.ndarray, rng: np.random.Generator, seed: int) -> Estimate:
     k = len(np.unique(labels))
     scores = []
-    for _ in range(_BOOTSTRAPS):
+    for _ in counted(range(_BOOTSTRAPS), "cluster again", unit="draws"):
         drawn = rng.integers(len(points), size=len(points))
         scores.append(adjusted_rand_score(labels[drawn], _clustered(points[drawn], k, seed, 3)))
     return metrics.mean(torch.tensor(scores))

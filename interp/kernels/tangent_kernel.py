@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.inference_mode import refuse_inference_mode
+from interp.terminal.progress import counted
 
 _MOST_BYTES = 1 << 30
 
@@ -91,7 +92,7 @@ def ntk(
             )
         rows: dict[str, list[Tensor]] = {name: [] for name in chosen}
         first_order = []
-        for i, value in enumerate(values):
+        for i, value in enumerate(counted(list(values), "take gradients", unit="outputs")):
             keep = i + 1 < len(values)
             found = torch.autograd.grad(value, [parameters[n] for n in names], retain_graph=keep, allow_unused=True)
             gradients = dict(zip(names, found, strict=True))

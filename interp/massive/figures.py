@@ -91,7 +91,7 @@ def heads_figure(sinks: SinkStats, *, position: int = 0) -> Captioned:
     received = sinks.importance[..., position].mean(1).numpy()
     trace = go.Heatmap(z=received, zmin=0, zmax=1, colorscale="Viridis", colorbar={"title": "share"})
     figure = go.Figure(trace, {"title": f"Attention that position {position} receives", "xaxis_title": "head"})
-    figure.update_yaxes(title="block", autorange="reversed")
+    figure.update_yaxes(title="block", autorange="reversed").update_xaxes(dtick=max(1, received.shape[1] // 16))
     _, sequences, _, length = sinks.importance.shape
     return figure, f"Mean over queries and {sequences} sequences of {length} tokens; a sink takes more than 0.3."
 

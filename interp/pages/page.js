@@ -6,6 +6,10 @@ const ink = () => document.querySelectorAll('.js-plotly-plot').forEach(plot => {
   Object.keys(plot._fullLayout).filter(key => /^[xy]axis/.test(key)).forEach(axis => {
     change[axis + '.gridcolor'] = line; change[axis + '.zerolinecolor'] = line; change[axis + '.linecolor'] = line;
   });
+  Object.keys(plot._fullLayout).filter(key => /^scene\d*$/.test(key)).forEach(scene => ['x', 'y', 'z'].forEach(axis => {
+    const walls = `${scene}.${axis}axis`;
+    change[walls + '.backgroundcolor'] = dark.matches ? '#191f28' : '#fff'; change[walls + '.gridcolor'] = line;
+  }));
   Plotly.relayout(plot, change);
 });
 ink(); dark.addEventListener('change', ink);

@@ -14,6 +14,7 @@ from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.feed_forward import root_of
 from interp.models.inputs import checked_inputs
+from interp.terminal.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def side_effects(
     if tokens.shape[1] < 2:
         raise ValueError(f"rows of {tokens.shape[1]} tokens predict nothing; give rows of two or more")
     found: dict[str, list[Tensor]] = {name: [] for name in ("kl", "loss", "loss_change", "top_changed")}
-    for rows in tokens.cpu().split(batch):
+    for rows in counted(tokens.cpu().split(batch), "measure side effects", unit="batches"):
         before = _logits(model, rows)
         with steering():
             after = _logits(model, rows)

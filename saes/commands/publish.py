@@ -55,12 +55,14 @@ def publish(
     from interp.files.outside import read_json
     from saes.commands.inputs import open_inputs
     from saes.evaluation.report import evaluate
+    from saes.publishing.folder import check_wanted
     from saes.publishing.folder import publish as write_folder
     from saes.publishing.identity import identity_of
     from saes.publishing.push import check_repository
     from saes.publishing.push import push as upload
     from saes.sae import SAE
 
+    check_wanted(to, license)
     if push is not None:
         check_repository(push)
     if evaluation is not None:

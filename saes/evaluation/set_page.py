@@ -86,6 +86,8 @@ def _by_layer(report: SetReport, title: str, label: str, figure: Callable[[Repor
             )
         )
     shown = go.Figure(traces, {"title": title, "xaxis_title": "layer", "yaxis_title": label})
+    if len({_layer(its.site) for its in report.reports}) <= 16:
+        shown.update_xaxes(dtick=1)
     return shown, f"{label} of every member with one standard error."
 
 

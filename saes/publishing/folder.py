@@ -16,6 +16,14 @@ EVALUATION = "evaluation.json"
 _CHECKED_ROWS = 64
 
 
+def check_wanted(out: Path, license: str) -> None:
+    """What can be refused before an SAE is measured: raises ValueError for a folder with files, or no license."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose a new folder")
+    if not license.strip():
+        raise ValueError("give a license, such as mit or cc-by-4.0: without one nobody may use what is published")
+
+
 def publish(
     sae: SAE,
     folder: str | Path,
@@ -44,14 +52,11 @@ def publish(
         ValueError: the folder is not empty, the evaluation is of another SAE, or SAELens cannot hold it.
     """
     out = Path(folder)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; choose a new folder")
+    check_wanted(out, license)
     if form not in ("saelens", "deepfield"):
         raise ValueError(f"cannot publish as {form!r}; there are saelens and deepfield")
     if sae.site is None:
         raise ValueError("this SAE does not say which site it belongs to; pass --site, so that others know where it is")
-    if not license.strip():
-        raise ValueError("give a license, such as mit or cc-by-4.0: without one nobody may use what is published")
     _check_evaluation(evaluation, sae)
     inside, kept = out / _folder_name(sae), sae.provenance
     sae.provenance = _without_paths(kept)

@@ -5,6 +5,7 @@ from cyclopts import App
 from interp.commands.dynamics.one_or_all import Options, measure
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
 app = App(
     name="gains",
@@ -46,10 +47,12 @@ def _over_widths(models: tuple[str, ...], options: Options) -> None:
     from interp.commands.dynamics.one_or_all import whole_rows
     from interp.gains import MATRICES, gains, width_exponent
     from interp.models.loading import load_model
+    from interp.terminal.progress import counted
 
     console = Console(highlight=False)
     found, sizes = [], []
-    for name in models:
+    say_plan(f"Gains of {len(models)} models, one after the other: {options.rows.sequences} rows of text each")
+    for name in counted(models, "models"):
         loaded = load_model(name, dtype=options.dtype, device=options.device)
         found.append(gains(loaded, whole_rows(loaded, options)))
         sizes.append(int(loaded.cfg.d_model))

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from interp.commands.dynamics import clamp, codes, gains, kernel, monitor
 from interp.embedded import TEXT_FOLDER
+from interp.terminal.mode import in_command
 from tests.tiny_models import CONFIGS, VOCAB
 
 ROWS = ["--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "2", "--context", "16"]
@@ -19,7 +20,8 @@ APPS = {"codes": codes.app, "monitor": monitor.app, "gains": gains.app, "clamp":
 
 
 def call(app: App, *line: str) -> None:
-    app(list(line), print_error=False, exit_on_error=False, result_action="return_value")
+    with in_command():
+        app(list(line), print_error=False, exit_on_error=False, result_action="return_value")
 
 
 @pytest.mark.parametrize("name", APPS)
@@ -72,7 +74,9 @@ def test_gains_over_widths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         model.save_pretrained(tmp_path / str(width))
     models = [str(tmp_path / width) for width in ("32", "64", "128")]
     call(gains.app, *models, "--data", str(tmp_path / "ids.npy"), *ROWS[2:])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if " out " in f" {line} "]
+    said = capsys.readouterr().out
+    assert "Gains of 3 models, one after the other" in said
+    lines = [line.split() for line in said.splitlines() if " out " in f" {line} "]
     assert lines[0][2::2][:4] == ["32", "64", "128", "1.000"]
 
 
