@@ -147,7 +147,7 @@ def figure_of(
     for number, kind in enumerate(sorted({kind for *_, kind in edges})):
         mine = np.array([its == kind for *_, its in edges])
         reached = (share[mine] >= 0.5).mean(0)
-        line = {"color": COLORS[number + 4], "dash": "dash"}
+        line = {"color": COLORS[number % len(COLORS)], "dash": "dash"}
         figure.add_scatter(x=np.maximum(steps, 0.5), y=reached, line=line, name=f"{kind} ({mine.sum()})", row=1, col=2)
     figure.update_xaxes(type="log", title_text="step (0 at the left end)")
     figure.update_yaxes(range=[-0.6, 1.6], row=1, col=1).update_yaxes(range=[0, 1.05], row=1, col=2)
@@ -224,7 +224,8 @@ def main() -> None:
     }
     write_json(Path(__file__).parent / "results/graphs_through_training.json", result)
     if options.figure is not None:
-        write_svg(figure_of(whole.target_names[0], steps, edges, table, fits), options.figure, width=900, height=380)
+        figure = figure_of(whole.target_names[0], steps, edges, table, fits)
+        write_svg(figure, options.figure, width=900, height=380)
 
 
 if __name__ == "__main__":

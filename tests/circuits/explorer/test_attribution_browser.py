@@ -136,6 +136,7 @@ def test_panel_list_and_search(window: Any, graph: Any, tmp_path: Path) -> None:
     first = own.top(1, 3)[0]
     name = next(name for name, number in explorer._numbers.items() if number == first.number)
     node(page, name).click()
+    page.locator(".detail .waiting").wait_for(state="detached")
     text = drawn(page, ".detail")[0]
     assert f"activation {first.value:.4g} · influence {first.influence:.4g}" in text
     assert f"clerp {WILD}" in text
