@@ -14,7 +14,7 @@ from saes.training.config import TrainConfig
 from saes.training.figures.site_statistics import SiteStatistics
 from saes.training.optimiser.adam import make_moments
 from saes.training.sources import Source, place_in, source_of, without_row_scale
-from saes.training.sparsity.start import start_sparse
+from saes.training.sparsity.start import start_from
 
 ADAM_EPS = 1e-18
 """Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
@@ -49,7 +49,7 @@ def initial_state(
         )
         dictionary.initialise(seed=config.seed, means=means)
         for part, places in dictionary.placed():
-            start_sparse(part, dictionary.part_input(places, first), config.l0)
+            start_from(part, dictionary.part_input(places, first), config.l0)
         return fresh_state(dictionary.to(device_of(config)), scales, target_scales, decoder=config.decoder)
     sae = SAE(
         len(reads[0].mean),
@@ -64,7 +64,7 @@ def initial_state(
     )
     if config.init_from is None:
         sae.initialise(seed=config.seed, mean=means[0])
-        start_sparse(sae, first[0], config.l0)
+        start_from(sae, first[0], config.l0, sized=config.decoder != "tied")
     else:
         layer_norm = config.normalisation == "layer_norm"
         _start_from(sae, SAE.load(config.init_from), scales[0], target_scales[0], layer_norm=layer_norm)

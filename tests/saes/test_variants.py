@@ -122,7 +122,7 @@ def test_the_first_state_follows_the_variant(variant: Activation, tmp_path: Path
         torch.testing.assert_close(state.sae.b_dec.detach(), scaled.mean(0), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(torch.nn.functional.normalize(state.sae.W_enc, dim=0), state.sae.W_dec.T)
         sizes = state.sae.W_enc.norm(dim=0)  # one for all, which ``saes.training.sparsity.start`` chooses
-        torch.testing.assert_close(sizes, sizes[:1].expand(128) if variant.starts_sparse_by else torch.ones(128))
+        torch.testing.assert_close(sizes, sizes[:1].expand(128))
     else:
         # Kaiming: all positive latents together have about the input's norm, so AFA starts dense.
         ratio = state.sae.pre_activations(scaled).relu().norm(dim=-1) / scaled.norm(dim=-1)

@@ -8,13 +8,13 @@ import torch
 from saes import SAE, JumpReLU, TrainConfig
 from saes.activations import ACTIVATIONS
 from saes.training import initial_state
-from saes.training.sparsity.start import DEFAULT_L0, start_sparse
+from saes.training.sparsity.start import DEFAULT_L0, start_from
 from tests.saes.sources import MemorySource, planted
 
 SPARSE = [name for name, variant in ACTIVATIONS.items() if variant.starts_sparse_by]
 
 
-def test_those_without_k_start_sparse() -> None:
+def test_those_without_k_start_from() -> None:
     assert set(SPARSE) == {"relu", "gated", "jumprelu"}
 
 
@@ -33,12 +33,14 @@ def test_rows_that_were_not_looked_at_have_the_number_wanted(activation: str, l0
     assert float((x - sae(x)).detach().square().sum() / centred.square().sum()) < 0.8
 
 
-def test_the_reconstruction_has_the_size_that_leaves_least_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("activation", ["jumprelu", "topk", "batchtopk", "matryoshka"])
+def test_the_reconstruction_has_the_size_that_leaves_least_error(activation: str, tmp_path: Path) -> None:
     """Any factor on the latents makes the error larger."""
-    config = TrainConfig(site="s", out=tmp_path, activation="jumprelu", d_sae=128, tokens=1000, l0=8.0)
+    number = {"l0": 8.0} if activation == "jumprelu" else {"k": 8}
+    config = TrainConfig(site="s", out=tmp_path, activation=activation, d_sae=128, tokens=1000, **number)  # type: ignore[arg-type]
     data = planted(1000, d=32)[0]
     state = initial_state(config, MemorySource(data))
-    sae = state.alone.eval()
+    sae = state.alone.train()
     x = data[torch.randperm(1000, generator=torch.Generator().manual_seed(0))] * state.scale
     errors = [float((x - sae.b_dec - c * (sae(x) - sae.b_dec)).square().sum().detach()) for c in (0.99, 1.0, 1.01)]
     assert errors[1] == min(errors)
@@ -52,6 +54,6 @@ def test_rows_that_are_all_of_the_variance_do_not_count() -> None:
     levels = []
     for rows in (x[torch.arange(1000) != 3], massive):
         sae = SAE(32, 64, JumpReLU()).initialise(seed=0, mean=torch.zeros(32))
-        start_sparse(sae, rows, 4.0)
+        start_from(sae, rows, 4.0)
         levels.append(sae.threshold.detach())
     torch.testing.assert_close(*levels)
