@@ -15,8 +15,8 @@ from interp.inference_mode import refuse_inference_mode
 from interp.metrics import Estimate
 from interp.models.plain import plain_module, require_tested_family
 from interp.models.source import require_raw_weights
+from interp.passes.together import Ask, Steps, alone
 from interp.sites.site import Site, available_sites
-from interp.sites.together import Ask, Steps, alone
 
 RMS_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", "resid_post")
 """Sites whose size is measured."""
@@ -257,7 +257,7 @@ def _peak(layer: Float[Tensor, "sequences heads figures"], length: int) -> Peak:
 
 
 _Output = tuple[Float[Tensor, "batch position"], Float[Tensor, "batch position"], Float[Tensor, " batch"], int]
-"""Of a batch log Z of all rows of the vocabulary, of the known ones, the loss of each row, and how many rows there are."""
+"""Of a batch log Z over the vocabulary, over tokens that the tokenizer has, losses by row, and how many rows it has."""
 
 
 @torch.no_grad()
