@@ -2,6 +2,7 @@ from . import checkpoints as checkpoints
 from . import clamping as clamping
 from . import codes as codes
 from . import concepts as concepts
+from . import dynamics as dynamics
 from . import embedded as embedded
 from . import facets as facets
 from . import gains as gains

@@ -12,8 +12,8 @@ from interp.massive.detection import MassiveActivation
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
+from interp.passes.together import Ask, Steps, alone, counted_steps
 from interp.sites.site import expand_sites
-from interp.sites.together import Ask, Steps, alone, counted_steps
 
 
 @dataclass(frozen=True, kw_only=True)

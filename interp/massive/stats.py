@@ -13,8 +13,8 @@ from interp.arguments.kinds import require
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
+from interp.passes.together import Ask, Steps, alone, counted_steps
 from interp.sites.site import Site, expand_sites
-from interp.sites.together import Ask, Steps, alone, counted_steps
 
 
 @dataclass(frozen=True, kw_only=True)

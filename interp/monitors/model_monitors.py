@@ -15,8 +15,8 @@ from interp.inference_mode import refuse_inference_mode
 from interp.metrics import Estimate
 from interp.models.plain import plain_module, require_tested_family
 from interp.models.source import require_raw_weights
+from interp.passes.together import Ask, Steps, alone, counted_steps
 from interp.sites.site import Site, available_sites
-from interp.sites.together import Ask, Steps, alone
 
 RMS_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", "resid_post")
 """Sites whose size is measured."""
@@ -160,7 +160,8 @@ def measure(
         >>> len(found.peaks), found.log_z.shape
         (4, torch.Size([1, 32]))
     """
-    return alone(model, monitor_steps(model, tokens, backward=backward, batch=batch))
+    steps = monitor_steps(model, tokens, backward=backward, batch=batch)
+    return alone(model, counted_steps(steps, "look at activations", -(-len(tokens) // batch)))
 
 
 def monitor_steps(
@@ -269,7 +270,7 @@ def _peak(layer: Float[Tensor, "sequences heads figures"], length: int) -> Peak:
 
 
 _Output = tuple[Float[Tensor, "batch position"], Float[Tensor, "batch position"], Float[Tensor, " batch"], int]
-"""Of a batch log Z of all rows of the vocabulary, of the known ones, the loss of each row, and how many rows there are."""
+"""Of a batch log Z over the vocabulary, over tokens that the tokenizer has, losses by row, and how many rows it has."""
 
 
 @torch.no_grad()

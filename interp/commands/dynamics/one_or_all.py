@@ -74,7 +74,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
         config = AutoConfig.from_pretrained(source.config_folder(), local_files_only=True, trust_remote_code=False)
         whole = _repeated(config.vocab_size, config.max_position_embeddings, options)
     else:
-        whole = _checked(*training_rows(source, options.data, **vars(options.rows)))
+        whole = whole_rows_of(*training_rows(source, options.data, **vars(options.rows)))
     say_plan(f"{title}: {len(whole)} rows of {whole.shape[1]} tokens, {options.steps} checkpoints of {source.name}")
     run = sweep(
         source,
@@ -84,7 +84,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
         steps=options.steps,
         dtype=options.dtype,
         device=options.device,
-        budget=_bytes(options.budget),
+        budget=bytes_of(options.budget),
         tell=console.print,
     )
     answer({"results": options.out / "results.jsonl", "done": run.done})
@@ -103,7 +103,7 @@ def whole_rows(model: Any, options: Options) -> Any:
 
     if options.data == REPEATED:
         return _repeated(int(model.cfg.d_vocab), int(model.cfg.n_ctx), options)
-    return _checked(*text_rows(model, options.data, **vars(options.rows)))
+    return whole_rows_of(*text_rows(model, options.data, **vars(options.rows)))
 
 
 def _repeated(vocab: int, longest: int, options: Options) -> Any:
@@ -115,14 +115,16 @@ def _repeated(vocab: int, longest: int, options: Options) -> Any:
     return repeated_rows(vocab, sequences=options.rows.sequences, half=(context - 1) // 2)
 
 
-def _checked(tokens: Any, mask: Any) -> Any:
+def whole_rows_of(tokens: Any, mask: Any) -> Any:
+    """Those of rows that hold no padding."""
     whole = tokens[mask.all(1)]
     if not len(whole):
         raise ValueError("the text fills no whole row: give a smaller --context, or more text")
     return whole
 
 
-def _bytes(budget: str | None) -> int | None:
+def bytes_of(budget: str | None) -> int | None:
+    """A size in words as a number."""
     from interp.counts import parse_count
 
     try:

@@ -10,8 +10,8 @@ import interp
 from interp.massive.attention import attention_sinks, sink_steps
 from interp.massive.stats import layer_stats, layer_stats_steps
 from interp.monitors.model_monitors import measure, monitor_steps
+from interp.passes.together import Ask, Steps, alone, together
 from interp.sites.site import Site
-from interp.sites.together import Ask, Steps, alone, together
 
 TOKENS = torch.randint(0, 4000, (3, 80), generator=torch.Generator().manual_seed(0))
 
