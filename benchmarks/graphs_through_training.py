@@ -129,16 +129,16 @@ def half_way(steps: list[int], values: np.ndarray) -> float:
 
 
 def figure_of(
-    target: str, steps: list[int], edges: list[tuple[Key, Key, str]], table: np.ndarray, fits: list[Trajectory]
+    names: list[str], steps: list[int], edges: list[tuple[Key, Key, str]], table: np.ndarray, fits: list[Trajectory]
 ) -> go.Figure:
     """Weights of the strongest edges beside their last, with the fitted curves, and births by kind."""
-    figure = make_subplots(1, 2, subplot_titles=("Weight beside the last", "Edges that have half of it"))
+    figure = make_subplots(1, 2, subplot_titles=("Weights of single edges", "Edges with half of their last weight"))
     fine = np.arange(1, steps[-1] + 1)
     for number in range(4):
         color, last = COLORS[number], table[number, -1]
         style = {"color": color, "width": 1.5}
         points = {"x": np.maximum(steps, 0.5), "y": table[number] / last, "mode": "markers", "marker_color": color}
-        figure.add_scatter(**points, name=f"edge {number + 1}", row=1, col=1)
+        figure.add_scatter(**points, name=names[number], row=1, col=1)
         figure.add_scatter(
             x=fine, y=np.sign(last) * fits[number].curve(fine) / abs(last), mode="lines", line=style, showlegend=False,
             row=1, col=1,
@@ -150,8 +150,9 @@ def figure_of(
         line = {"color": COLORS[number % len(COLORS)], "dash": "dash"}
         figure.add_scatter(x=np.maximum(steps, 0.5), y=reached, line=line, name=f"{kind} ({mine.sum()})", row=1, col=2)
     figure.update_xaxes(type="log", title_text="step (0 at the left end)")
-    figure.update_yaxes(range=[-0.6, 1.6], row=1, col=1).update_yaxes(range=[0, 1.05], row=1, col=2)
-    return figure.update_layout(title=f"Births of edges: {target.strip()}", template="simple_white")
+    figure.update_yaxes(range=[-0.6, 1.6], title_text="share of the last weight", row=1, col=1)
+    figure.update_yaxes(range=[0, 1.05], title_text="share of edges", row=1, col=2)
+    return figure.update_layout(legend_y=-0.3)
 
 
 def main() -> None:
@@ -207,9 +208,9 @@ def main() -> None:
         classes = ", ".join(f"{n} {name}" for name, n in Counter(fits[i].layer_class for i in mine).most_common())
         print(f"| {kind} | {len(mine)} | {middle:,.0f} ({low:,.0f} to {high:,.0f}) | {classes} |")
     print("\n| edge | weight | half of it at step | curve | R² |\n|---|---:|---:|---|---:|")
-    for i, (source, target, _) in enumerate(edges[:8]):
-        ends = " -> ".join(str(whole.node(last_numbers[key])) for key in (source, target))
-        print(f"| {ends} | {table[i, -1]:+.2f} | {births[i]:,.0f} | {fits[i].layer_class} | {fits[i].r2:.2f} |")
+    names = [" -> ".join(str(whole.node(last_numbers[key])) for key in ends[:2]) for ends in edges[:8]]
+    for i, name in enumerate(names):
+        print(f"| {name} | {table[i, -1]:+.2f} | {births[i]:,.0f} | {fits[i].layer_class} | {fits[i].r2:.2f} |")
     about = machine()
     print(f"\n{about['cpu']}, {about['cores']} cores, {about['date']}")
     result = {
@@ -224,7 +225,7 @@ def main() -> None:
     }
     write_json(Path(__file__).parent / "results/graphs_through_training.json", result)
     if options.figure is not None:
-        figure = figure_of(whole.target_names[0], steps, edges, table, fits)
+        figure = figure_of(names, steps, edges, table, fits)
         write_svg(figure, options.figure, width=900, height=380)
 
 
