@@ -23,7 +23,7 @@ class Measured:
     """One curve of the figure, as it came out."""
 
     curve: Curve
-    """What was measured."""
+    """Which curve of the figure it is."""
     part: str
     """Block or head that it is of; empty where there is one alone."""
     steps: Float[np.ndarray, " n"]
