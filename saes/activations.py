@@ -54,8 +54,8 @@ class Activation(Protocol):
         """Terms of ``saes.losses.TERMS`` beside the reconstruction, with their default weights."""
         ...
 
-    dead_after_steps: ClassVar[int]
-    """A latent silent for this many training steps is dead: the auxiliary loss revives it."""
+    dead_after_tokens: ClassVar[int]
+    """A latent silent on this many training tokens in a row is dead: the auxiliary loss revives it."""
     detach_aux_error: ClassVar[bool]
     """Whether the error that dead latents reconstruct is a constant to the live ones."""
     rate_scale: ClassVar[float]
@@ -86,7 +86,7 @@ class _Common:
     unit_norm_encoder: ClassVar[bool] = True
     starts_at_mean: ClassVar[bool] = True
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 32})
-    dead_after_steps: ClassVar[int] = 100
+    dead_after_tokens: ClassVar[int] = 204_800
     detach_aux_error: ClassVar[bool] = True
     rate_scale: ClassVar[float] = 1.0
     starts_sparse_by: ClassVar[str | None] = None
@@ -328,7 +328,7 @@ class TopAFA(_Common):
     unit_norm_encoder: ClassVar[bool] = False
     starts_at_mean: ClassVar[bool] = False
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"afa": 1 / 32, "aux": 1 / 32})
-    dead_after_steps: ClassVar[int] = 5
+    dead_after_tokens: ClassVar[int] = 20_480  # the paper's 5 batches of 4,096
     rate_scale: ClassVar[float] = 0.25
     detach_aux_error: ClassVar[bool] = False
 

@@ -44,7 +44,7 @@ class TrainState:
     target_scales: tuple[float, ...]
     """So are those at every place written; of an SAE equal to ``scales``."""
     silent: Int[Tensor, "*parts d_sae"]
-    """Steps since each latent was last active; of a dictionary over places a row a part."""
+    """Tokens since the last step in which each latent was active; of a dictionary over places a row a part."""
     sparsity: float = 1.0
     """What the weights of sparsity losses are multiplied with before the last error counts (``TrainConfig.l0``)."""
     step: int = 0

@@ -77,8 +77,10 @@ class TrainConfig:
     """Weights of loss terms (--loss-weights.l0 2) where they are not the activation's own; 0 leaves a term out."""
     sparsity_warmup: float = 0.05
     """Share of the steps over which the weight of a sparsity loss rises from zero."""
+    dead_after_tokens: Count | None = None
+    """Activations in a row on which a latent is silent before it counts as dead; by default 204,800, of afa 20,480."""
     dead_after_steps: int | None = None
-    """Steps of silence after which a latent counts as dead; by default the activation's own."""
+    """The same in steps, as it was before version 0.3: times batch_size."""
     decoder: Literal["unit_norm", "tied", "free"] = "unit_norm"
     """unit_norm: rows of W_dec keep norm 1, and the gradient that would only change it is removed; tied: W_enc is its
     transpose, too."""
@@ -152,6 +154,13 @@ class TrainConfig:
         own = self.build_activation().rate_scale
         return own * 0.08 / math.sqrt(d_in) * min(1.0, math.sqrt(1000 / self.steps))
 
+    @property
+    def dead_after(self) -> int:
+        """Tokens of silence, whichever way they were asked for."""
+        if self.dead_after_steps is not None:
+            return self.dead_after_steps * self.batch_size
+        return self.dead_after_tokens or self.build_activation().dead_after_tokens
+
     def build_activation(self) -> "Activation":
         """The activation with its options."""
         from saes.activations import activation_from_config
@@ -173,6 +182,8 @@ class TrainConfig:
         plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
         plain["normalise"] = self.normalisation
         plain["lr"] = LR_RULE if self.lr is None else self.lr
+        plain["dead_after_tokens"] = self.dead_after
+        del plain["dead_after_steps"]
         plain |= {"reads": list(self.reads), "writes": list(self.writes)}
         if self.l0 is None:  # as runs were described before it was there
             del plain["l0"]
@@ -193,6 +204,11 @@ def check(config: TrainConfig) -> None:
     for name in ("d_sae", "tokens", "batch_size", "checkpoint_every", "log_every", "latent_shards"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be 1 or more")
+    for name in ("dead_after_tokens", "dead_after_steps"):
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    if config.dead_after_tokens is not None and config.dead_after_steps is not None:
+        raise ValueError("dead_after_tokens and dead_after_steps say the same: leave dead_after_steps out")
     for name in ("warmup", "decay", "sparsity_warmup"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it is a share of the steps, between 0 and 1")

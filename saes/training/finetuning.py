@@ -177,7 +177,8 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
         raise stopped("the loss is not finite")
     set_learning_rate(state, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
     decoder, clip = config.decoder, config.clip
-    gradient = update(state, loss, (forward.latents,), decoder=decoder, clip=clip, stopped=stopped)
+    tokens = len(forward.x)
+    gradient = update(state, loss, (forward.latents,), tokens=tokens, decoder=decoder, clip=clip, stopped=stopped)
     state.metrics = {
         "loss": loss.item(),
         **{name: term.item() for name, term in terms.items()},

@@ -158,7 +158,7 @@ def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool =
                 collect(state.sae)
                 continue
             finish(state, config, store)
-            dead = int((state.silent >= _dead_after(state, config)).sum())
+            dead = int((state.silent >= config.dead_after).sum())
             verdict = judge(state.sae, config, last, dead=dead)
             if leads:
                 sync_log(config.out)
@@ -173,10 +173,6 @@ def _continue(state: TrainState, config: TrainConfig) -> None:
         state.sae, state.step, state.finished = load_any(config.out), config.steps, True
     else:
         resume(state, config.out)
-
-
-def _dead_after(state: TrainState, config: TrainConfig) -> int:
-    return config.dead_after_steps or state.sae.activation.dead_after_steps
 
 
 def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> dict[str, Tensor]:
@@ -258,7 +254,7 @@ def train_step(
         targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
     peak = config.peak_lr(parts_of(sae)[0].d_in)
     set_learning_rate(state, peak=peak, steps=config.steps, warmup=config.warmup, decay=config.decay)
-    dead = state.silent >= _dead_after(state, config)
+    dead = state.silent >= config.dead_after
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward: Pass | Forward
         if isinstance(sae, SAE):
@@ -291,7 +287,7 @@ def train_step(
     if power_hat > DIVERGED**2 * power.clamp_min(1):
         raise stopped(f"training diverged: the reconstruction has {DIVERGED:,} times the norm of the activations")
     loss = shares[:-2].sum()
-    gradient = update(state, loss, latents, decoder=config.decoder, clip=config.clip, stopped=stopped)
+    gradient = update(state, loss, latents, tokens=n, decoder=config.decoder, clip=config.clip, stopped=stopped)
     with torch.no_grad():
         logged = state.step % config.log_every == 0 or state.step == config.steps
         found = dict(zip(terms, values, strict=True))
@@ -312,6 +308,7 @@ def update(
     loss: Float[Tensor, ""],
     latents: Sequence[Latents],
     *,
+    tokens: int,
     decoder: str,
     clip: float,
     stopped: Callable[[str], FloatingPointError],
@@ -321,6 +318,7 @@ def update(
     Args:
         loss: This process's share of it.
         latents: Of every part in the forward pass: those that were active, and what the activation learns from them.
+        tokens: How many activations the step saw, in all processes.
         decoder: See ``TrainConfig``.
         clip: Largest norm of the gradient.
         stopped: Makes the error to raise, from the reason, where the gradient is not finite; no weight has changed.
@@ -356,7 +354,7 @@ def update(
         active = torch.zeros_like(state.silent, dtype=torch.bool)
         for row, its in zip(active.view(len(parts), -1), latents, strict=True):
             row[its.indices[its.values != 0]] = True
-        state.silent = torch.where(group.over_rows(active.int()) > 0, 0, state.silent + 1)
+        state.silent = torch.where(group.over_rows(active.int()) > 0, 0, state.silent + tokens)
         state.step += 1
     return gradient
 

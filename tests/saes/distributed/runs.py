@@ -23,7 +23,7 @@ ROWS, BATCH, STEPS = 513, 256, 20
 def config(out: Path, activation: str, **changes: object) -> TrainConfig:
     """20 steps in which gradients are clipped and latents die."""
     with_k = activation in ("topk", "batchtopk", "matryoshka")
-    options = {"k": 4 if with_k else None, "d_sae": 96, "clip": 0.3, "dead_after_steps": 1, "lr": 1e-3} | changes
+    options = {"k": 4 if with_k else None, "d_sae": 96, "clip": 0.3, "dead_after_tokens": 1, "lr": 1e-3} | changes
     return TrainConfig(
         site=options.pop("site", "in"),  # type: ignore[arg-type]
         out=out,

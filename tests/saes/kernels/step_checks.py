@@ -69,7 +69,7 @@ def config_of(name: str, precision: str, device: str, out: Path, size: Size) -> 
         batch_size=batch,
         tokens=STEPS * batch,
         lr=1e-3,
-        dead_after_steps=1,
+        dead_after_tokens=1,
         checkpoint_every=2,
         precision=precision,
         device=device,
@@ -201,7 +201,7 @@ def step_holds_no_dense_matrix(backend: str, device: str, *, name: str, precisio
     """A TopK step never holds an entry for each row and latent, while no latent is dead: on a GPU by peak memory, of
     which even a byte for each is too much; elsewhere by the size of everything that an operation returns."""
     _, d_sae, batch = size
-    with _after_two_steps(backend, device, name, precision, size, dead_after_steps=100) as (step, state):
+    with _after_two_steps(backend, device, name, precision, size, dead_after_tokens=10**9) as (step, state):
         state.optimizer.zero_grad(set_to_none=True)
         if device == "cpu":
             with Largest() as largest:

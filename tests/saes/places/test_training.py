@@ -53,7 +53,7 @@ def config(out: Path, kind: str, activation: str = "topk", **changes: object) ->
         "checkpoint_every": 7,
         "log_every": 1,
         "lr": 1e-3,
-        "dead_after_steps": 3,
+        "dead_after_tokens": 3 * 256,
         "skip": kind != "crosscoder",
     }
     writes = () if kind == "crosscoder" else WRITES

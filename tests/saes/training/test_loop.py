@@ -46,7 +46,7 @@ def killable(out: Path, activation: str) -> TrainConfig:
         checkpoint_every=7,
         log_every=1,
         lr=1e-3,
-        dead_after_steps=3,
+        dead_after_tokens=3 * 256,
     )
 
 
@@ -398,13 +398,49 @@ def test_a_gpu_trains_what_the_cpu_trains(activation: str, tmp_path: Path) -> No
         torch.testing.assert_close(runs[1].get_parameter(name).cpu(), parameter, rtol=1e-2, atol=1e-3)
 
 
+def test_a_latent_is_dead_after_tokens_whatever_the_batch(tmp_path: Path) -> None:
+    """By hand: a short batch counts as the tokens that it has, and the step that reaches the number is the last silent
+    one. The former setting counts whole batches."""
+    source = MemorySource(planted(1000, d=32, features=64)[0])
+    config = replace(killable(tmp_path / "run", "topk"), d_sae=512, dead_after_tokens=138)
+    state, silent = initial_state(config, source), torch.zeros(512, dtype=torch.int64)
+    for batch in source.data[:414].split([256, 38, 100, 20]):
+        loop.train_step(state, batch, config)
+        assert state.metrics["dead"] == (silent >= 138).sum()
+        assert bool(((state.silent == silent + len(batch)) | (state.silent == 0)).all())
+        before, silent = silent, state.silent.clone()
+    assert {20, 120, 158} <= set(silent.tolist()) <= {0, 20, 120, 158, 414}
+    assert 138 in before
+
+    former = replace(killable(tmp_path / "former", "topk"), dead_after_tokens=None, dead_after_steps=3)
+    assert former.to_json() == killable(tmp_path / "today", "topk").to_json()
+    default = replace(former, dead_after_steps=None)
+    assert default.to_json()["dead_after_tokens"] == 204_800
+    with pytest.raises(ValueError, match="leave dead_after_steps out"):
+        train(replace(former, dead_after_tokens=5), source)
+    with pytest.raises(ValueError, match="dead_after_tokens is 0; it must be 1 or more"):
+        train(replace(default, dead_after_tokens=0), source)
+
+
+def test_a_run_that_counted_silence_in_steps_is_refused(tmp_path: Path) -> None:
+    source, config = MemorySource(planted(1000, d=32, features=64)[0]), killable(tmp_path / "run", "topk")
+    short = replace(config, tokens=256)
+    train(short, source)
+    asked = json.loads((short.out / "train.json").read_text())
+    del asked["train"]["dead_after_tokens"]
+    asked["train"]["dead_after_steps"] = 3
+    (short.out / "train.json").write_text(json.dumps(asked))
+    with pytest.raises(ValueError, match=r"train\.dead_after_steps: there 3, asked None"):
+        train(short, source)
+
+
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_the_unit_of_the_loss_does_not_matter(activation: str, tmp_path: Path) -> None:
     """Adam's step has no unit: with every weight of the loss, and the clip, 1,024 times as large, the weights are the
     same, those of latents too that are rarely active in a wide SAE. A power of two, so that products round alike and
     no latent is selected otherwise; only Adam's eps is 1,024 times as small beside the gradients."""
     source = MemorySource(planted(4096, d=32, features=512, active=2)[0])
-    config = replace(killable(tmp_path / "1", activation), d_sae=1024, tokens=25 * 256, dead_after_steps=10)
+    config = replace(killable(tmp_path / "1", activation), d_sae=1024, tokens=25 * 256, dead_after_tokens=10 * 256)
     weights = config.weights(config.build_activation())
     large = replace(
         config,
