@@ -72,7 +72,7 @@ def score_request(score: str, items: Sequence[str], explanation: str, *, seed: i
 def read_explanation(text: str) -> str | None:
     """The sentence behind "Explanation:", else the first line; None where an answer holds none."""
     text = _spoken(text)
-    named = re.search(r"explanation\W{0,3}:\W*(.*)", text, re.IGNORECASE)
+    named = re.search(r"explanation\W{0,3}:[\s*]*(.*)", text, re.IGNORECASE)
     line = named[1] if named else next((line for line in text.splitlines() if line.strip()), "")
     line = " ".join(re.sub(r"[\0-\x1f\x7f-\x9f]", " ", line).split()).strip("*\"'` ")  # terminals obey some of them
     return line[:_LONGEST_EXPLANATION] if any(sign.isalnum() for sign in line) else None

@@ -129,6 +129,7 @@ def test_letters_that_are_read(text: str, expected: list[bool | None]) -> None:
         ("x" * 1000, "x" * 400),
         ("Explanation:" + "\n" * 40_000, None),
         ("<think>\nThe user wants an explanation: towns", None),
+        ("Explanation: {{ 7 * 7 }} and <b>", "{{ 7 * 7 }} and <b>"),
         ("Explanation: towns\x1b[2J\x00\x9b", "towns [2J"),
     ],
 )
