@@ -136,7 +136,7 @@ def evaluate(
         shown.write(html)
     for one in tables:
         Console().print(one)
-    if isinstance(loaded, SAE) and report.l0.value > loaded.d_in:
+    if isinstance(loaded, SAE) and "core" in suites and report.l0.value > loaded.d_in:
         print(
             f"warning: L0 {report.l0.value:.1f} is above the {loaded.d_in:,} dimensions read: nothing is sparse",
             file=sys.stderr,

@@ -160,6 +160,7 @@ def _numbers(latents: str) -> list[int]:
 
 def _table(found: "Findings", *, title: str) -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     names = list(found.summary)
     table = Table(title=f"Explanations of {title}: accuracy (by another latent's explanation); chance is 0.5")
@@ -173,7 +174,7 @@ def _table(found: "Findings", *, title: str) -> "Table":
             both = one.scores.get(name)
             pair = None if both is None else (both.own.accuracy, both.null.accuracy)
             cells.append(f"{pair[0]:.2f} ({pair[1]:.2f})" if pair and None not in pair else "-")
-        table.add_row(str(one.explanation.latent), *cells, one.explanation.text or "(no sentence)")
+        table.add_row(str(one.explanation.latent), *cells, Text(one.explanation.text or "(no sentence)"))
     return table
 
 

@@ -101,10 +101,10 @@ class OpenAICompatible:
                 time.sleep(min(wait, _LONGEST_WAIT))
                 wait *= 2
             try:
-                return self._answer(request, self._send(request, key))
+                return self._answer(request, self._send(request, key), key)
             except HTTPError as error:
                 with error:
-                    said = _without(f"{error.code} {error.reason}: {_beginning(error)}", key)
+                    said = _without(f"{error.code} {error.reason}: {_beginning(error, key)}", key)
                 if error.code not in AGAIN:
                     moved = "; it points elsewhere, name that address" if 300 <= error.code < 400 else ""
                     raise ValueError(f"{self.name} refused the request: {said}{moved}") from None
@@ -144,15 +144,18 @@ class OpenAICompatible:
                     raise TimeoutError(f"the answer took more than {self._timeout:g} seconds")
                 if len(found) > _LARGEST_BODY:
                     raise ValueError(f"{self.name} sent more than {_LARGEST_BODY:,} bytes for one answer")
+            if response.length:  # read1 ends quietly where a connection does
+                raise http.client.IncompleteRead(found, response.length)
         return found
 
-    def _answer(self, request: Request, body: bytes) -> Answer:
+    def _answer(self, request: Request, body: bytes, key: str | None) -> Answer:
         value = parse_json_text(body, self.name, "sent what is no JSON")
         with reading(self.name, "sent what is no chat completion"):
             text = value["choices"][0]["message"].get("content")
             text = "" if text is None else text  # a refusal, or a call of a tool
             if not isinstance(text, str):
                 raise ValueError(f"content is a {type(text).__name__}, not a text")
+            text = _without(text, key)
             usage = value.get("usage") or {}
             counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
             counted = all(type(count) is int and count >= 0 for count in counts)
@@ -161,9 +164,10 @@ class OpenAICompatible:
             return Answer(text=text, prompt_tokens=counts[0], completion_tokens=counts[1], counted=counted)
 
 
-def _beginning(error: HTTPError) -> str:
+def _beginning(error: HTTPError, key: str | None) -> str:
+    """The key goes before anything is cut, so that no half of it is left."""
     try:
-        return " ".join(error.read(2000).decode(errors="replace").split())[:300]
+        return _without(" ".join(error.read(1 << 16).decode(errors="replace").split()), key)[:300]
     except (OSError, http.client.HTTPException):
         return ""
 

@@ -72,9 +72,9 @@ def score_request(score: str, items: Sequence[str], explanation: str, *, seed: i
 def read_explanation(text: str) -> str | None:
     """The sentence behind "Explanation:", else the first line; None where an answer holds none."""
     text = _spoken(text)
-    named = re.search(r"explanation\W{0,3}:\W*(.+)", text, re.IGNORECASE)
+    named = re.search(r"explanation\W{0,3}:[\s*]*(.*)", text, re.IGNORECASE)
     line = named[1] if named else next((line for line in text.splitlines() if line.strip()), "")
-    line = " ".join(line.split()).strip("*\"'` ")
+    line = " ".join(re.sub(r"[\0-\x1f\x7f-\x9f]", " ", line).split()).strip("*\"'` ")  # terminals obey some of them
     return line[:_LONGEST_EXPLANATION] if any(sign.isalnum() for sign in line) else None
 
 
@@ -86,8 +86,8 @@ def read_words(text: str, count: int, words: tuple[str, str]) -> list[bool | Non
     """
     text, either = _spoken(text), "|".join(words)
     said: dict[int, set[bool]] = {}
-    ended = r"[ \t]*(?:$|[.,:;!)*(\-–—])"  # noqa: RUF001  # "1: A list of" is no A
-    numbered = rf"^\W*(?:passage |line )?(\d+)\W{{1,4}}({either}){ended}"
+    ended = r"[ \t]*(?:$|[.,:;!)*(|\-–—])"  # noqa: RUF001  # "1: A list of" is no A
+    numbered = rf"^[^\w\n]*(?:passage |line )?(\d{{1,9}})\W{{1,8}}({either}){ended}"  # in time linear in the answer
     for number, word in re.findall(numbered, text, re.IGNORECASE | re.MULTILINE):
         said.setdefault(int(number), set()).add(word.lower() == words[0].lower())
     alone = re.match(rf"\W*({either}){ended}", text, re.IGNORECASE | re.MULTILINE)
@@ -97,12 +97,13 @@ def read_words(text: str, count: int, words: tuple[str, str]) -> list[bool | Non
 
 
 def _spoken(text: str) -> str:
-    """Without what a model thinks aloud before."""
-    return text.rpartition("</think>")[2]
+    """Without what a model thinks aloud before; nothing is left of an answer that ends within a thought."""
+    spoken = text.rpartition("</think>")[2]
+    return "" if spoken.lstrip().startswith("<think>") else spoken
 
 
 def _in_a_line(text: str) -> str:
-    return re.sub(r"\r?\n|\r", "↵", text).replace("<", "\u2039").replace(">", "\u203a")
+    return re.sub(r"\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]", "↵", text).replace("<", "\u2039").replace(">", "\u203a")
 
 
 def _request(content: str, *, seed: int, max_tokens: int) -> Request:

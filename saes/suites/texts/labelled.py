@@ -5,7 +5,7 @@ JSONL file, and data sets of the Hugging Face hub by name.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from interp.files.outside import reading
+from interp.files.outside import parse_json_text, reading
 
 Position = Literal["mean", "last"]
 """What of a text's tokens stands for it: their mean, or the last one."""
@@ -89,7 +89,8 @@ class LabelledTexts:
 def held_out(labels: Iterable[str], groups: Iterable[str], *, share: float = 0.3, seed: int = 0) -> np.ndarray:
     """Which texts are held out, [n] bool: about ``share`` of the groups of each label, and two or more of them.
 
-    A group is counted for the label of its first text. Raises ValueError for a share outside 0 to 1.
+    A group is counted for the label of its first text. Raises ValueError for a share outside 0 to 1, and where a label
+    is on one side alone, as may be where groups hold several labels.
 
     Example:
         >>> from saes.suites.texts.labelled import held_out
@@ -98,7 +99,7 @@ def held_out(labels: Iterable[str], groups: Iterable[str], *, share: float = 0.3
     """
     if not 0 < share < 1:
         raise ValueError(f"share = {share}: the held-out share must be between 0 and 1")
-    groups = list(groups)
+    labels, groups = list(labels), list(groups)
     first: dict[str, str] = {}
     for label, group in zip(labels, groups, strict=True):
         first.setdefault(group, label)
@@ -106,11 +107,18 @@ def held_out(labels: Iterable[str], groups: Iterable[str], *, share: float = 0.3
     for label in sorted(set(first.values())):
         names = sorted(group for group, its in first.items() if its == label)
         out |= {str(name) for name in generator.permutation(names)[: max(2, round(share * len(names)))]}
-    return np.array([group in out for group in groups])
+    mask = np.array([group in out for group in groups])
+    for label in sorted(set(labels)):
+        sides = {bool(held) for its, held in zip(labels, mask, strict=True) if its == label}
+        if len(sides) == 1:
+            state = "are all held out" if sides.pop() else "are all trained on"
+            raise ValueError(f"texts of label {label!r} {state}: groups hold several labels; give more groups of it")
+    return mask
 
 
 def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 4000) -> LabelledTexts:
-    """A JSONL file of objects with ``text`` and ``label``, perhaps ``group`` and ``second``; the first ``most``.
+    """A JSONL file of objects with ``text`` and ``label``, perhaps ``group`` and ``second``; of more than ``most`` so
+    many, drawn at random, which the name says. Without a group, a text is one of its own with all that read the same.
 
     Raises ValueError naming the line that is wrong.
 
@@ -125,22 +133,33 @@ def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}; labelled texts are JSONL, an object with text and label a line")
-    rows = []
+    rows: list[_Row] = []
     with reading(path.name, "is not JSONL of objects with text and label"):
-        import json
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other ends of lines
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append(_row(parse_json_text(line, f"{path.name}, line {number}"), f"{path.name}, line {number}"))
+                if (rows[-1][3] is None) != (rows[0][3] is None):
+                    raise ValueError(f"{path.name}, line {number}: give every text a second label, or none of them")
+    if (whole := len(rows)) <= most:
+        return _of(path.stem, rows, position)
+    drawn = np.sort(np.random.default_rng(0).permutation(whole)[:most])
+    return _of(f"{path.stem}, {most:,} of {whole:,}", [rows[i] for i in drawn], position)
 
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
-                continue
-            entry = json.loads(line)
-            if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not entry["text"].strip():
-                raise ValueError(f"{path.name}, line {number}: it is no object with a text that is not empty")
-            if not isinstance(label := entry.get("label"), str | int | bool):
-                raise ValueError(f"{path.name}, line {number}: its label is {label!r}; give a string or a whole number")
-            rows.append((entry["text"], str(label), str(entry.get("group", number)), str(entry.get("second", ""))))
-            if len(rows) == most:
-                break
-    return _of(path.stem, rows, position)
+
+_Row = tuple[str, str, str | None, str | None]
+"""Text, label, group and second label."""
+
+
+def _row(entry: Any, where: str) -> _Row:
+    if not isinstance(entry, dict) or not isinstance(text := entry.get("text"), str) or not text.strip():
+        raise ValueError(f"{where}: it is no object with a text that is not empty")
+    values = {name: entry.get(name) for name in ("label", "group", "second")}
+    for name, value in values.items():
+        if not isinstance(value, str | int) and (name == "label" or value is not None):
+            raise ValueError(f"{where}: its {name} is {value!r}; give a string or a whole number")
+    label, group, second = (None if value is None else str(value) for value in values.values())
+    return text, str(label), group, second
 
 
 def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> LabelledTexts:
@@ -159,10 +178,7 @@ def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> Lab
         raise ValueError(f"{name!r} is no public set known here; there are {', '.join(PUBLIC)}")
     repo, text, label = PUBLIC[name]
     data, _ = open_hub_dataset(repo, config=None, split="train")
-    rows = [
-        (_column(entry, text, repo), _column(entry, label, repo), str(number), "")
-        for number, entry in enumerate(islice(data, most))
-    ]
+    rows = [(_column(entry, text, repo), _column(entry, label, repo), None, None) for entry in islice(data, most)]
     return _of(name, rows, position)
 
 
@@ -172,10 +188,14 @@ def _column(entry: Mapping[str, Any], name: str, repo: str) -> str:
     return str(entry[name])
 
 
-def _of(name: str, rows: list[tuple[str, str, str, str]], position: Position) -> LabelledTexts:
+def _of(name: str, rows: Sequence[_Row], position: Position) -> LabelledTexts:
     if not rows:
         raise ValueError(f"{name} holds no text")
-    texts, labels, groups, second = zip(*rows, strict=True)
-    if not all(second):
-        second = ()
-    return LabelledTexts(name=name, texts=texts, labels=labels, groups=groups, position=position, second=second)
+    return LabelledTexts(
+        name=name,
+        texts=tuple(text for text, *_ in rows),
+        labels=tuple(label for _, label, *_ in rows),
+        groups=tuple(f"text {text}" if group is None else f"group {group}" for text, _, group, _ in rows),
+        position=position,
+        second=tuple(second for *_, second in rows if second is not None),
+    )

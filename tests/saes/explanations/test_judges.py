@@ -75,6 +75,25 @@ def test_a_refusal_is_told_once_and_without_the_key(server: Server, monkeypatch:
     assert len(server.seen) == 2
 
 
+def test_a_key_that_the_server_repeats_is_nowhere(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in an answer, which goes to disk, nor half of it, where a long complaint is cut."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    judge = OpenAICompatible(server.url, "m", key_variable="MY_KEY")
+    server.reply(200, completion(f"Explanation: your key is {KEY}"))
+    assert judge.ask(request_of()).text == "Explanation: your key is [key]"
+    server.reply(400, ("x" * 290 + KEY).encode())
+    with pytest.raises(ValueError, match="xxx") as refused:
+        judge.ask(request_of())
+    assert KEY[:5] not in str(refused.value)
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(server: Server) -> None:
+    whole = json.dumps(completion("yes")).encode()
+    server.reply(200, whole[:30], Content_Length=str(len(whole)))
+    server.reply(200, whole)
+    assert OpenAICompatible(server.url, "m", first_wait=0.0).ask(request_of()).text == "yes"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

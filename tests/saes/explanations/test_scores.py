@@ -100,6 +100,10 @@ def test_verdicts() -> None:
         ("1: maybe\n2: yes and no\n3: no", 3, [None, None, False]),
         ("", 2, [None, None]),
         ("11: yes\n12: no", 2, [None, None]),
+        ("**1**: **yes**\n| 2 | no |", 2, [True, False]),
+        ("<think>\n1: yes\n2: no, or", 2, [None, None]),
+        ("9" * 5000 + ": yes\n1: no", 1, [False]),
+        (" \n" * 20_000 + "." * 40_000, 1, [None]),  # would take a minute, were it not linear
     ],
 )
 def test_words_that_are_read(text: str, count: int, expected: list[bool | None]) -> None:
@@ -123,6 +127,10 @@ def test_letters_that_are_read(text: str, expected: list[bool | None]) -> None:
         ("  \n", None),
         ("Explanation: ...", None),
         ("x" * 1000, "x" * 400),
+        ("Explanation:" + "\n" * 40_000, None),
+        ("<think>\nThe user wants an explanation: towns", None),
+        ("Explanation: {{ 7 * 7 }} and <b>", "{{ 7 * 7 }} and <b>"),
+        ("Explanation: towns\x1b[2J\x00\x9b", "towns [2J"),
     ],
 )
 def test_explanations_that_are_read(text: str, expected: str | None) -> None:
@@ -133,6 +141,7 @@ def test_passages_are_one_line_and_their_marks_unmistakable() -> None:
     assert shown([1, 2, 3, 4], ["", "a", "<<b>>", "\n", "d"].__getitem__, [False, True, True, False]) == (
         "a<<\u2039\u2039b\u203a\u203a↵>>d"
     )
+    assert shown([0, 1, 2], ["a\u2028", "b\x85\v", "\r\n"].__getitem__) == "a↵b↵↵↵"
     assert marked([0.0, 0.29, 0.3, 1.0]) == [False, False, True, True]
     example = Example(row=0, position=1, activation=4.0, first=0, ids=(1, 4), activations=(0.0, 4.0))
     text = explanation_request([example], ["", "a", "", "", " d"].__getitem__, seed=0, max_tokens=9).text()

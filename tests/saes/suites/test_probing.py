@@ -134,7 +134,7 @@ def test_files_of_labelled_texts(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     texts = read_labelled(path)
     assert texts.labels[:2] == ("0", "1")
-    assert texts.groups[-2:] == ("10", "g")
+    assert texts.groups[-2:] == ("text t 9", "group g")
     assert texts.name == "mine"
     path.write_text('{"text": "a", "label": 1}\n{"text": "a", "label": [1]}\n')
     with pytest.raises(ValueError, match=r"mine.jsonl, line 2: its label is \[1\]"):
@@ -142,11 +142,34 @@ def test_files_of_labelled_texts(tmp_path: Path) -> None:
     path.write_text('{"text": "", "label": 1}\n')
     with pytest.raises(ValueError, match="line 1: it is no object with a text"):
         read_labelled(path)
+    path.write_text('{"text": "a", "label": 1, "second": 1}\n{"text": "a", "label": 1, "second": null}\n')
+    with pytest.raises(ValueError, match="line 2: give every text a second label, or none"):
+        read_labelled(path)
+    path.write_text('{"text": "a", "label": 1, "group": ["a"]}\n')
+    with pytest.raises(ValueError, match=r"line 1: its group is \['a'\]"):
+        read_labelled(path)
     path.write_text('{"text": ')
-    with pytest.raises(ValueError, match=r"mine\.jsonl is not JSONL"):
+    with pytest.raises(ValueError, match=r"mine\.jsonl, line 1 is not JSON"):
         read_labelled(path)
     with pytest.raises(ValueError, match="there is no file"):
         read_labelled(tmp_path / "none.jsonl")
+
+
+def test_no_labelled_text_is_lost_or_on_both_sides(tmp_path: Path) -> None:
+    """Line ends within a text, a byte order mark, the same text twice, more texts than are taken."""
+    path = tmp_path / "mine.jsonl"
+    lines = [{"text": f"a\u2028b\x85{i % 10}", "label": i % 10 % 2, "group": None} for i in range(100)]
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8-sig")
+    texts = read_labelled(path)
+    out = held_out(texts.labels, texts.groups)
+    sides = [{text for text, held in zip(texts.texts, out, strict=True) if held == each} for each in (True, False)]
+    assert len(texts.texts) == 100
+    assert sides[0] | sides[1] == {line["text"] for line in lines}
+    assert not sides[0] & sides[1]
+    lines = [{"text": f"t {i}", "label": "abc"[i // 30]} for i in range(90)]  # in order of labels
+    path.write_text("\n".join(map(json.dumps, lines)))
+    texts = read_labelled(path, most=60)
+    assert (texts.name, texts.classes, len(set(texts.texts))) == ("mine, 60 of 90", ("a", "b", "c"), 60)
 
 
 def test_what_cannot_be_probed_is_named(embedded: TransformerBridge) -> None:
@@ -160,6 +183,10 @@ def test_what_cannot_be_probed_is_named(embedded: TransformerBridge) -> None:
         labelled(["a"] * 9)
     with pytest.raises(ValueError, match="label 'b' has 3 groups of texts; give 4 or more"):
         labelled(["a"] * 9 + ["b"] * 3)
+    groups = [str(i // 5) for i in range(100)]
+    rare = ["b" if i in (2, 7, 12, 17) else "a" for i in range(100)]  # in groups that begin with another
+    with pytest.raises(ValueError, match=r"texts of label 'b' are all trained on: .*give more groups"):
+        held_out(rare, groups, share=0.1, seed=0)
     with pytest.raises(ValueError, match="'colour' is not one of the sets number"):
         built_in("colour", embedded.tokenizer)
     with pytest.raises(ValueError, match="no public set known here; there are ag_news"):

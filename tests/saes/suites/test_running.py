@@ -37,9 +37,10 @@ def labelled(folder: Path) -> Path:
 def test_one_evaluation_of_own_texts(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, mine = tmp_path / "page.html", str(labelled(tmp_path))
     line = ["eval", str(saved), "--data", TEXT, "--suite", "probing,scr,tpp", "--labelled", mine, "--position", "last"]
-    assert run(*line, "--html", str(page), "--json") == 0
+    assert run(*line, "--html", str(page), "--save", str(tmp_path / "found.json")) == 0
     shown = capsys.readouterr()
-    found = json.loads(shown.out)
+    assert "majority" in shown.out
+    found = json.loads((tmp_path / "found.json").read_text())
     assert "fvu" not in found
     figures = {one["figure"]: one for one in found["suites"]["figures"]}
     assert figures["majority"]["value"]["value"] == 0.5
@@ -49,7 +50,7 @@ def test_one_evaluation_of_own_texts(saved: Path, tmp_path: Path, capsys: pytest
     refused = {one["suite"]: one["reason"] for one in found["suites"]["refused"]}
     assert "needs two properties of two labels each" in refused["scr"]
     assert "mine has 2 labels" in refused["tpp"]
-    assert "topk SAE on embedded: probing; scr; tpp" in shown.err
+    assert "topk SAE on embedded: probing; scr; tpp" in shown.out
     written = page.read_text(encoding="utf-8")
     assert "Evaluation: probing" in written
     assert "needs two properties" in written
