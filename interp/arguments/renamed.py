@@ -17,6 +17,7 @@ RENAMED = {
     ("monitor", "--report"): "--html",
     ("patch", "--out"): "--save",
     ("sae features", "--out"): "--html",
+    ("sparsity", "--scratch"): "--out",
     ("vectors find", "--out"): "--save",
     ("vla render", "--out"): "--save",
 }

@@ -34,7 +34,7 @@ def sparsity(
     steps: str | None = None,
     scored: Literal["product", "gate"] = "product",
     tokens_per_step: int | None = None,
-    scratch: OutFolder = Path("runs/sparsity"),
+    out: OutFolder = Path("runs/sparsity"),
     rows: Annotated[RowOptions, Parameter(name="*")] = RowOptions(),
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
@@ -56,8 +56,8 @@ def sparsity(
         What Top-k and FAT compare: the product that enters a gated MLP's last projection, or the activated gate.
     tokens_per_step
         Of the training run, for the laws; known of embedded and of Pythia.
-    scratch
-        Folder for checkpoints that are downloaded, while they are needed.
+    out
+        Folder for the results of --steps; killed and started again, it continues there.
     dtype
         Of the weights.
     device
@@ -80,7 +80,7 @@ def sparsity(
         tokens, mask = training_rows(source, data, **vars(rows))
         say_plan(f"{len(tokens)} rows of {tokens.shape[1]} tokens at the checkpoints {steps} of {source.name}")
         run = sparsity_over_training(
-            source, tokens[mask.all(1)], scratch, steps=steps, p=ppl, dtype=dtype, device=device
+            source, tokens[mask.all(1)], out, steps=steps, p=ppl, dtype=dtype, device=device, tell=console.print
         )
         table = Table("step", "inactive neurons", "perplexity ratio", show_edge=False)
         for step, found in run.items():

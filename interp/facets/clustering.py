@@ -19,11 +19,11 @@ with extra("sklearn", "clustering facets"):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-_MOST = 8
+MOST = 8
 _DIMS = 50
 _NULLS = 40
 _BOOTSTRAPS = 20
-_LEAST = 20
+LEAST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def facets(
     activations: Float[Tensor, " m"],
     *,
     direction: Float[Tensor, " e"] | None = None,
-    most: int = _MOST,
+    most: int = MOST,
     seed: int = 0,
 ) -> Facets:
     """Cluster what was there where a unit fired.
@@ -89,9 +89,9 @@ def facets(
         >>> [len(facet.members) for facet in facets(x, torch.ones(40)).facets]
         [25, 15]
     """
-    if len(vectors) != len(activations) or len(vectors) < _LEAST or not 2 <= most < len(vectors):
+    if len(vectors) != len(activations) or len(vectors) < LEAST or not 2 <= most < len(vectors):
         raise ValueError(
-            f"{len(vectors)} vectors, {len(activations)} activations, most={most}: give {_LEAST} or more of both, as"
+            f"{len(vectors)} vectors, {len(activations)} activations, most={most}: give {LEAST} or more of both, as"
             " many of each, and most=2 or more"
         )
     x = vectors.double().cpu()

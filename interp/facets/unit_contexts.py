@@ -13,6 +13,9 @@ from interp.sites.capturing import capture
 from interp.sites.site import Site, check_site
 from interp.terminal.progress import counted
 
+STRONGEST, SPREAD = 100, 100
+PER_ROW = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnitContexts:
@@ -44,9 +47,9 @@ def contexts_of(
     site: str | Site,
     index: int,
     *,
-    strongest: int = 100,
-    spread: int = 100,
-    per_row: int = 2,
+    strongest: int = STRONGEST,
+    spread: int = SPREAD,
+    per_row: int = PER_ROW,
     batch: int = 4,
     seed: int = 0,
 ) -> UnitContexts:
@@ -95,14 +98,38 @@ def contexts_of(
         streams.append(cache[before].float().cpu())
     activation = torch.cat(values)
     activation[:, 0] = 0
-    order = activation.flatten().argsort(descending=True, stable=True)
-    order = order[activation.flatten()[order] > 0]
-    if not len(order):
+    if not (activation > 0).any():
         raise ValueError(f"unit {index} of {place} is never above 0 in {len(tokens)} rows: give more text")
+    rows = torch.arange(len(activation)).repeat_interleave(activation.shape[1])
+    where = strong_and_spread(
+        activation.flatten(), rows, strongest=strongest, spread=spread, per_row=per_row, seed=seed
+    )
+    return UnitContexts(
+        sequence=where // activation.shape[1],
+        position=where % activation.shape[1],
+        activation=activation.flatten()[where],
+        vectors=torch.cat(streams).flatten(0, 1)[where],
+    )
+
+
+def strong_and_spread(
+    activation: Float[Tensor, " n"],
+    rows: Int[Tensor, " n"],
+    *,
+    strongest: int = STRONGEST,
+    spread: int = SPREAD,
+    per_row: int = PER_ROW,
+    seed: int = 0,
+) -> Int[Tensor, " chosen"]:
+    """Which tokens ``contexts_of`` takes, of those with an activation above 0, by number; ``rows`` they stand in.
+
+    Of equal activations the earlier token comes first.
+    """
+    order = activation.argsort(descending=True, stable=True)
+    order = order[activation[order] > 0]
     counts: dict[int, int] = {}
     kept = []
-    for each in order.tolist():
-        row = each // activation.shape[1]
+    for each, row in zip(order.tolist(), rows[order].tolist(), strict=True):
         counts[row] = counts.get(row, 0) + 1
         if counts[row] <= per_row:
             kept.append(each)
@@ -110,10 +137,4 @@ def contexts_of(
     chosen = kept[:strongest]
     for decile in torch.tensor(kept[strongest:], dtype=torch.long).tensor_split(10):
         chosen += decile[torch.randperm(len(decile), generator=generator)[: spread // 10]].tolist()
-    where = torch.tensor(chosen)
-    return UnitContexts(
-        sequence=where // activation.shape[1],
-        position=where % activation.shape[1],
-        activation=activation.flatten()[where],
-        vectors=torch.cat(streams).flatten(0, 1)[where],
-    )
+    return torch.tensor(chosen, dtype=torch.long)

@@ -23,6 +23,7 @@ def features(
     latents: str | None = None,
     max_latents: int = 500,
     examples: int = 8,
+    facets: bool = False,
     options: Annotated[MeasuredText, Parameter(name="*")] = MeasuredText(),
     tokens: Count = 100_000,
 ) -> None:
@@ -49,11 +50,15 @@ def features(
         How many to choose where --latents does not; a page of 500 has two or three megabytes.
     examples
         Passages a latent.
+    facets
+        Also the different reasons for which each latent fires, clusters of its contexts; seconds a latent.
     tokens
         How many to read.
     """
     if html is None and export is None:
         raise ValueError("give --html, a page, or --export, a folder for SAEDashboard's and Neuronpedia's files")
+    if facets and html is None:
+        raise ValueError("--facets are shown on a page: give --html too")
     if export is not None and export.exists() and any(export.iterdir()):
         raise ValueError(f"{export} is not empty; choose a new folder")
     chosen = None if latents is None else [_number(word, latents) for word in latents.split(",")]
@@ -73,6 +78,11 @@ def features(
     from saes.sae import SAE
     from saes.sets import DictionarySet
 
+    clusters = ""
+    if facets:
+        from saes.features.facets import MOST_CONTEXTS
+
+        clusters = f"; up to {MOST_CONTEXTS} contexts of each latent shown are clustered, and compared with noise"
     notes = None if explanations is None else read_notes(explanations)
     if notes and chosen is None:
         chosen = [(None, latent) for latent in sorted(notes)]
@@ -89,10 +99,12 @@ def features(
         pairs = None if chosen is None else [_placed(pair, parts, latents) for pair in chosen]
         about: dict[str, Any] = {"model": model, "rows": inputs.rows, "max_tokens": tokens}
         about |= {"first_position": inputs.first_position, "drop_tokens": inputs.drop_tokens}
-        how: dict[str, Any] = {"max_latents": max_latents, "examples": examples}
+        how: dict[str, Any] = {"max_latents": max_latents, "examples": examples, "facets": facets}
         text_of = token_texts(model.tokenizer)
         latent_count = sum(part.d_sae for part in parts_of(loaded))
-        say_plan(f"{latent_count:,} latents counted, and then examples looked for, in {inputs.planned(tokens)}")
+        say_plan(
+            f"{latent_count:,} latents counted, and then examples looked for, in {inputs.planned(tokens)}{clusters}"
+        )
         books: tuple[FeatureBook, ...]
         if isinstance(loaded, SAE):
             numbers = None if pairs is None else [latent for _, latent in pairs]

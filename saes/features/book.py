@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -13,6 +13,9 @@ from saes.features.levels import Levels, levels
 from saes.features.logit_effects import Effects, logit_effects
 from saes.places.part import Part
 from saes.sae import SAE
+
+if TYPE_CHECKING:
+    from saes.features.facets import LatentFacets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class FeatureBook:
     """Of each example what its strongest token attends to; see :func:`saes.features.attention.attention_paid`."""
     levels: Levels
     """Of each chosen latent a histogram of activations, and passages at lower levels."""
+    facets: "tuple[LatentFacets, ...] | None"
+    """Of each chosen latent the reasons for which it fires; None where they were not asked for."""
     nearest: tuple[tuple[tuple[int, float], ...], ...]
     """Latents of the whole SAE and the cosines of decoder rows."""
     effects: tuple[Effects, ...] | None
@@ -62,9 +67,17 @@ class FeatureBook:
 
 
 def look_up(
-    sae: SAE, text: Text, *, latents: Sequence[int] | None = None, max_latents: int = 500, examples: int = 8
+    sae: SAE,
+    text: Text,
+    *,
+    latents: Sequence[int] | None = None,
+    max_latents: int = 500,
+    examples: int = 8,
+    facets: bool = False,
 ) -> FeatureBook:
     """Everything about ``latents``, or about ``max_latents`` spread evenly over the ranks of density.
+
+    ``facets`` takes no further pass, but seconds a latent.
 
     Raises ValueError for a latent that the SAE lacks, and where no latent is active on the text.
 
@@ -83,7 +96,7 @@ def look_up(
     chosen = spread_over_density(counts, max_latents) if latents is None else list(dict.fromkeys(latents))
     if not chosen:
         raise ValueError(f"no latent is active on these {counts.tokens:,} tokens; give more text, or --latents")
-    shown = passages(sae, text, chosen, counts, k=examples)
+    shown = passages(sae, text, chosen, counts, k=examples, facets=facets)
     effects = logit_effects(sae, text.model, chosen)
     return FeatureBook(
         site=str(text.site),
@@ -97,15 +110,24 @@ def look_up(
     )
 
 
-def passages(sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts, *, k: int) -> dict[str, Any]:
-    """A book's ``examples``, at most ``k`` a latent, their ``copies``, ``attention`` and ``levels``."""
+def passages(
+    sae: SAE, text: Text, latents: Sequence[int], counts: LatentCounts, *, k: int, facets: bool
+) -> dict[str, Any]:
+    """A book's ``examples``, at most ``k`` a latent, their ``copies``, ``attention``, ``levels`` and ``facets``."""
+    contexts = None
+    if facets:
+        from saes.features.facets import ContextsSeen  # which an extra installs
+
+        contexts = ContextsSeen(sae, latents, k=max(1, k // 2))
     strongest = top_examples(sae, text, latents, k=_CANDIDATES * k) if latents else []
     found = [merged(several, k=k) for several in strongest]
+    at_levels = levels(sae, text, latents, counts.maximum[list(latents)].tolist(), k=max(1, k // 2), contexts=contexts)
     return {
         "examples": tuple(kept for kept, _ in found),
         "copies": tuple(copies for _, copies in found),
         "attention": attention_paid(text, [kept for kept, _ in found]),
-        "levels": levels(sae, text, latents, counts.maximum[list(latents)].tolist(), k=max(1, k // 2)),
+        "levels": at_levels,
+        "facets": None if contexts is None else contexts.facets(text.rows),
     }
 
 

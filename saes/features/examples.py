@@ -226,7 +226,7 @@ class Best:
         )
         return [
             tuple(
-                _example(rows, row, position, window, self._before)
+                example_at(rows, row, position, window, self._before)
                 for score, row, position, window in zip(*column, strict=True)
                 if score > 0
             )
@@ -234,7 +234,8 @@ class Best:
         ]
 
 
-def _example(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w"], before: int) -> Example:
+def example_at(rows: TokenRows, row: int, position: int, window: Float[Tensor, " w"], before: int) -> Example:
+    """Of the activations around a position, ``before`` of them earlier than it."""
     first = max(0, position - before)
     kept = rows.documents[row, first : position - before + len(window)] >= 0  # padding is on the right
     ids = rows.ids[row, first : first + int(np.count_nonzero(kept))]

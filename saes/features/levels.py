@@ -6,6 +6,7 @@ et al. 2023 show passages by interval of the activation).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
@@ -14,6 +15,9 @@ from torch import Tensor
 from saes.features.examples import Best, Example, Text, encoded
 from saes.features.misses import Misses, MissesSeen, has_misses
 from saes.sae import SAE
+
+if TYPE_CHECKING:
+    from saes.features.facets import ContextsSeen
 
 BINS = 50
 MIDDLE, WEAK = (0.4, 0.6), (0.05, 0.2)
@@ -45,8 +49,9 @@ def levels(
     before: int = 20,
     after: int = 10,
     seed: int = 0,
+    contexts: "ContextsSeen | None" = None,
 ) -> Levels:
-    """One pass over the text; ``maximum`` holds the largest activation of each of the latents there.
+    """One pass over the text, which ``contexts`` sees too; ``maximum`` holds the largest activation of each latent.
 
     A row appears at most once a level, at a token drawn at random among those at that level.
     """
@@ -66,6 +71,8 @@ def levels(
             best.see(batch.first_row, dense, chance * ((share >= low) & (share < high)))
         if missed is not None:
             missed.see(batch.first_row, batch.x, dense, batch.measured)
+        if contexts is not None:
+            contexts.see(batch.first_row, batch.x, dense)
     middle, weak = (tuple(best.examples(text.rows)) for best in drawn)
     return Levels(
         histograms=histograms.cpu(),

@@ -80,7 +80,7 @@ function passage(example, max, copies, cosine, attention) {
   return make('div', undefined, { className: 'example' },
     make('div', cosine ?? example.acts[example.peak] + (copies > 1 ? ' × ' + copies : ''), { className: 'number',
       title: 'row ' + example.row + ', position ' + example.position
-        + (copies > 1 ? '; ' + copies + ' nearly equal passages are among the strongest' : '') }),
+        + (copies > 1 ? '; ' + copies + ' nearly equal passages are among these' : '') }),
     make('div', undefined, { className: 'passage' }, ...spans));
 }
 
@@ -96,6 +96,26 @@ function missed(latent) {
       + number(misses.fires) + '. ' + (misses.examples.length ? 'The closest, with their cosine:' : ''),
       { className: 'soft' }),
     ...misses.examples.map((example, i) => passage(example, latent.max, 1, misses.cosines[i].toFixed(2)))];
+}
+
+// Clusters of its contexts, as many as stand out from noise.
+function facets(latent) {
+  const found = latent.facets;
+  if (!found) return [];
+  const title = make('h3', 'Facets, the reasons for which it fires'), soft = { className: 'soft' };
+  if (!found.facets) return [title, make('p', 'It is active in ' + number(found.contexts) + ' contexts that could be '
+    + 'clustered, two at most from one row; that takes 20.', soft)];
+  const figure = value => value === null ? 'none' : value.toFixed(3);
+  const compared = number(found.contexts) + ' contexts, strong and weak, silhouette ' + figure(found.silhouette)
+    + '; 95 % of noise of the same covariance stays below ' + figure(found.null);
+  if (found.facets.length === 1) return [title, make('p', 'One reason: no more than the null'),
+    make('p', compared + '.', soft)];
+  return [title, make('p', found.facets.length + ' facets, stability ' + found.stability
+    + ' (adjusted Rand index)' + (found.more ? '; there may be more' : '')),
+    make('p', compared + '. Nearest to the centre first.', soft),
+    ...found.facets.flatMap((facet, i) => [make('h4', 'Facet ' + (i + 1) + ': share ' + facet.share
+      + ', mean activation ' + facet.activation),
+      ...facet.examples.map((example, j) => passage(example, latent.max, facet.copies[j]))])];
 }
 
 // Counts on a root scale, or all but the weakest activations would be one pixel high.
@@ -158,7 +178,7 @@ function detail() {
   for (const [title, examples] of [['At half its strength', latent.middle], ['Where it is weak', latent.weak]]) {
     if (examples.length) parts.push(make('h3', title), ...examples.map(example => passage(example, latent.max, 1)));
   }
-  parts.push(...missed(latent));
+  parts.push(...facets(latent), ...missed(latent));
   parts.push(make('h3', 'Effect on the next token'));
   if (latent.raised) parts.push(make('div', undefined, { className: 'pair' },
     effects('Raised, logit a unit of activation', latent.raised), effects('Lowered', latent.lowered)));

@@ -4,9 +4,10 @@ The numbers and texts are one JSON block; the script beside this, ``page.js``, s
 through ``textContent`` alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interp.pages.templates import render, write_html
 from interp.sites.site import Site
@@ -15,6 +16,9 @@ from saes.features.book import FeatureBook
 from saes.features.examples import Example
 from saes.features.logit_effects import NOTE
 from saes.features.misses import Misses
+
+if TYPE_CHECKING:
+    from saes.features.facets import LatentFacets
 
 
 def token_texts(tokenizer: Any) -> Callable[[int], str]:
@@ -99,6 +103,21 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
             "cosines": [round(cosine, 2) for cosine in misses.cosines],
         }
 
+    def faceted(its: "LatentFacets") -> dict[str, Any]:
+        if its.found is None:
+            return {"contexts": its.contexts}
+        return {
+            "contexts": its.contexts,
+            "more": its.may_be_more,
+            "silhouette": _finite(its.found.silhouette),
+            "null": _finite(its.found.null_silhouette),
+            "stability": its.found.stability and str(its.found.stability),
+            "facets": [
+                {"share": str(facet.share), "activation": str(facet.activation), "examples": shown, "copies": copies}
+                for facet, shown, copies in zip(its.found.facets, map(passages, its.examples), its.copies, strict=True)
+            ],
+        }
+
     def entry_of(book: FeatureBook, i: int) -> dict[str, Any]:
         latent = book.latents[i]
         entry: dict[str, Any] = {
@@ -116,6 +135,8 @@ def _content(books: Sequence[FeatureBook], title: str, data: str, text_of: Calla
             "histogram": book.levels.histograms[i].tolist(),
             "nearest": [[_name(book, other), round(cosine, 3)] for other, cosine in book.nearest[i]],
         }
+        if book.facets is not None:
+            entry["facets"] = faceted(book.facets[i])
         if book.effects is not None:
             entry |= {"raised": effects(book.effects[i].raised), "lowered": effects(book.effects[i].lowered)}
         if book.part is not None:
@@ -176,3 +197,8 @@ def _scope(books: Sequence[FeatureBook]) -> str:
 def _rounded(value: float) -> float:
     """Three digits: more would only make the file larger."""
     return float(f"{value:.3g}")
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity, which is the silhouette where all contexts are equal."""
+    return round(value, 3) if math.isfinite(value) else None

@@ -30,6 +30,7 @@ def look_up_parts(
     latents: Sequence[tuple[int, int]] | None = None,
     max_latents: int = 500,
     examples: int = 8,
+    facets: bool = False,
 ) -> tuple[FeatureBook, ...]:
     """``look_up`` of every part.
 
@@ -39,6 +40,7 @@ def look_up_parts(
         latents: Numbers of part and latent; by default ``max_latents``, as many of every part.
         max_latents: Of all parts together; at least one of each.
         examples: Passages a latent.
+        facets: Whether to cluster the contexts of each, which takes seconds a latent.
 
     Raises:
         ValueError: a part or latent that is not there, places that are of several models, another model, and no latent
@@ -70,7 +72,7 @@ def look_up_parts(
                 counts=counts,
                 chosen_by_hand=latents is not None,
                 latents=tuple(chosen),
-                **passages(part, at, chosen, counts, k=examples),
+                **passages(part, at, chosen, counts, k=examples, facets=facets),
                 nearest=tuple(nearest_latents(part, chosen)),
                 effects=None if rows is None else tuple(effects_of(rows[chosen], text.model)),
                 part=number,

@@ -24,6 +24,7 @@ CLOSED = {
     "interp.facets.clustering": "learn",
     "interp.trajectory.prediction": "learn",
     "interp.gguf_header": "gguf",
+    "saes.features.facets": "learn",
     "circuits.explorer.explorer": "widget",
 }
 

@@ -68,7 +68,10 @@ def facets(
     tokens, mask = text_rows(loaded, data, **vars(rows))
     tokens = tokens[mask.all(1)]
     say_plan(f"{unit} in {len(tokens)} rows of {tokens.shape[1]} tokens; clusters of its contexts against noise")
-    contexts = contexts_of(loaded, tokens, site, int(index))
+    try:
+        contexts = contexts_of(loaded, tokens, site, int(index))
+    except ValueError as error:
+        raise ValueError(f"--unit {unit}: {error}") from error
     found = cluster(contexts.vectors, contexts.activation, direction=_direction(loaded, site, int(index)))
     console = Console(highlight=False)
     stable = "" if found.stability is None else f", stability {found.stability}"

@@ -98,6 +98,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "contexts nearest to the centre" in (tmp_path / "page.html").read_text()
     with pytest.raises(ValueError, match="write site:index"):
         app([*line, "--unit", "blocks.2.mlp.hook_post"], **options)
+    with pytest.raises(ValueError, match=r"--unit blocks\.2\.mlp\.hook_post:99999: .*has units 0 to"):
+        app([*line, "--unit", "blocks.2.mlp.hook_post:99999"], **options)
 
 
 def test_nonsense_is_refused() -> None:

@@ -270,8 +270,15 @@ def test_over_training_all_checkpoints_share_one_cett(text: torch.Tensor, tmp_pa
     assert found[last].perplexity_ratio == pytest.approx(1.01, abs=1e-3)
     alone = sparsity_at(load_model("embedded", revision=f"step{early}"), text, cett=found[last].cett)
     assert found[early] == alone
+    said: list[str] = []
+    middle = steps[len(steps) // 2 + 1]
+    again = sparsity_over_training("embedded", text, tmp_path, steps=f"{early},{middle},{last}", tell=said.append)
+    assert {step: again[step] for step in found} == found
+    assert [line.split(":")[0] for line in said] == [f"step {middle}"]  # the others are read from the file
     with pytest.raises(ValueError, match="embedded has none of the steps 7777777"):
         sparsity_over_training("embedded", text, tmp_path, steps="7777777")
+    with pytest.raises(ValueError, match="1 rows of tokens; the errors are over rows"):
+        sparsity_over_training("embedded", text[:1], tmp_path)
 
 
 def test_the_command_prints_what_the_function_finds(capsys: pytest.CaptureFixture[str]) -> None:
