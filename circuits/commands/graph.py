@@ -1,11 +1,13 @@
 """``interp graph``: what latents add to each other and to the output on one prompt, and whether that holds."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from interp.commands.options import ModelOptions, OutFile
+from interp.counts import Count
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
 from interp.terminal.mode import say_plan
@@ -16,6 +18,7 @@ app = App(
     help_epilogue=examples(
         "interp graph embedded --task induction --prompts 8 --measure --html graph.html",
         "interp graph gpt2 --transcoders folder --prompt 'The capital of France is' --neuronpedia graph.json",
+        "interp graph embedded --task ioi --html graph.html --data corpus.jsonl",
         "interp graph embedded --task ioi --why-attends 2.0:16:3",
     ),
 )
@@ -40,6 +43,8 @@ def graph(
     mode: Literal["direct", "frozen_attention", "live"] = "live",
     why_attends: str | None = None,
     loading: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
+    data: Path | None = None,
+    tokens: Count = 100_000,
     html: OutFile | None = None,
     neuronpedia: OutFile | None = None,
     save: OutFile | None = None,
@@ -80,6 +85,10 @@ def graph(
     why_attends
         LAYER.HEAD:QUERY:KEY, such as 2.0:16:3: which pairs of sources, in the query at one position and in the key at
         another, add most to that score of attention, before the softmax.
+    data
+        Text in which the page shows where latents are most active: a file or folder, as for `interp cache`.
+    tokens
+        How many of it to read, once for every layer with nodes.
     html
         Write a page there; it is one file and opens offline.
     neuronpedia
@@ -91,6 +100,8 @@ def graph(
         raise ValueError('there is nothing to explain: pass --prompt "…", or --task ioi for its first prompt')
     if save is not None and not measure:
         raise ValueError("--save holds what was measured: pass --measure too")
+    if data is not None and html is None:
+        raise ValueError("--data is for the page, which shows where latents are most active in it: pass --html too")
     entry = None if why_attends is None else _entry(why_attends)
 
     from rich.console import Console
@@ -102,8 +113,10 @@ def graph(
     from circuits.graphs.measured.measuring import measure as measure_edges
     from circuits.graphs.page.report import graph_page
     from circuits.graphs.qk import score_pairs
+    from interp.files.scratch import scratch_folder
     from interp.files.writing import write_json
     from interp.models.loading import load_model
+    from saes.commands.inputs import text_for
     from saes.places.files import load_any
 
     if task is not None:
@@ -120,56 +133,66 @@ def graph(
             chosen = [Difference(int(drawn.correct[0, 0]), int(drawn.wrong[0, 0]))]
     console = Console(highlight=False, soft_wrap=True)
     options: dict[str, Any] = {"targets": chosen, "max_nodes": max_nodes, "leave_out": leave_out}
-    say_plan(str(plan_graph(language_model, text, dictionary, **options)))
-    found = attribution_graph(language_model, text, dictionary, **options)
-    kept = found.prune(nodes=nodes, edges=edges)
-    shares = list(zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True))
-    named = ", ".join(f"{name!r} {weight:.3f}" for name, weight in shares)
-    console.print(f"{found.prompt!r} -> {named}", markup=False)
-    console.print(
-        f"Replacement {found.scores.replacement:.3f}, completeness {found.scores.completeness:.3f}; {len(kept):,} of"
-        f" {len(found):,} nodes and {len(kept.links):,} edges hold {nodes:.0%} and {edges:.0%} of the influence"
-        f" ({found.cost['seconds']:.1f} s)"
-    )
-    if found.left_out_positions:
-        console.print(f"Left out at positions {', '.join(map(str, found.left_out_positions))}: what MLPs write there.")
-    for node in found.top(8):
-        console.print(f"  {node.influence:.3f}  {node}", markup=False)
-    why = None
-    if entry is not None:
-        layer, head, query, key = entry
-        score = score_pairs(found, layer, head, query=query, key=key)
-        pairs = [{"query": of_query, "key": of_key, "adds": adds} for of_query, of_key, adds in score.top(8)]
-        why = {"score": score.score, "pairs": pairs}
-        where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
-        line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
-        console.print(line, markup=False)
-        for of_query, of_key, adds in score.top(8):
-            console.print(f"  {adds:+.3f}  {of_query}  x  {of_key}", markup=False)
-    measured = None
-    if measure:
-        measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
-        for line in measured.summary():
+    with scratch_folder() as scratch:
+        read = None
+        if data is not None:
+            read = text_for(dictionary, language_model, data, scratch / "tokens", tokens=tokens)
+        say_plan(str(plan_graph(language_model, text, dictionary, **options)))
+        if read is not None:
+            say_plan(f"{tokens:,} tokens of text at most, read once for every layer with nodes")
+        found = attribution_graph(language_model, text, dictionary, **options)
+        kept = found.prune(nodes=nodes, edges=edges)
+        shares = list(zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True))
+        named = ", ".join(f"{name!r} {weight:.3f}" for name, weight in shares)
+        console.print(f"{found.prompt!r} -> {named}", markup=False)
+        console.print(
+            f"Replacement {found.scores.replacement:.3f}, completeness {found.scores.completeness:.3f};"
+            f" {len(kept):,} of {len(found):,} nodes and {len(kept.links):,} edges hold {nodes:.0%} and {edges:.0%}"
+            " of the influence"
+            f" ({found.cost['seconds']:.1f} s)"
+        )
+        if found.left_out_positions:
+            console.print(
+                f"Left out at positions {', '.join(map(str, found.left_out_positions))}: what MLPs write there."
+            )
+        for node in found.top(8):
+            console.print(f"  {node.influence:.3f}  {node}", markup=False)
+        why = None
+        if entry is not None:
+            layer, head, query, key = entry
+            score = score_pairs(found, layer, head, query=query, key=key)
+            pairs = [{"query": of_query, "key": of_key, "adds": adds} for of_query, of_key, adds in score.top(8)]
+            why = {"score": score.score, "pairs": pairs}
+            where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
+            line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
             console.print(line, markup=False)
-        if save is not None:
-            write_json(save, measured.to_json())
-    answer(
-        {
-            "prompt": found.prompt,
-            "targets": dict(shares),
-            "scores": found.scores,
-            "nodes": len(found),
-            "kept": {"nodes": len(kept), "edges": len(kept.links)},
-            "top": [{"node": str(node), "influence": node.influence} for node in found.top(8)],
-            "why_attends": why,
-            "measured": None if measured is None else measured.to_json(),
-        }
-    )
-    if neuronpedia is not None:
-        path = write_neuronpedia(kept, neuronpedia, slug=neuronpedia.stem, scan=model, measurement=measured)
-        console.print(f"The graph is {path}.")
-    if html is not None:
-        console.print(f"The page is {graph_page(kept, measurement=measured).write(html)}: open it in a browser.")
+            for of_query, of_key, adds in score.top(8):
+                console.print(f"  {adds:+.3f}  {of_query}  x  {of_key}", markup=False)
+        measured = None
+        if measure:
+            measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
+            for line in measured.summary():
+                console.print(line, markup=False)
+            if save is not None:
+                write_json(save, measured.to_json())
+        answer(
+            {
+                "prompt": found.prompt,
+                "targets": dict(shares),
+                "scores": found.scores,
+                "nodes": len(found),
+                "kept": {"nodes": len(kept), "edges": len(kept.links)},
+                "top": [{"node": str(node), "influence": node.influence} for node in found.top(8)],
+                "why_attends": why,
+                "measured": None if measured is None else measured.to_json(),
+            }
+        )
+        if neuronpedia is not None:
+            path = write_neuronpedia(kept, neuronpedia, slug=neuronpedia.stem, scan=model, measurement=measured)
+            console.print(f"The graph is {path}.")
+        if html is not None:
+            page = graph_page(kept, measurement=measured, text=read)
+            console.print(f"The page is {page.write(html)}: open it in a browser.")
 
 
 def _entry(text: str) -> tuple[int, int, int, int]:

@@ -78,8 +78,12 @@ def drawn(
     shares = float(min(1.0, missing.min())) if len(missing) else 1.0
     if len(missing):
         notes.append(f"{len(missing):,} more nodes hold the last {1 - shares:.1%} of influence, and are not here.")
-    sizes = _sizes(graph)
-    nodes = [_node(graph, number, before[number], sizes[number], labels.get(number, "")) for number in numbers.tolist()]
+    sizes, inputs = _sizes(graph), abs(graph.adjacency).sum(1)
+    nodes = [
+        _node(graph, number, before[number], sizes[number], labels.get(number, ""))
+        | {"inputs": float(f"{inputs[number]:.9g}")}
+        for number in numbers.tolist()
+    ]
     rows = ["tokens", *(f"layer {layer}" for layer in range(graph.n_layers)), "output"]
     return {
         "rows": rows,

@@ -117,6 +117,9 @@ class GraphView(anywidget.AnyWidget):
                 raise ValueError(f"{name} is {state[name]!r}; it is a list")
         if not all(isinstance(group, list | tuple) and group for group in state.get("supernodes", [])):
             raise ValueError("a supernode has no name: each is a list of its name and the ids of its members")
+        names = [name for name, *_ in state.get("supernodes", [])]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two supernodes are called {twice[0]!r}: each needs a name of its own")
         clicked = state.get("clickedId")
         new = {
             "pinned": list(state.get("pinnedIds", [])),

@@ -294,7 +294,7 @@ class PrunedGraph:
 
     @cached_property
     def links(self) -> list[tuple[int, int, float]]:
-        """Source, target, direct effect; the strongest shares of their target's input first."""
+        """Source, target, direct effect; the largest first, by absolute value."""
         edges = self.edges.tocoo()
         found = zip(edges.coords[1].tolist(), edges.coords[0].tolist(), edges.data.tolist(), strict=True)
         return sorted(found, key=lambda link: -abs(link[2]))

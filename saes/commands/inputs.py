@@ -14,6 +14,7 @@ from interp.tokens.for_model import rows_for
 from interp.tokens.token_rows import TokenRows
 from saes.commands.options import MeasuredText, TextOptions
 from saes.conditions import Conditions, conditions_of
+from saes.features.examples import Text
 from saes.places.dictionary import Dictionary
 from saes.places.files import is_over_places, load_any
 from saes.sae import SAE
@@ -89,16 +90,7 @@ def open_inputs(
         if count < layers:  # a set whose last files are missing looks like one of fewer layers
             print(f"note: {folder} reads {count} of the {layers} layers of {name}", file=sys.stderr)
     with scratch_folder() as scratch:
-        rows = rows_for(
-            language_model,
-            data,
-            scratch / "tokens",
-            tokens=tokens,
-            context=settings["context"],
-            packing=settings["packing"],
-            bos=settings["bos"],
-        )
-        special = rows.info["special_ids"] if settings["drop_special"] else ()
+        rows, dropped = _rows(language_model, data, scratch / "tokens", tokens, settings)
         device = next(language_model.parameters()).device
         yield Inputs(
             loaded=loaded.to(device),
@@ -106,9 +98,27 @@ def open_inputs(
             model_name=name,
             rows=rows,
             first_position=settings["first_position"],
-            drop_tokens=tuple(sorted({*special, *settings["drop_tokens"]})),
+            drop_tokens=dropped,
             settings=settings,
         )
+
+
+def text_for(dictionary: SAE | Dictionary, model: Model, data: Path, folder: Path, *, tokens: int) -> Text:
+    """The text that latents of ``dictionary`` are looked up in, cut as in its training, its rows in ``folder``."""
+    settings = _settings(TextOptions(), conditions_of(dictionary.provenance), model)
+    rows, dropped = _rows(model, data, folder, tokens, settings)
+    first = settings["first_position"]
+    return Text(model=model, rows=rows, site=(), max_tokens=tokens, first_position=first, drop_tokens=dropped)
+
+
+def _rows(
+    model: Model, data: Path, folder: Path, tokens: int, settings: dict[str, Any]
+) -> tuple[TokenRows, tuple[int, ...]]:
+    """And the ids that are not measured."""
+    cut = {name: settings[name] for name in ("context", "packing", "bos")}
+    rows = rows_for(model, data, folder, tokens=tokens, **cut)
+    special = rows.info["special_ids"] if settings["drop_special"] else ()
+    return rows, tuple(sorted({*special, *settings["drop_tokens"]}))
 
 
 def load_all(folder: Path, *, site: str | None, target_site: str | None) -> SAE | Dictionary | DictionarySet:

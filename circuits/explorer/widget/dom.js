@@ -18,6 +18,9 @@ function number(value) {
   return text.replace("-", "−");
 }
 
+// Of a share: whole numbers, but for small ones.
+const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1" : share < 0.0995 ? String(+(100 * share).toFixed(1)) : String(Math.round(100 * share)));
+
 // Spaces and line ends are what many tokens consist of.
 const shownToken = (text) => text.replace(/\r?\n/g, "⏎").replace(/\t/g, "→");
 const quotedToken = (text) => shownToken(text).replace(/^ | $/g, "·") || "(empty)";

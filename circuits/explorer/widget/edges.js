@@ -1,7 +1,9 @@
-// Edges on a canvas, in a few strokes: those of one colour and about one width are one path. Those that were measured and do
+// Edges on a canvas, in a few strokes: some of one colour and about one width are one path. Those that were measured and do
 // not hold are grey.
 
 const WIDTHS = 8;
+// A path of hundreds of curves takes longer to fill than the same curves in several.
+const CURVES = 16;
 
 function edgeWidth(score, most) {
   return 0.6 + 5.4 * Math.min(1, Math.abs(score) / most);
@@ -13,18 +15,24 @@ function makeEdges(canvas) {
   let drawn = [];
 
   function strokesOf(edges, most) {
-    const found = new Map();
+    const strokes = [];
+    const open = new Map();
     for (const edge of edges) {
       const step = Math.round((WIDTHS - 1) * Math.min(1, Math.abs(edge.score) / most));
       const colour = edge.holds === false ? "loose" : edge.score < 0 ? "negative" : "positive";
       const key = `${colour} ${step}`;
-      if (!found.has(key)) found.set(key, { path: new Path2D(), colour, step });
+      let stroke = open.get(key);
+      if (!stroke || stroke.curves === CURVES) {
+        open.set(key, (stroke = { path: new Path2D(), colour, step, curves: 0 }));
+        strokes.push(stroke);
+      }
       const [x0, y0, ...rest] = edge.curve;
-      const { path } = found.get(key);
+      const { path } = stroke;
+      stroke.curves += 1;
       path.moveTo(x0, y0);
       path.bezierCurveTo(...rest);
     }
-    return [...found.values()].sort((a, b) => a.step - b.step);
+    return strokes.sort((a, b) => a.step - b.step);
   }
 
   function set(edges, most) {

@@ -56,7 +56,7 @@ function render({ model, el }) {
         if (rest.length) groups[name] = rest;
       }
       let number = 1;
-      while (groups[`group ${number}`] || state.graph().nodes.some((node) => node.id === `group ${number}`)) number += 1;
+      while (Object.hasOwn(groups, `group ${number}`) || state.graph().nodes.some((node) => node.id === `group ${number}`)) number += 1;
       state.change({ groups: { ...groups, [`group ${number}`]: selection } });
       focused = { id: `group ${number}`, prompt: focused.prompt };
     },
@@ -66,7 +66,7 @@ function render({ model, el }) {
     },
     rename(name, wanted) {
       const groups = state.get("groups");
-      if (!wanted || wanted === name || groups[wanted] || state.graph().nodes.some((node) => node.id === wanted)) return draw();
+      if (!wanted || wanted === name || Object.hasOwn(groups, wanted) || state.graph().nodes.some((node) => node.id === wanted)) return draw();
       if (focused.id === name) focused = { ...focused, id: wanted };
       state.change({ groups: Object.fromEntries(Object.entries(groups).map(([own, ids]) => [own === name ? wanted : own, ids])) });
     },

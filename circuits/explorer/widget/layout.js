@@ -155,13 +155,14 @@ function visible(graph, state, onlyPinned) {
     merged.parts.push(edge);
     edges.set(key, merged);
   });
-  for (const node of nodes.values()) Object.assign(node, { into: 0, out: 0, amount: 0 });
-  for (const { source, target, score } of edges.values()) {
+  for (const node of nodes.values()) Object.assign(node, { into: 0, out: 0 });
+  for (const { source, target } of edges.values()) {
     nodes.get(source).out += 1;
     nodes.get(target).into += 1;
-    nodes.get(target).amount += Math.abs(score);
   }
-  for (const edge of edges.values()) edge.share = Math.abs(edge.score) / (nodes.get(edge.target).amount || 1);
+  // Of all that enters the target (or its members), drawn or not.
+  const amount = (node) => node.members.reduce((sum, member) => sum + (graph.inputs.get(member.id) ?? 0), 0);
+  for (const edge of edges.values()) edge.share = Math.abs(edge.score) / (amount(nodes.get(edge.target)) || 1);
   for (const node of [...nodes.values()]) {
     node.faint = graph.edges.length > 0 && node.into + node.out === 0 && !pinned.has(node.id);
     // A token's name stands below anyway.

@@ -153,11 +153,11 @@ function makePanel(state, actions) {
     const measuredAs = edges.some((edge) => edge.parts.some((part) => part.measured));
     const note = (edge) => edge.parts.length > 1 ? `${edge.parts.length} edges` : (edge.parts[0].measured ?? "");
     return [make("table", { className: "edges" }, make("caption", {}, `${title}: ${edges.length} ${edges.length === 1 ? "edge" : "edges"}`),
-      make("tr", {}, head("node", "node", "place"), make("th", {}, measuredAs ? "measured" : ""), head("score", about.shares ? "weight" : "score", "size"), head("share", "share", "share of all edges drawn into the target")),
+      make("tr", {}, head("node", "node", "place"), make("th", {}, measuredAs ? "measured" : ""), head("score", about.shares ? "weight" : "score", "size"), head("share", "share", about.shares ? "share of the absolute weights of all edges into the target, drawn or not" : "share of the absolute scores of all edges into the target, drawn or not")),
       ...listed.map((edge) => make("tr", { className: edge.holds === false ? "loose" : "" },
         make("td", {}, button(named(edge[end]), `Show ${named(edge[end])}`, () => actions.choose(edge[end], false), { className: "link" })),
         make("td", { className: "soft" }, edge.reader ? `as ${READS[edge.reader]}` : note(edge)),
-        make("td", {}, number(edge.score)), make("td", {}, `${Math.round(100 * edge.share)} %`)))),
+        make("td", {}, number(edge.score)), make("td", {}, `${percent(edge.share)} %`)))),
       ...(edges.length > LISTED ? [button(all ? "Fewer" : `All ${edges.length}`, `${all ? "Fewer" : "All"} edges (${title})`, () => (all = !all, actions.redraw()))] : [])];
   }
 

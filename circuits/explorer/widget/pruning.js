@@ -81,12 +81,20 @@ function edgesFromTargetsDown(n, from, to) {
 }
 
 // A graph as it arrives: edges of an attribution graph are [number of the source, of the target, weight], and
-// where they were measured whether they hold, and what was found.
+// where they were measured whether they hold, and what was found. `inputs` is by node the sum of absolute scores of all
+// edges into it: an attribution graph has more than were sent, and says so of each node.
 const opened = new WeakMap();
 function openGraph(sent) {
   if (!sent) return null;
-  if (!opened.has(sent)) opened.set(sent, sent.links ? withEdges(sent) : sent);
+  if (!opened.has(sent)) opened.set(sent, withInputs(sent.links ? withEdges(sent) : sent));
   return opened.get(sent);
+}
+
+function withInputs(graph) {
+  const inputs = new Map();
+  for (const { target, score } of graph.edges) inputs.set(target, (inputs.get(target) ?? 0) + Math.abs(score));
+  for (const { id, inputs: sum } of graph.nodes) if (sum !== undefined) inputs.set(id, sum);
+  return { ...graph, inputs };
 }
 
 function withEdges(sent) {

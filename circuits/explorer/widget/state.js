@@ -45,6 +45,7 @@ function viewAsText(state) {
 // The traits that such a text stands for; throws in words.
 function viewFromText(text, graph, shares = Infinity) {
   const found = JSON.parse(text);
+  if (found === null || typeof found !== "object" || Array.isArray(found)) throw new Error("a state is an object: {…}");
   const known = new Set(graph.nodes.map((node) => node.id));
   const ids = (list, name) => {
     if (!Array.isArray(list)) throw new Error(`${name} is no list`);
@@ -54,15 +55,17 @@ function viewFromText(text, graph, shares = Infinity) {
   };
   const groups = {};
   const owned = new Set();
+  if (!(found.supernodes ?? []).every?.(Array.isArray)) throw new Error("supernodes is no list of lists");
   for (const [name, ...members] of found.supernodes ?? []) {
     const mine = ids(members, "supernodes");
-    if (!name || known.has(name) || name in groups || !mine.length || mine.some((id) => owned.has(id)))
+    if (!name || known.has(name) || Object.hasOwn(groups, name) || !mine.length || mine.some((id) => owned.has(id)))
       throw new Error(`supernode ${JSON.stringify(name)} needs a name of its own and members that no other has`);
     mine.forEach((id) => owned.add(id));
     groups[name] = mine;
   }
   const share = (value, name) => {
     if (typeof value !== "number" || !(value >= 0)) throw new Error(`${name} is no number from 0 on`);
+    if (shares <= 1 && value > 1) throw new Error(`${name} is ${value}, and a share of influence is at most 1`);
     return value;
   };
   return {

@@ -169,6 +169,7 @@ def test_another_tools_view_is_shown_as_far_as_it_fits(graph: Any, tmp_path: Pat
         ({"supernodes": [["a", "9_9_9"]]}, "'9_9_9' is not a node"),
         ({"supernodes": [["a"]]}, "one member or more"),
         ({"supernodes": [[]]}, "has no name"),
+        ({"supernodes": [["a", "E_0_0"], ["a", "E_0_1"]]}, "two supernodes are called 'a'"),
         ({"node_threshold": 7}, "node_threshold is 7.0; it is a share"),
         ({"node_threshold": "x"}, "'x'"),
         ({"pinnedIds": 3}, "pinnedIds"),

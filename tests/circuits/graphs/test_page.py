@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,11 @@ from circuits.commands.graph import app
 from circuits.graphs import attribution_graph, graph_page, measure, plan_graph, read_neuronpedia, score_pairs
 from circuits.graphs.logit_effects import token_effects
 from interp.cli import main
+from interp.embedded import TEXT_FOLDER
+from interp.sites.site import Site
+from saes import embedded_transcoders
+from saes.commands.inputs import text_for
+from saes.features.examples import top_examples
 from saes.features.logit_effects import effects_of
 from tests.circuits.graphs.schema import GRAPH_FILE
 from tests.circuits.graphs.sets import precise, prompt, random_set
@@ -77,6 +83,27 @@ def test_the_command_answers_before_it_says_where_it_wrote(
     del embedded
 
 
+def test_the_page_shows_passages_of_given_text(tmp_path: Path, embedded) -> None:
+    """Those that the latents' own lookup finds in the same rows."""
+    page, corpus = tmp_path / "graph.html", TEXT_FOLDER / "heldout.jsonl"
+    line = ["graph", "embedded", "--prompt", "Emma and Tom", "--nodes=0.3", f"--html={page}", f"--data={corpus}"]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--tokens=1000"])
+    assert not ended.value.code
+    saved = json.loads(re.search(r"<script[^>]*json[^>]*>(.*?)</script>", page.read_text(), re.DOTALL)[1])
+    latent = next(node["id"] for node in saved["state"]["graphs"]["position"]["nodes"] if node["kind"] == "latent")
+    layer, index, _ = map(int, latent.split("_"))
+    shown = [one for one in saved["details"][latent] if one["kind"] == "passage"][1:]
+    dictionary = embedded_transcoders()
+    text = text_for(dictionary, embedded, corpus, tmp_path / "rows", tokens=1000)
+    site = Site("mlp_in", layer)
+    (expected,) = top_examples(dictionary.parts[layer], replace(text, site=site), [index], k=len(shown))
+    assert [one["values"][one["peak"]] for one in shown] == pytest.approx(
+        [one.activation for one in expected], rel=1e-2
+    )
+    assert len(shown) > 1
+
+
 def test_the_command_says_why_a_head_attends(capsys: pytest.CaptureFixture[str], embedded) -> None:
     """The same pairs as in Python, in words and as an answer for scripts."""
     line = ["graph", "embedded", "--prompt", "Emma and Tom went to the river. Tom", "--why-attends", "1.1:9:4"]
@@ -102,6 +129,7 @@ def test_the_command_says_why_a_head_attends(capsys: pytest.CaptureFixture[str],
     [
         (["embedded"], "there is nothing to explain"),
         (["embedded", "--prompt", "a", "--save", "m.json"], "pass --measure too"),
+        (["embedded", "--prompt", "a", "--data", "text.txt"], "pass --html too"),
         (["embedded", "--task", "nothing"], "neither one of"),
         (["embedded", "--prompt", "a", "--why-attends", "2:16:3"], "it is LAYER.HEAD:QUERY:KEY"),
         (["embedded", "--prompt", "Emma was", "--why-attends", "9.0:1:1"], "layer is 9"),
