@@ -69,11 +69,17 @@ def sparsity(
     from interp.checkpoints.schedules import tokens_per_step as known_tokens_per_step
     from interp.checkpoints.sources import open_source
     from interp.models.loading import load_model
-    from interp.sparsity.activation_sparsity import nonzeros, ppl_sparsity
+    from interp.sparsity.activation_sparsity import check_percentage, nonzeros, ppl_sparsity
+    from interp.sparsity.laws import FEWEST_POINTS
     from interp.sparsity.other_rules import kept_at_perplexity
     from interp.sparsity.over_training import sparsity_over_training
     from interp.tokens.sequences import text_rows, training_rows
 
+    check_percentage(ppl)
+    if tokens_per_step is not None and (steps is None or tokens_per_step < 1):
+        raise ValueError(
+            f"tokens_per_step is {tokens_per_step}, and steps {steps}: it is for laws over --steps, and 1 or more"
+        )
     console = Console(highlight=False)
     if steps is not None:
         source = open_source(model)
@@ -87,9 +93,13 @@ def sparsity(
             table.add_row(str(step), str(found.share), f"{found.perplexity_ratio:.4f}")
         console.print(table)
         console.print(f"CETT {next(iter(run.values())).cett:.4f}, the last checkpoint's at +{ppl:g} % perplexity.")
-        laws = _laws(run, tokens_per_step or known_tokens_per_step(source.name))
+        seen = tokens_per_step or known_tokens_per_step(source.name)
+        laws = _laws(run, seen)
         for line in map(_said, laws):
             console.print(line)
+        if not laws:
+            why = "give --tokens-per-step" if seen is None else f"they take {FEWEST_POINTS} checkpoints after step 0"
+            console.print(f"No law of the activation ratio: {why}.")
         answer({"steps": run, "laws": laws})
         return
     loaded = load_model(model, dtype=dtype, device=device)
@@ -117,10 +127,10 @@ def sparsity(
 
 def _laws(run: "dict[int, Sparsity]", tokens_per_step: int | None) -> "list[ActivationLaw]":
     """Both forms over the checkpoints after step 0; none where tokens are not known, or points are few."""
-    from interp.sparsity.laws import fit_activation_ratio
+    from interp.sparsity.laws import FEWEST_POINTS, fit_activation_ratio
 
     steps = [step for step in run if step > 0]
-    if tokens_per_step is None or len(steps) < 6:
+    if tokens_per_step is None or len(steps) < FEWEST_POINTS:
         return []
     seen, ratios = [step * tokens_per_step for step in steps], [1 - run[step].share.value for step in steps]
     return [fit_activation_ratio(seen, ratios, form="relu"), fit_activation_ratio(seen, ratios, form="silu")]

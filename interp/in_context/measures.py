@@ -86,6 +86,9 @@ def measure(model: Callable[[Tensor], Output], sets: Mapping[str, Sequences]) ->
         model: from inputs to an :class:`Output`; without patterns, attention is left out.
         sets: from :func:`evaluation_sets`.
 
+    Raises:
+        ValueError: logits that are not finite, whose largest is no answer.
+
     Example:
         >>> from interp.in_context import AttentionClassifier, Setting, draw_classes, evaluation_sets, measure
         >>> sets = evaluation_sets(draw_classes(Setting()), 200)
@@ -97,6 +100,8 @@ def measure(model: Callable[[Tensor], Output], sets: Mapping[str, Sequences]) ->
     chance: dict[str, tuple[float, float]] = {}
     for name, each in sets.items():
         output = model(each.inputs)
+        if not output.logits.isfinite().all():
+            raise ValueError(f"logits on the set {name} are not finite, so that they answer nothing: has it diverged?")
         answer = output.logits.argmax(-1).cpu()
         rows[name] = (answer == each.target).float()
         chance[name] = 1 / output.logits.shape[1], float(each.copy_chance.mean())

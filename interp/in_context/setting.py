@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 _FIRST = 10
 _MOST = 1000
+_FEWEST_SEQUENCES = 10  # whose bootstrap says how sure a curve is
 
 CLAMPS = ("previous", "first", "match", "copy")
 """Parts of the circuit that :class:`interp.in_context.AttentionClassifier` can be given perfect."""
@@ -51,9 +52,10 @@ class Setting:
         for name in ("bursty", "novel"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
-        for name in ("noise", "zipf"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be finite, 0 or more")
+        if not 0 <= self.noise <= _MOST:
+            raise ValueError(f"noise is {self.noise}; it must be from 0 to {_MOST}, where a class can hardly be seen")
+        if not 0 <= self.zipf < float("inf"):
+            raise ValueError(f"zipf is {self.zipf}; it must be finite, 0 or more")
         if self.labels < 2 or self.classes < 2 or self.classes % self.labels:
             raise ValueError(
                 f"{self.classes} classes cannot be shared out to {self.labels} labels; give 2 labels or more, and a"
@@ -113,9 +115,9 @@ class TrainConfig(Setting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch", "hidden", "sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name, least in (("batch", 1), ("hidden", 1), ("sequences", _FEWEST_SEQUENCES), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {least} or more")
         if self.steps < 2 * _FIRST or not 2 <= self.checkpoints <= _MOST:
             raise ValueError(
                 f"steps={self.steps}, checkpoints={self.checkpoints}: give {2 * _FIRST} steps or more, and 2 to {_MOST}"

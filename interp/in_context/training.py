@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import write_json
 from interp.in_context.measures import Measures, evaluation_sets, mean_of, measure
 from interp.in_context.network import AttentionClassifier
-from interp.in_context.sequences import draw_classes, generator_of, sequences
+from interp.in_context.sequences import Classes, Sequences, draw_classes, generator_of, sequences
 from interp.in_context.setting import TrainConfig
 from interp.metrics import Estimate
 from interp.terminal.progress import progress
@@ -81,7 +82,8 @@ def train(config: TrainConfig, out: str | Path, *, tell: Callable[[str], None] =
         tell: called with a line about each checkpoint.
 
     Raises:
-        ValueError: the folder holds another run, or another run is writing it; a checkpoint is damaged.
+        ValueError: the folder holds another run, or another run is writing it; a checkpoint is damaged; the loss is
+            no longer finite.
 
     Example:
         >>> from interp.in_context import Setting, TrainConfig, train
@@ -90,18 +92,20 @@ def train(config: TrainConfig, out: str | Path, *, tell: Callable[[str], None] =
         (0, 10, 20)
     """
     folder = Path(out)
+    classes = draw_classes(config, seed=config.seed)
+    sets = evaluation_sets(classes, config.sequences, seed=config.seed + 1)  # refuses before there is a folder
     with alone_in(folder):
         if (folder / CONFIG).exists():
             check_same(asdict(_config(folder)), asdict(config), where=folder)
         else:
             write_json(folder / CONFIG, asdict(config))
-        _continue(config, folder, tell)
+        _continue(config, classes, sets, folder, tell)
         return load_run(folder)
 
 
-def _continue(config: TrainConfig, folder: Path, tell: Callable[[str], None]) -> None:
-    classes = draw_classes(config, seed=config.seed)
-    sets = evaluation_sets(classes, config.sequences, seed=config.seed + 1)
+def _continue(
+    config: TrainConfig, classes: Classes, sets: dict[str, Sequences], folder: Path, tell: Callable[[str], None]
+) -> None:
     network = AttentionClassifier(
         config, hidden=config.hidden, seed=config.seed, clamped=config.clamped, labels=classes.labels
     )
@@ -110,7 +114,8 @@ def _continue(config: TrainConfig, folder: Path, tell: Callable[[str], None]) ->
         optimizer = torch.optim.Adam(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     else:
         optimizer = torch.optim.SGD(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    done = [step for step in config.schedule if (folder / _name(step)).exists()]
+    # A checkpoint that is missing between others is made again, from the one before it.
+    done = list(takewhile(lambda step: (folder / _name(step)).exists(), config.schedule))
     if done:
         _restore(folder / _name(done[-1]), network, optimizer)
     first = done[-1] if done else 0
@@ -126,6 +131,11 @@ def _continue(config: TrainConfig, folder: Path, tell: Callable[[str], None]) ->
                 break
             batch = sequences(classes, config.batch, seed=generator_of(config.seed, 2, step))
             loss = cross_entropy(network(batch.inputs).logits, batch.target)
+            if not loss.isfinite():
+                raise ValueError(
+                    f"the training diverged: its loss is {loss.item():g} at step {step}. Give a learning_rate below"
+                    f" {config.learning_rate:g}, and another folder"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

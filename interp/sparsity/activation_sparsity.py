@@ -124,8 +124,7 @@ def ppl_sparsity(model: Model, tokens: Int[Tensor, "sequences position"], *, p: 
 
     Raises ValueError for processed weights, and for a p that is not positive.
     """
-    if not p > 0:
-        raise ValueError(f"p={p} must be a positive percentage, such as 1")
+    check_percentage(p)
     curves = _Curves(model, tokens)
     low, high = 0.0, 1.0
     middle, ratio = high, curves.perplexity_ratio(high)
@@ -136,6 +135,12 @@ def ppl_sparsity(model: Model, tokens: Int[Tensor, "sequences position"], *, p: 
             break
         low, high = (middle, high) if ratio < 1 + p / 100 else (low, middle)
     return curves.at(middle)
+
+
+def check_percentage(p: float) -> None:
+    """Raises ValueError for a rise in perplexity that is none."""
+    if not 0 < p < float("inf"):
+        raise ValueError(f"p={p} must be a positive percentage, such as 1")
 
 
 def sparsity_at(model: Model, tokens: Int[Tensor, "sequences position"], *, cett: float) -> Sparsity:

@@ -16,6 +16,7 @@ from interp.trajectory.curve_intervals import half_widths
 from interp.trajectory.variable_projection import Separable, Solution, problem
 
 Form = Literal["relu", "silu"]
+FEWEST_POINTS = 6
 _UNIT = 1e9
 _MAX_CONDITION = 1e3  # as for the emergence curve of interp.trajectory
 _STARTS = 4
@@ -179,9 +180,9 @@ def _checked(tokens: Any, ratio: Any, form: str) -> tuple[np.ndarray, np.ndarray
     if form not in _FORMS:
         raise ValueError(f"form={form!r} is neither relu nor silu")
     d, y = np.asarray(tokens, dtype=np.float64) / _UNIT, np.asarray(ratio, dtype=np.float64)
-    if d.ndim != 1 or d.shape != y.shape or len(d) < 6:
+    if d.ndim != 1 or d.shape != y.shape or len(d) < FEWEST_POINTS:
         raise ValueError(
-            f"tokens and ratios have shapes {d.shape} and {y.shape}; give two lists of one length, 6 or more"
+            f"tokens and ratios have shapes {d.shape} and {y.shape}; give two of one length, {FEWEST_POINTS} or more"
         )
     if not (np.isfinite(d).all() and (d > 0).all() and len(set(d.tolist())) == len(d)):
         raise ValueError("tokens seen must be above 0 and each once: leave step 0 out")

@@ -99,7 +99,8 @@ def change_points(
         seed: of the draws.
 
     Raises:
-        ValueError: fewer than 4 checkpoints that count, steps that do not ascend, or curves of other shapes.
+        ValueError: fewer than 4 checkpoints that count, 2 sequences or 2 draws; steps that do not ascend; curves of
+            other shapes.
 
     Example:
         >>> import numpy as np
@@ -119,6 +120,8 @@ def change_points(
     if (np.diff(known) <= 0).any():
         raise ValueError(f"steps are {known.tolist()[:12]}; they must ascend")
     n = next(iter(shapes.values()))[1]
+    if n < 2 or bootstraps < 2:
+        raise ValueError(f"{n} sequences and {bootstraps} bootstraps say nothing of how sure a change is; give 2")
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=bootstraps).astype(np.float64)
     counts = np.concatenate([np.ones((1, n)), counts])  # the curve itself, and then its draws
     points, changes = {}, {}

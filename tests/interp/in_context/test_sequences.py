@@ -207,7 +207,7 @@ def test_attention_is_averaged_where_there_is_a_right_and_a_wrong_label() -> Non
         ({"pairs": 4, "burstiness": 4}, "burstiness 4 does not fit into 4 pairs"),
         ({"longest": 3}, "longest is 3; there must be positions for all 4 pairs"),
         ({"novel": 1.5}, "novel is 1.5; it is a share"),
-        ({"noise": float("nan")}, "noise is nan; it must be finite"),
+        ({"noise": float("nan")}, "noise is nan; it must be from 0 to 1000"),
         ({"width": 0}, "width is 0; it must be 1 or more"),
     ],
 )

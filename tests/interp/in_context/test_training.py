@@ -9,7 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.commands.dynamics import icl
-from interp.in_context import AttentionClassifier, Setting, TrainConfig, load_run, train
+from interp.in_context import (
+    AttentionClassifier,
+    Output,
+    Setting,
+    TrainConfig,
+    draw_classes,
+    evaluation_sets,
+    load_run,
+    measure,
+    train,
+)
 from interp.in_context import training as module
 
 TINY: dict[str, Any] = {"classes": 16, "labels": 4, "width": 8, "batch": 16, "hidden": 16, "sequences": 40}
@@ -49,6 +59,35 @@ def test_killed_anywhere_it_comes_to_the_same_bytes(tmp_path: Path, monkeypatch:
     assert len(names) == len(CONFIG.schedule)
     for name in names:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
+def test_a_checkpoint_that_is_missing_between_others_is_made_again(tmp_path: Path) -> None:
+    """As the message about a damaged one promises."""
+    train(CONFIG, tmp_path)
+    missing = tmp_path / f"step{CONFIG.schedule[3]}.safetensors"
+    content = missing.read_bytes()
+    missing.unlink()
+    assert train(CONFIG, tmp_path).steps == CONFIG.schedule
+    assert missing.read_bytes() == content
+
+
+def test_what_cannot_be_drawn_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give a smaller zipf"):
+        train(TrainConfig(**TINY, steps=40, checkpoints=9, zipf=4000.0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_training_that_diverges_stops_and_keeps_what_was_before(optimizer: str, tmp_path: Path) -> None:
+    """Numbers of a network of NaN would look like chance."""
+    config = TrainConfig(**TINY, steps=40, checkpoints=9, optimizer=optimizer, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"diverged: its loss is \S+ at step \d+.*below 1e\+30"):
+        train(config, tmp_path)
+    assert load_run(tmp_path).steps == (0,)
+    with pytest.raises(ValueError, match="logits on the set plain are not finite"):
+        measure(
+            lambda inputs: Output(torch.full((len(inputs), 4), torch.nan)), evaluation_sets(draw_classes(config), 20)
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -91,6 +130,9 @@ def test_another_run_and_damage_are_refused(tmp_path: Path) -> None:
         ({"optimizer": "lion"}, "optimizer is 'lion'; it must be adam or sgd"),
         ({"batch": 0}, "batch is 0; it must be 1 or more"),
         ({"classes": 30}, "30 classes cannot be shared out to 8 labels"),
+        ({"sequences": 1}, "sequences is 1; it must be 10 or more"),
+        ({"seed": -1}, "seed is -1; it must be 0 or more"),
+        ({"noise": 1e200}, "noise is 1e\\+200; it must be from 0 to 1000"),
     ],
 )
 def test_configurations_that_cannot_be(options: dict[str, Any], message: str) -> None:

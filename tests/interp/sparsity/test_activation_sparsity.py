@@ -305,3 +305,15 @@ def test_refusals(gelu: Any, tmp_path: Path) -> None:
         nonzeros(load_model(tmp_path, process_weights=True), TOKENS)
     with pytest.raises(ValueError, match="1 thresholds for 4 layers"), pruned(gelu, [0.1]):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--ppl", "nan"], "p=nan must be"), (["--tokens-per-step", "5"], "it is for laws")],
+)
+def test_the_command_refuses_before_it_loads_anything(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["sparsity", "no/such/model", "--data", "none.txt", *options])
+    assert message in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_levels_and_split_are_those_of_an_exhaustive_search() -> None:
 
 def test_a_straight_line_explains_three_quarters() -> None:
     steps = 2 ** np.arange(60)
-    found = change_points(steps, {"line": np.arange(60.0)[:, None]}, bootstraps=5).points["line"]
+    found = change_points(steps, {"line": np.arange(60.0)[:, None].repeat(2, 1)}, bootstraps=5).points["line"]
     assert found.explained == pytest.approx(0.75, abs=0.001)
     assert found.size == pytest.approx(30, abs=0.5)
 
@@ -101,3 +101,6 @@ def test_curves_that_cannot_be() -> None:
         change_points(STEPS[::-1], {"a": np.zeros((40, 5))})
     with pytest.raises(ValueError, match="a has 3 checkpoints that count"):
         change_points([0, 1, 2, 3], {"a": np.zeros((4, 5))})
+    for columns, draws in ((1, 100), (5, 1)):
+        with pytest.raises(ValueError, match="say nothing of how sure a change is"):
+            change_points(STEPS, {"a": np.zeros((40, columns))}, bootstraps=draws)
