@@ -27,7 +27,7 @@ class SparsityPoint(Provenance):
     asked: str
     """``p=…`` of the checkpoint that the CETT was searched at, ``cett=…`` of the others."""
     found: Sparsity
-    """What was measured."""
+    """Sparsity and figures beside it at this step."""
 
 
 class _Points(ResultsFile[SparsityPoint]):

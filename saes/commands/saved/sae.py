@@ -9,10 +9,10 @@ from cyclopts import App
 from interp.commands.options import OutFolder
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
-from saes.commands.explain import explain
-from saes.commands.features import features
-from saes.commands.orthogonality import orthogonality
-from saes.commands.publish import publish
+from saes.commands.saved.explain import explain
+from saes.commands.saved.features import features
+from saes.commands.saved.orthogonality import orthogonality
+from saes.commands.saved.publish import publish
 
 app = App(
     name="sae",

@@ -1,0 +1,1 @@
+"""What ``interp sae`` does with saved SAEs, a module a command."""
