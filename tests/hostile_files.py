@@ -199,7 +199,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         assert [row.step for row in rows] in ([], [1])
 
     def icl_run(place: Path) -> None:
-        train(TrainConfig(steps=20, checkpoints=2, sequences=4, hidden=4), place)
+        train(TrainConfig(steps=20, checkpoints=2, sequences=10, hidden=4), place)
 
     def store(place: Path) -> None:
         cache_activations(model, rows, ["blocks.0.hook_resid_post"], place, dtype="int8")
