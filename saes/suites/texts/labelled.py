@@ -142,9 +142,9 @@ def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 
                 if (rows[-1][3] is None) != (rows[0][3] is None):
                     raise ValueError(f"{path.name}, line {number}: give every text a second label, or none of them")
     if (whole := len(rows)) <= most:
-        return _of(path.stem, rows, position)
+        return _of(path.name, rows, position)
     drawn = np.sort(np.random.default_rng(0).permutation(whole)[:most])
-    return _of(f"{path.stem}, {most:,} of {whole:,}", [rows[i] for i in drawn], position)
+    return _of(f"{path.name}, {most:,} of {whole:,}", [rows[i] for i in drawn], position)
 
 
 _Row = tuple[str, str, str | None, str | None]

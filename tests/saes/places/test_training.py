@@ -105,7 +105,8 @@ def test_stopped_and_resumed_is_bit_equal(
         assert torch.equal(parameter, weights(resumed)[name]), name
     log = [json.loads(line) for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, 61))
-    assert log[-1]["fvu"] < log[0]["fvu"]
+    # relu and gated begin where they rebuild best, and their loss may trade that for fewer latents.
+    assert log[-1]["fvu"] < log[0]["fvu"] or (activation in ("relu", "gated") and log[-1]["l0"] < log[0]["l0"])
     assert {"fvu.0", "fvu.2"} <= set(log[-1])
     assert ("l0.2" in log[-1]) == (kind != "crosscoder")
     again = load_dictionary(tmp_path / "stopped")

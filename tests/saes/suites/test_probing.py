@@ -135,7 +135,7 @@ def test_files_of_labelled_texts(tmp_path: Path) -> None:
     texts = read_labelled(path)
     assert texts.labels[:2] == ("0", "1")
     assert texts.groups[-2:] == ("text t 9", "group g")
-    assert texts.name == "mine"
+    assert texts.name == "mine.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "a", "label": [1]}\n')
     with pytest.raises(ValueError, match=r"mine.jsonl, line 2: its label is \[1\]"):
         read_labelled(path)
@@ -169,7 +169,7 @@ def test_no_labelled_text_is_lost_or_on_both_sides(tmp_path: Path) -> None:
     lines = [{"text": f"t {i}", "label": "abc"[i // 30]} for i in range(90)]  # in order of labels
     path.write_text("\n".join(map(json.dumps, lines)))
     texts = read_labelled(path, most=60)
-    assert (texts.name, texts.classes, len(set(texts.texts))) == ("mine, 60 of 90", ("a", "b", "c"), 60)
+    assert (texts.name, texts.classes, len(set(texts.texts))) == ("mine.jsonl, 60 of 90", ("a", "b", "c"), 60)
 
 
 def test_what_cannot_be_probed_is_named(embedded: TransformerBridge) -> None:

@@ -44,7 +44,7 @@ def test_one_evaluation_of_own_texts(saved: Path, tmp_path: Path, capsys: pytest
     assert "fvu" not in found
     figures = {one["figure"]: one for one in found["suites"]["figures"]}
     assert figures["majority"]["value"]["value"] == 0.5
-    assert figures["whole activation"]["of"] == "mine"
+    assert figures["whole activation"]["of"] == "mine.jsonl"
     assert 0 <= figures["latents, k = 5"]["value"]["value"] <= 1
     assert figures["latents, k = 5"]["value"]["n"] == 4
     refused = {one["suite"]: one["reason"] for one in found["suites"]["refused"]}
