@@ -49,7 +49,7 @@ def test_one_evaluation_of_own_texts(saved: Path, tmp_path: Path, capsys: pytest
     assert figures["latents, k = 5"]["value"]["n"] == 4
     refused = {one["suite"]: one["reason"] for one in found["suites"]["refused"]}
     assert "needs two properties of two labels each" in refused["scr"]
-    assert "mine has 2 labels" in refused["tpp"]
+    assert "mine.jsonl has 2 labels" in refused["tpp"]
     assert "topk SAE on embedded: probing; scr; tpp" in shown.out
     written = page.read_text(encoding="utf-8")
     assert "Evaluation: probing" in written
