@@ -111,13 +111,15 @@ def graph(
     from circuits.graphs.exchange.writing import write_neuronpedia
     from circuits.graphs.linear.targets import Difference, Targets
     from circuits.graphs.measured.measuring import measure as measure_edges
-    from circuits.graphs.page.report import graph_page
     from circuits.graphs.qk import score_pairs
     from interp.files.scratch import scratch_folder
     from interp.files.writing import write_json
     from interp.models.loading import load_model
     from saes.commands.inputs import text_for
     from saes.places.files import load_any
+
+    if html is not None:  # first, since what it needs may be missing
+        from circuits.graphs.page.report import graph_page
 
     if task is not None:
         require_task(task)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from interp import metrics
+from interp.arguments.extras import extra
 from interp.metrics import Estimate
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -34,6 +34,8 @@ def fit(x: np.ndarray, y: np.ndarray, *, strength: float = 1.0, keep_directions:
     ``keep_directions``: all inputs are divided by one number, the root of their mean variance. Then the penalty favours
     no direction, and the weights are one; with a divisor each, a dimension that hardly varies would get a large weight.
     """
+    with extra("sklearn", "a probe"):
+        from sklearn.linear_model import LogisticRegression
     mean, deviation = x.mean(0), x.std(0)
     if keep_directions:
         deviation = np.full_like(deviation, np.sqrt((deviation**2).mean()))

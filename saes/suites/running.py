@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.arguments.extras import extra
 from interp.metrics import Estimate
 from interp.models.bridge import Model
 from interp.sites.site import Site
@@ -69,7 +70,8 @@ class Suites:
 
 
 def parse_suites(text: str) -> tuple[str, ...]:
-    """Names with commas between, ``all`` for every one. Raises ValueError for others.
+    """Names with commas between, ``all`` for every one. Raises ValueError for others, MissingExtra where what all but
+    ``core`` need is not installed.
 
     Example:
         >>> from saes.suites.running import parse_suites
@@ -80,6 +82,9 @@ def parse_suites(text: str) -> tuple[str, ...]:
     names = every if text.strip() == "all" else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     if unknown := [name for name in names if name not in every]:
         raise ValueError(f"{unknown[0]!r} is no evaluation; --suite takes {', '.join(every)}, with commas, or all")
+    if set(names) - {"core"}:
+        with extra("sklearn", f"--suite {text}"):
+            import sklearn  # noqa: F401  (before a model is loaded)
     return names
 
 
