@@ -80,9 +80,7 @@ def _copying(
     """Of each row the mean loss on what can be copied, on what cannot, and the share of the former that come first."""
     losses = metrics.cross_entropy(logits, rows)
     right = (logits[:, :-1].argmax(-1) == rows[:, 1:]).float()
-    return torch.stack(
-        [losses[copied].view(len(rows), -1).mean(1), _mean(losses, ~copied), _mean(right, copied)], dim=1
-    )
+    return torch.stack([_mean(losses, copied), _mean(losses, ~copied), _mean(right, copied)], dim=1)
 
 
 def _mean(values: Float[Tensor, "batch position"], where: Tensor) -> Float[Tensor, " batch"]:

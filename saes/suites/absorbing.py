@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from interp.metrics import Estimate
 from saes.sae import SAE
-from saes.suites.combining import averaged, require_autoencoder
+from saes.suites.combining import averaged, require_autoencoder, require_one_each
 from saes.suites.probes import by_mean_difference, f1, fit, fit_dense, share
 from saes.suites.texts.examples import Examples
 from saes.suites.texts.labelled import LabelledTexts, held_out
@@ -125,8 +125,7 @@ def absorption(
         ((0,), 0.0)
     """
     require_autoencoder(sae, "absorption")
-    if len(examples) != len(texts.texts):
-        raise ValueError(f"{len(examples)} examples, {len(texts.texts)} texts: one for each")
+    require_one_each(examples, texts)
     if texts.position != "last":
         raise ValueError(f"absorption is of single tokens, and {texts.name} takes means of texts: use position='last'")
     groups, test = np.array(texts.groups), held_out(texts.labels, texts.groups, share=share_held_out, seed=seed)

@@ -1,4 +1,4 @@
-"""What several evaluations share: means of estimates, and which SAEs they can take."""
+"""What several evaluations share: means of estimates, ablation, and what they can take."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from interp.metrics import Estimate
 from saes.sae import SAE
 from saes.suites.probes import Probe
 from saes.suites.texts.examples import Examples
+from saes.suites.texts.labelled import LabelledTexts
 
 
 def averaged(estimates: Sequence[Estimate]) -> Estimate:
@@ -83,3 +84,17 @@ def require_autoencoder(sae: SAE, what: str) -> None:
         raise ValueError(f"{what} looks at what latents write where they read, and this is a transcoder: take an SAE")
     if sae.layer_norm:
         raise ValueError(f"{what} needs latents in the activation's unit; this SAE normalises each activation first")
+
+
+def require_one_each(examples: Examples, texts: LabelledTexts) -> None:
+    """Raises ValueError unless there is an example for each text."""
+    if len(examples) != len(texts.texts):
+        raise ValueError(f"{len(examples)} examples, {len(texts.texts)} texts: one for each")
+
+
+def checked_counts(ns: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of latents, each once, the smallest first. Raises ValueError for none, or one below 1."""
+    counts = tuple(sorted(set(ns)))
+    if not counts or counts[0] < 1:
+        raise ValueError(f"ns = {list(counts)}: each must be 1 or more")
+    return counts

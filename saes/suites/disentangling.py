@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.metrics import Estimate
 from interp.terminal.progress import counted
 from saes.sae import SAE
-from saes.suites.combining import Part, combined, require_autoencoder
+from saes.suites.combining import Part, checked_counts, combined, require_autoencoder
 from saes.suites.texts.examples import Examples, examples_from_rows
 
 NS = (1, 5, 20, 100)
@@ -133,9 +133,7 @@ def ravel(
     require_autoencoder(sae, "RAVEL")
     if len(world.attributes) < 2:
         raise ValueError(f"{world.name} has {len(world.attributes)} attribute: to isolate there must be two or more")
-    ns = tuple(sorted({min(n, sae.d_sae) for n in ns}))
-    if not ns or ns[0] < 1:
-        raise ValueError(f"ns = {list(ns)}: each must be 1 or more")
+    ns = checked_counts([min(n, sae.d_sae) for n in ns])
     recalls, known = _known(world)
     generator = np.random.default_rng(seed)
     order = generator.permutation(known)

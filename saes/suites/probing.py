@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp.metrics import Estimate
+from saes.suites.combining import require_one_each
 from saes.suites.probes import by_mean_difference, fit, fit_dense, share
 from saes.suites.texts.examples import Examples
 from saes.suites.texts.labelled import LabelledTexts, held_out
@@ -84,8 +85,7 @@ def probe_sparsely(
     d_sae, ks = examples.latents.shape[1], tuple(sorted(set(ks)))
     if not ks or ks[0] < 1 or ks[-1] > d_sae:
         raise ValueError(f"k = {list(ks)}: each must be from 1 to d_sae = {d_sae}")
-    if len(examples) != len(texts.texts):
-        raise ValueError(f"{len(examples)} examples, {len(texts.texts)} texts: one for each")
+    require_one_each(examples, texts)
     labels, groups = np.array(texts.labels), np.array(texts.groups)
     test = held_out(texts.labels, texts.groups, share=share_held_out, seed=seed)
     classes = texts.classes if len(texts.classes) > 2 else texts.classes[-1:]

@@ -17,7 +17,7 @@ import torch
 from interp import metrics
 from interp.metrics import Estimate
 from saes.sae import SAE
-from saes.suites.combining import effects_on, require_autoencoder, strongest, without
+from saes.suites.combining import checked_counts, effects_on, require_autoencoder, require_one_each, strongest, without
 from saes.suites.probes import Probe, fit_dense, share
 from saes.suites.texts.examples import Examples
 from saes.suites.texts.labelled import LabelledTexts, held_out
@@ -105,17 +105,14 @@ def remove_spurious(
         1.0
     """
     require_autoencoder(sae, "spurious correlation removal")
-    if len(examples) != len(texts.texts):
-        raise ValueError(f"{len(examples)} examples, {len(texts.texts)} texts: one for each")
+    require_one_each(examples, texts)
     kinds = [tuple(sorted(set(labels))) for labels in (texts.labels, texts.second)]
     if [len(kind) for kind in kinds] != [2, 2]:
         raise ValueError(
             f"{texts.name}: spurious correlation removal needs two properties of two labels each, label and second; it"
             f" has {len(kinds[0])} and {len(kinds[1])}"
         )
-    ns = tuple(sorted(set(ns)))
-    if not ns or ns[0] < 1:
-        raise ValueError(f"ns = {list(ns)}: each must be 1 or more")
+    ns = checked_counts(ns)
     answers = [np.array(labels) == kind[1] for labels, kind in zip((texts.labels, texts.second), kinds, strict=True)]
     groups, test = np.array(texts.groups), held_out(texts.labels, texts.groups, share=share_held_out, seed=seed)
     generator = np.random.default_rng(seed)

@@ -13,7 +13,16 @@ import numpy as np
 
 from interp.metrics import Estimate
 from saes.sae import SAE
-from saes.suites.combining import Part, combined, effects_on, require_autoencoder, strongest, without
+from saes.suites.combining import (
+    Part,
+    checked_counts,
+    combined,
+    effects_on,
+    require_autoencoder,
+    require_one_each,
+    strongest,
+    without,
+)
 from saes.suites.probes import Probe, fit_dense
 from saes.suites.probing import balanced
 from saes.suites.texts.examples import Examples
@@ -80,15 +89,12 @@ def perturb_targets(
         0.5
     """
     require_autoencoder(sae, "targeted probe perturbation")
-    if len(examples) != len(texts.texts):
-        raise ValueError(f"{len(examples)} examples, {len(texts.texts)} texts: one for each")
+    require_one_each(examples, texts)
     if len(classes := texts.classes) < 3:
         raise ValueError(
             f"{texts.name} has {len(classes)} labels: of two each is the other's opposite; give three or more"
         )
-    ns = tuple(sorted(set(ns)))
-    if not ns or ns[0] < 1:
-        raise ValueError(f"ns = {list(ns)}: each must be 1 or more")
+    ns = checked_counts(ns)
     labels, groups = np.array(texts.labels), np.array(texts.groups)
     test = held_out(texts.labels, texts.groups, share=share_held_out, seed=seed)
     generator, x = np.random.default_rng(seed), examples.x.double().numpy()
