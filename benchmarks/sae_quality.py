@@ -1,12 +1,16 @@
-"""How good are SAEs with defaults, next to peers with theirs, at equal rows, tokens and number of active latents?
+r"""How good are SAEs with defaults, next to peers with theirs, at equal rows, tokens and number of active latents?
 
     python benchmarks/sae_quality.py --tokens 400k --k 8 16 32 --seeds 3 --figure docs/sae-quality.svg
 
-The residual stream of the embedded model, layer 2 (96 wide), 768 latents, batches of 2,048. Everybody sees the same
-batches. A peer is trained with its default learning rate and with two others; which of the three is its best is chosen
-on rows of the training documents that nobody is trained on, with one seed, and every figure is of the held-out text.
-Peers live in environments of their own (``peers.py``) and write their own files, which are read as ``interp eval``
-reads them. What was trained stays in ``--out``, and a run that was stopped continues.
+The residual stream of the embedded model, layer 2 (96 wide), 768 latents, batches of 2,048; or of another model:
+
+    python benchmarks/sae_quality.py --model smollm2-135m --site blocks.15.hook_resid_post --d-sae 4608 \
+        --drop-norm-above 10 --k 32 --out runs/sae-quality-smollm2
+
+Everybody sees the same batches. A peer is trained with its default learning rate and with two others; which of the
+three is its best is chosen on rows of the training documents that nobody is trained on, with one seed, and every figure
+is of the held-out text. Peers live in environments of their own (``peers.py``) and write their own files, which are
+read as ``interp eval`` reads them. What was trained stays in ``--out``, and a run that was stopped continues.
 """
 
 from __future__ import annotations
@@ -29,14 +33,14 @@ from pictures import write_svg
 from sae_quality_workers import Job
 from safetensors.torch import load_file, save_file
 
-from interp import Site, cache_activations, load_model, rows_for
+from interp import Masks, Site, cache_activations, load_model, rows_for
 from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
 from saes import SAE, TrainConfig, train
-from saes.evaluation.report import evaluate_together
+from saes.evaluation.report import Report, evaluate_together
 
-SITE, D_SAE, BATCH = "blocks.2.hook_resid_post", 768, 2048
+BATCH = 2048
 OURS = {
     "topk": {},
     "batchtopk": {},
@@ -46,12 +50,43 @@ OURS = {
     "relu": {"l0": True},
 }
 """Our variants, all with defaults: with k, or with --l0."""
-RATES = {
-    "sparsify": (None, 5e-3 / (D_SAE / 2**14) ** 0.5 / 3, 5e-3 / (D_SAE / 2**14) ** 0.5 * 3),
-    "saelens": (None, 1e-3, 3e-3),
-    "dictionary_learning": (None, 3e-3, 1e-2),
-}
-"""Learning rates of the peers' TopK SAEs: their own (None), and two others."""
+PEERS = ("sparsify", "saelens", "dictionary_learning")
+FIGURES = ("FVU", "L0", "dead", "CE recovered")
+
+
+def rates_of(peer: str, d_sae: int) -> tuple[float | None, ...]:
+    """Learning rates of a peer's TopK SAEs: its own (None), and two others."""
+    signum = 5e-3 / (d_sae / 2**14) ** 0.5  # sparsify's own
+    others = {"sparsify": (signum / 3, signum * 3), "saelens": (1e-3, 3e-3), "dictionary_learning": (3e-3, 1e-2)}
+    return None, *others[peer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Whose activations they are, and how many latents everybody has."""
+
+    model: str
+    site: str
+    d_sae: int
+    drop_norm_above: float | None
+    """Tokens of a larger norm, in medians, are neither trained on nor counted."""
+
+    def figures(self, report: Report) -> dict[str, float]:
+        """``FIGURES`` of one SAE. Where massive tokens do not count, CE added stands in for CE recovered, which is
+        against the ablation of all."""
+        if self.drop_norm_above is None:
+            found = (report.fvu, report.l0, report.dead_fraction, report.ce_recovered_zero)
+        else:
+            part = report.without_massive
+            assert part.fvu is not None
+            assert part.ce_difference is not None
+            found = (part.fvu, part.l0, report.dead_fraction, part.ce_difference)
+        return {name: one.value for name, one in zip(self.names, found, strict=True)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the figures."""
+        return FIGURES if self.drop_norm_above is None else (*FIGURES[:-1], "CE added")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +110,8 @@ class Trained:
 class Rows:
     """Activations in memory, shuffled by seed."""
 
-    def __init__(self, data: torch.Tensor) -> None:
-        self.data, self.provenance = data, {"model": "embedded"}
+    def __init__(self, data: torch.Tensor, model: str) -> None:
+        self.data, self.provenance = data, {"model": model}
 
     def __len__(self) -> int:
         return len(self.data)
@@ -88,14 +123,15 @@ class Rows:
             yield dict.fromkeys(sites, self.data[order[begin : begin + batch_size]])
 
 
-def prepared(out: Path, text: Path, distinct: int) -> tuple[torch.Tensor, torch.Tensor]:
+def prepared(setting: Setting, out: Path, text: Path, distinct: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows to train on, and rows to choose by: the last tenth of the training text."""
     file = out / "rows.safetensors"
     if not file.is_file():
-        model = load_model("embedded", device="cpu")
+        model = load_model(setting.model, device="cpu")
         rows = rows_for(model, text, out / "tokens", tokens=distinct)
-        store = cache_activations(model, rows, SITE, out / "acts")
-        x = store.read(SITE)
+        masks = Masks(drop_norm_above=setting.drop_norm_above)
+        store = cache_activations(model, rows, setting.site, out / "acts", masks=masks, progress=True)
+        x = store.read(setting.site)
         cut = len(x) * 9 // 10 // 256 * 256
         save_file({"x": x[:cut].contiguous(), "choice": x[cut:].contiguous()}, file)
     found = load_file(file)
@@ -108,22 +144,22 @@ def fvu(sae: SAE, x: torch.Tensor) -> float:
     return error / float((x - x.mean(0)).square().sum())
 
 
-def train_ours(one: Trained, rows: torch.Tensor) -> None:
+def train_ours(setting: Setting, one: Trained, rows: torch.Tensor) -> None:
     options = {"l0": float(one.k)} if OURS[one.who] else {"k": one.k}
     config = TrainConfig(
-        site=SITE, out=Path(one.folder), activation=one.who, d_sae=D_SAE, batch_size=BATCH, tokens=one.tokens,
-        seed=one.seed, data_seed=one.seed, **options,  # type: ignore[arg-type]
+        site=setting.site, out=Path(one.folder), activation=one.who, d_sae=setting.d_sae, batch_size=BATCH,
+        tokens=one.tokens, seed=one.seed, data_seed=one.seed, **options,  # type: ignore[arg-type]
     )  # fmt: skip
-    train(config, Rows(rows))
+    train(config, Rows(rows, setting.model))
 
 
-def train_peers(asked: Sequence[Trained], out: Path) -> None:
+def train_peers(setting: Setting, asked: Sequence[Trained], out: Path) -> None:
     """Those that are not there yet, a process for each peer."""
-    for who in RATES:
+    for who in PEERS:
         jobs = [
             Job(
                 rows=str(out / "rows.safetensors"), order_seed=one.seed, steps=-(-one.tokens // BATCH), batch=BATCH,
-                k=one.k, d_sae=D_SAE, seed=one.seed, lr=one.lr, out=one.folder,
+                k=one.k, d_sae=setting.d_sae, seed=one.seed, lr=one.lr, out=one.folder,
             )
             for one in asked
             if one.who == who and not Path(one.folder).exists()
@@ -149,33 +185,34 @@ def train_peers(asked: Sequence[Trained], out: Path) -> None:
             raise RuntimeError(f"{who} ended with {process.returncode}")
 
 
-def best_rates(asked: Sequence[Trained], choice: torch.Tensor) -> dict[tuple[str, int, int], float | None]:
+def best_rates(
+    setting: Setting, asked: Sequence[Trained], choice: torch.Tensor
+) -> dict[tuple[str, int, int], float | None]:
     """For each peer, k and budget the rate of the SAE that rebuilds the rows to choose by best."""
     found: dict[tuple[str, int, int], list[tuple[float, float | None]]] = {}
     for one in asked:
-        found.setdefault((one.who, one.k, one.tokens), []).append((fvu(load(one), choice), one.lr))
+        found.setdefault((one.who, one.k, one.tokens), []).append((fvu(load(setting, one), choice), one.lr))
     return {key: min(its, key=lambda pair: pair[0])[1] for key, its in found.items()}
 
 
-def load(one: Trained) -> SAE:
-    return SAE.load(one.folder, site=SITE)
+def load(setting: Setting, one: Trained) -> SAE:
+    return SAE.load(one.folder, site=setting.site)
 
 
-def measured(asked: Sequence[Trained], out: Path, heldout: int) -> dict[str, dict[str, float]]:
-    """FVU, L0, share of dead latents and CE recovered on the held-out text, by name; kept in ``out``."""
+def measured(setting: Setting, asked: Sequence[Trained], out: Path, heldout: int) -> dict[str, dict[str, float]]:
+    """Figures on the held-out text, by name; kept in ``out``."""
     file = out / "measured.json"
     known: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
     missing = [one for one in asked if one.name not in known]
     if not missing:
         return known
-    model = load_model("embedded", device="cpu")
+    model = load_model(setting.model, device="cpu")
     rows = rows_for(model, TEXT_FOLDER / "heldout.jsonl", out / "heldout", tokens=heldout)
     for begin in range(0, len(missing), 12):
         some = missing[begin : begin + 12]
-        reports = evaluate_together([load(one) for one in some], model, rows, sites=[SITE] * len(some))
-        for one, report in zip(some, reports, strict=True):
-            figures = ("fvu", "l0", "dead_fraction", "ce_recovered_zero")
-            known[one.name] = {figure: getattr(report, figure).value for figure in figures}
+        saes = [load(setting, one) for one in some]
+        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some))
+        known |= {one.name: setting.figures(report) for one, report in zip(some, reports, strict=True)}
         write_json(file, known)
         print(f"measured {begin + len(some)} of {len(missing)}", flush=True)
     return known
@@ -194,29 +231,38 @@ def summary(its: Sequence[dict[str, float]]) -> dict[str, tuple[float, float | N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/sae-quality"))
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--site", default="blocks.2.hook_resid_post")
+    parser.add_argument("--d-sae", type=int, default=768)
+    parser.add_argument("--drop-norm-above", type=float, help="leave massive tokens out, of so many median norms")
     parser.add_argument("--text", type=Path, default=TEXT_FOLDER / "train.jsonl", help="to train on")
-    parser.add_argument("--distinct", type=int, default=300_000, help="most activations; passes repeat them")
+    parser.add_argument("--distinct", type=parse_count, default=300_000, help="most activations; passes repeat them")
     parser.add_argument("--tokens", type=parse_count, nargs="+", default=[400_000])
     parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heldout-tokens", type=int, default=20_000)
     parser.add_argument("--ours", nargs="*", default=list(OURS), choices=list(OURS))
-    parser.add_argument("--peers", nargs="*", default=list(RATES), choices=list(RATES))
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--figure", type=Path, help="an SVG of FVU against L0")
     options = parser.parse_args()
     torch.set_num_threads(1)
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    rows, choice = prepared(out, options.text, options.distinct)
+    setting = Setting(
+        model=options.model, site=options.site, d_sae=options.d_sae, drop_norm_above=options.drop_norm_above
+    )
+    rows, choice = prepared(setting, out, options.text, options.distinct)
 
     def named(who: str, k: int, tokens: int, seed: int, lr: float | None = None) -> Trained:
         one = Trained(who=who, k=k, tokens=tokens, seed=seed, lr=lr, folder="")
         return replace(one, folder=str(out / one.name))
 
     points = [(k, tokens) for tokens in options.tokens for k in options.k]
-    first = [named(who, *point, 0, lr) for who in options.peers for point in points for lr in RATES[who]]
-    train_peers(first, out)
-    rates = best_rates(first, choice)
+    first = [
+        named(who, *point, 0, lr) for who in options.peers for point in points for lr in rates_of(who, setting.d_sae)
+    ]
+    train_peers(setting, first, out)
+    rates = best_rates(setting, first, choice)
     contestants = [(who, who, None) for who in options.ours]
     contestants += [(who, f"{who}, {what}", what) for who in options.peers for what in ("default", "best of three")]
 
@@ -226,12 +272,12 @@ def main() -> None:
 
     every = [one for who, _, what in contestants for point in points for one in seeds_of(who, what, *point)]
     everything = list(dict.fromkeys(every))  # a peer's default may be its best
-    train_peers(everything, out)
+    train_peers(setting, everything, out)
     for one in everything:
         if one.who in OURS and not (Path(one.folder) / "cfg.json").is_file():
-            train_ours(one, rows)
+            train_ours(setting, one, rows)
             print(f"trained {one.name}", flush=True)
-    known = measured(everything, out, options.heldout_tokens)
+    known = measured(setting, everything, out, options.heldout_tokens)
 
     table, curves = [], {}
     for tokens in options.tokens:
@@ -241,20 +287,22 @@ def main() -> None:
                 lr = rates[who, k, tokens] if what == "best of three" else None
                 table.append({"tokens": tokens, "k": k, "who": label, "lr": lr, "seeds": options.seeds, **found})
                 curves.setdefault((tokens, label), []).append(found)
-    print(f"\n{len(rows):,} activations to train on, {len(choice):,} to choose by; batch {BATCH:,}, {D_SAE} latents\n")
-    columns = ["activations", "k or L0 asked for", "SAE", "FVU", "L0", "dead", "CE recovered"]
+    print(f"\n{len(rows):,} activations to train on, {len(choice):,} to choose by; {options.d_sae:,} latents\n")
+    columns = ["activations", "k or L0 asked for", "SAE", *setting.names]
     print(f"| {' | '.join(columns)} |\n|---:|---:|---{'|---:' * 4}|")
     for line in table:
         rate = "" if line["lr"] is None else f" ({line['lr']:.2g})"
         cells = [f"{line['tokens']:,}", line["k"], line["who"] + rate]
-        for figure, digits in (("fvu", 4), ("l0", 1), ("dead_fraction", 3), ("ce_recovered_zero", 4)):
+        for figure, digits in zip(setting.names, (4, 1, 3, 4), strict=True):
             value, error = line[figure]
             cells.append(f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}"))
         print(f"| {' | '.join(map(str, cells))} |")
     about = machine()
     print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
     settings = {name: str(value) for name, value in vars(options).items()}
-    name = "-".join(map(str, ["sae-quality", *options.tokens]))
+    name = "-".join(
+        map(str, ["sae-quality", *([] if setting.model == "embedded" else [setting.model]), *options.tokens])
+    )
     write_json(RESULTS / f"{name}.json", {"machine": about, "settings": settings, "table": table})
     if options.figure:
         draw(curves, options.figure)
@@ -270,11 +318,11 @@ def draw(curves: dict[tuple[int, str], list[dict[str, tuple[float, float | None]
         if tokens != budget:
             continue
         peer = "," in label
-        its = sorted(its, key=lambda found: found["l0"][0])
+        its = sorted(its, key=lambda found: found["L0"][0])
         figure.add_scatter(
-            x=[found["l0"][0] for found in its],
-            y=[found["fvu"][0] for found in its],
-            error_y={"array": [2 * (found["fvu"][1] or 0) for found in its], "thickness": 1},
+            x=[found["L0"][0] for found in its],
+            y=[found["FVU"][0] for found in its],
+            error_y={"array": [2 * (found["FVU"][1] or 0) for found in its], "thickness": 1},
             name=label if peer else f"deepfield {label}",
             mode="lines+markers",
             line={"dash": ("dot" if "default" in label else "dash") if peer else "solid"},
