@@ -1,17 +1,18 @@
 """Answers on disk, a line each, under the hash of what was asked: kept as they come, and never asked for again.
 
-What is asked stays below a cap; a judge of recorded answers gives them again offline.
+A judge of recorded answers gives them again offline.
 """
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from interp.files.outside import parse_json_text, reading, record
 from interp.files.seals import SEAL, is_broken, sealed
 from interp.files.writing import atomic_path, make_folder, sync_folder, told_if_full
-from saes.explanations.judge import Answer, Judge, Request
+from saes.explanations.judges.judge import Answer, Request
 
 ANSWERS = "answers.jsonl"
 
@@ -73,73 +74,32 @@ class Answers:
     def add(self, request: Request, answer: Answer, *, judge: str) -> None:
         """Keep an answer; it is on the disk when this returns."""
         one = Answered(key=request.key(), judge=judge, request=request, answer=answer)
-        line = json.dumps(sealed(asdict(one))) + "\n"
         new = not self._path.exists()
         if self._torn:
-            with atomic_path(self._path) as partial:
-                partial.write_bytes(self._path.read_bytes().rpartition(b"\n")[0] + b"\n" * bool(self._kept))
-            self._torn = False
+            self._write_anew()
         with told_if_full(self._path):
             make_folder(self._path.parent)
             with self._path.open("ab") as file:
-                file.write(line.encode())
+                file.write(_line(one))
                 file.flush()
                 os.fsync(file.fileno())
         if new:
             sync_folder(self._path.parent)
         self._kept[one.key] = one
 
+    def arrange(self, order: Iterable[Request]) -> None:
+        """Put the lines into this order, whichever they came in; others stand behind."""
+        keys = [key for request in order if (key := request.key()) in self._kept]
+        arranged = {key: self._kept[key] for key in dict.fromkeys([*keys, *self._kept])}
+        if list(arranged) != list(self._kept):
+            self._kept = arranged
+            self._write_anew()
 
-@dataclass(frozen=True, kw_only=True)
-class Cap:
-    """The most that a folder's answers may cost, those of earlier runs in it included; None for no limit.
-
-    Example:
-        >>> from saes.explanations import Cap
-        >>> Cap(requests=100).tokens is None
-        True
-    """
-
-    requests: int | None = None
-    """Requests that may be answered, all runs together."""
-    tokens: int | None = None
-    """Tokens of requests and answers, all runs together."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and value < 0:
-                raise ValueError(f"the cap of {name} is {value}; it must be 0 or more")
-
-
-class Spent(Exception):
-    """The cap is reached; what was answered before is kept."""
-
-
-class Asking:
-    """Answers from the file first, then from the judge, each of which goes into the file."""
-
-    def __init__(self, judge: Judge, answers: Answers, cap: Cap = Cap()) -> None:
-        self._judge, self.answers, self._cap = judge, answers, cap
-
-    def ask(self, request: Request) -> Answer:
-        """The answer.
-
-        Raises:
-            Spent: it is not among those that were given, and the next request could go beyond the cap.
-        """
-        if request in self.answers:
-            return self.answers[request]
-        cap = self._cap
-        if cap.requests is not None and self.answers.requests + 1 > cap.requests:
-            raise Spent(f"{self.answers.requests:,} of {cap.requests:,} requests are spent")
-        if cap.tokens is not None and self.answers.tokens + request.most_tokens() > cap.tokens:
-            raise Spent(
-                f"{self.answers.tokens:,} of {cap.tokens:,} tokens are spent, and the next request could take"
-                f" {request.most_tokens():,}"
-            )
-        answer = self._judge.ask(request)
-        self.answers.add(request, answer, judge=self._judge.name)
-        return answer
+    def _write_anew(self) -> None:
+        """All whole lines."""
+        with atomic_path(self._path) as partial:
+            partial.write_bytes(b"".join(map(_line, self._kept.values())))
+        self._torn = False
 
 
 class Recorded:
@@ -191,6 +151,10 @@ class Recorded:
                 " are others than in its recording"
             )
         return self._kept[key]
+
+
+def _line(one: Answered) -> bytes:
+    return (json.dumps(sealed(asdict(one))) + "\n").encode()
 
 
 def _read(path: Path) -> tuple[list[Answered], bool]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from saes.explanations.judge import Message, Request
+from saes.explanations.judges.judge import Message, Request
 from saes.features.examples import Example
 
 WORDS = {"detection": ("yes", "no"), "fuzzing": ("yes", "no"), "effects": ("A", "B")}
@@ -18,6 +18,8 @@ STRONG = 0.3
 _HERE = Path(__file__).parent
 _TEMPLATES = ("explanation", *WORDS)
 _LONGEST_EXPLANATION = 400
+WIDEST_EXPLANATION = "\U00020000" * _LONGEST_EXPLANATION
+"""No sentence that is read has more characters, or more bytes."""
 
 
 @cache

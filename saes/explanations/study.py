@@ -7,7 +7,7 @@ study and the answers alone, so that recorded answers give the same file, byte b
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from interp.files.writing import write_json
 from interp.metrics import Estimate, mean
 from interp.terminal.progress import counted, progress
 from interp.tokens.batches import measured
-from saes.explanations.answers import ANSWERS, Answers, Asking, Cap, Spent
+from saes.explanations.answers import ANSWERS, Answers
+from saes.explanations.asking import Asking, Cap, Spent, Turn
 from saes.explanations.choosing import Choice, choose
 from saes.explanations.effects import LEAST_EFFECT, Clamping, Effect, effect_items
 from saes.explanations.findings import FORMAT, Explanation, Findings, Left, Scored
-from saes.explanations.judge import Judge, Request, estimated_tokens
+from saes.explanations.judges.judge import Judge, Request, estimated_tokens
 from saes.explanations.passages import Grid, Survey, gather, survey
 from saes.explanations.prompts import (
+    WIDEST_EXPLANATION,
     WORDS,
     explanation_request,
     prompt_version,
@@ -138,12 +140,16 @@ class Study:
         asked = f"about {left.requests:,} requests and {left.tokens:,} tokens, answers included"
         return f"{len(self.companions):,} latents{extra} to explain, {', '.join(self.settings.scores)}: {asked}{before}"
 
-    def run(self, judge: Judge, out: str | Path, *, cap: Cap = Cap()) -> Findings:
+    def run(self, judge: Judge, out: str | Path, *, cap: Cap = Cap(), concurrent: int = 1) -> Findings:
         """Ask what is not answered yet, and write ``explanations.json`` into ``out``; where the cap ends it, of what
         there is.
 
+        Up to ``concurrent`` requests are on their way at once, each in a thread in which ``judge.ask`` is called. The
+        files in ``out`` are the same whatever that is, and whichever order the answers come in.
+
         Raises:
-            ValueError: ``out`` holds another run; or what the judge raises. Answers so far are kept.
+            ValueError: ``out`` holds another run; ``concurrent`` is below 1; or what the judge raises. Answers so far
+                are kept.
             ConnectionError: the judge cannot be reached.
         """
         folder = Path(out)
@@ -153,34 +159,45 @@ class Study:
                 check_same(read_json(folder / RUN), about, where=folder)
             else:
                 write_json(folder / RUN, about)
-            asking, stopped = Asking(judge, Answers(folder / ANSWERS), cap), None
-            left, whole = self._left(asking.answers).requests, self._left(None).requests
+            answers, stopped = Answers(folder / ANSWERS), None
+            asking = Asking(judge, answers, cap, concurrent=concurrent)
+            left, whole = self._left(answers).requests, self._left(None).requests
             with progress("ask", whole, done=whole - left, unit="requests") as advance:
                 try:
-                    for latent in self.companions:
-                        for request in self._requests(latent, asking.answers):
-                            asking.ask(request)
-                            advance()
+                    asking.ask(self._turns(answers), advance)
                 except Spent as spent:
                     stopped = str(spent)
                 except ConnectionError as error:
                     kept = f"answers so far are kept in {folder}, and the same command continues"
                     raise ConnectionError(f"{error}; {kept}") from error
-            findings = self._findings(asking.answers, about, stopped)
+            known = ([one] if isinstance(one, Request) else one.requests() for one in self._turns(answers))
+            answers.arrange(request for some in known for request in some)
+            findings = self._findings(answers, about, stopped)
             findings.write(folder)
         return findings
 
-    def _requests(self, latent: int, answers: Answers) -> Iterator[Request]:
-        """Those that are not answered, in order; the later ones are made of the earlier one's answers."""
-        for one in (latent, self.companions[latent]):
-            if self.explanations[one] not in answers:
-                yield self.explanations[one]
-        for score in self.settings.scores:
-            for one in (latent, self.companions[latent]):
-                if (text := self._text(one, answers)) is not None:
-                    for request in self._asked(latent, score, text):
-                        if request not in answers:
-                            yield request
+    def _turns(self, answers: Answers) -> list[Request | Turn]:
+        """What is asked, in order; scores are of the sentences among the ``answers``."""
+        turns: list[Request | Turn] = []
+        for latent, companion in self.companions.items():
+            turns += [self.explanations[latent], self.explanations[companion]]
+            turns += [
+                self._turn(latent, score, one, answers) for score in self.settings.scores for one in (latent, companion)
+            ]
+        return turns
+
+    def _turn(self, latent: int, score: str, explained: int, answers: Answers) -> Turn:
+        def requests() -> list[Request]:
+            text = self._text(explained, answers)
+            return [] if text is None else self._asked(latent, score, text)
+
+        most = self._asked(latent, score, WIDEST_EXPLANATION)
+        return Turn(
+            after=self.explanations[explained],
+            requests=requests,
+            most_requests=len(most),
+            most_tokens=sum(one.most_tokens() for one in most),
+        )
 
     def _asked(self, latent: int, score: str, explanation: str) -> list[Request]:
         return [

@@ -39,7 +39,11 @@ def table(found: Suites, *, title: str) -> Table:
 
 
 def add_to(page: Page, found: Suites) -> Page:
-    """A section of the page for each evaluation."""
+    """A section of the page for each evaluation, and in it a table for each set, so that it fits a narrow screen."""
     for suite in names_of(found):
-        page.heading(f"Evaluation: {suite}").text(MEANINGS[suite]).table(COLUMNS, rows_of(found, suite))
+        page.heading(f"Evaluation: {suite}").text(MEANINGS[suite])
+        for of, rows in groupby((one for one in found.figures if one.suite == suite), key=lambda one: one.of):
+            page.table((of, *COLUMNS[2:]), [(one.figure, str(one.value), f"{one.value.n:,}") for one in rows])
+        for refused in (one for one in found.refused if one.suite == suite):
+            page.text(f"Not measured on {refused.of}: {refused.reason.removeprefix(f'{refused.of}: ')}")
     return page

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from saes.explanations.findings import Findings
-    from saes.explanations.judge import Judge
+    from saes.explanations.judges.judge import Judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,8 @@ class JudgeOptions:
     """Most requests that may be answered, all runs into --out together; with 0 the plan alone is made."""
     max_judge_tokens: Count | None = None
     """Most tokens of requests and answers, all runs into --out together."""
+    concurrent: int | None = None
+    """Requests to the endpoint that are on their way at once, 4 by default; what is written does not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def explain(
     from rich.console import Console
 
     from saes.commands.inputs import open_inputs
-    from saes.explanations.answers import Cap
+    from saes.explanations.asking import Cap
     from saes.explanations.findings import FINDINGS
     from saes.explanations.study import Settings, prepare
     from saes.features.examples import Text
@@ -121,7 +123,7 @@ def explain(
         )
         study = prepare(inputs.sae, where, latents=chosen, max_latents=max_latents, settings=settings)
         say_plan(f"{who.name}: {study.plan(out)}")
-        found = study.run(who, out, cap=cap)
+        found = study.run(who, out, cap=cap, concurrent=asked.concurrent or (4 if judge == "endpoint" else 1))
     answer(found)
     if found.latents:
         Console().print(_table(found, title=str(sae)))
@@ -132,17 +134,19 @@ def explain(
 
 def _judge(kind: str, asked: JudgeOptions) -> "Judge":
     from saes.explanations.answers import Recorded
-    from saes.explanations.endpoint import OpenAICompatible
-    from saes.explanations.local import LocalModel
+    from saes.explanations.judges.endpoint import OpenAICompatible
+    from saes.explanations.judges.local import LocalModel
 
     takes = {"endpoint": ("endpoint", "judge_model"), "local": ("judge_model",), "recorded": ("answers",)}[kind]
-    may = (*takes, "key_variable") if kind == "endpoint" else takes
-    for name in ("endpoint", "judge_model", "key_variable", "answers"):
+    may = (*takes, "key_variable", "concurrent") if kind == "endpoint" else takes
+    for name in ("endpoint", "judge_model", "key_variable", "answers", "concurrent"):
         given, flag = getattr(asked, name) is not None, f"--{name.replace('_', '-')}"
         if name in takes and not given:
             raise ValueError(f"--judge {kind} needs {flag}")
         if given and name not in may:
             raise ValueError(f"--judge {kind} takes no {flag}; leave it out")
+    if asked.concurrent is not None and asked.concurrent < 1:
+        raise ValueError(f"--concurrent {asked.concurrent}: at least 1 request must be on its way")
     if asked.answers is not None:
         return Recorded(asked.answers)
     assert asked.judge_model is not None

@@ -83,6 +83,15 @@ def knows(explanation: str, item: str) -> bool:
     return f"<<{word}>>" in item if "<<" in item else word in item
 
 
+def planted_answer(text: str) -> str:
+    """To a request's words: an explanation by the marked word; and by it whether each item holds it."""
+    if 'begins with "Explanation:"' in text:
+        word = text.split("<<")[-1].split(">>")[0]
+        return f"Explanation: the word [{word}]"
+    items = re.findall(r"^(\d+): (.*)$", text, re.MULTILINE)
+    return "\n".join(f"{number}: {'yes' if knows(text.split(chr(10))[2], item) else 'no'}" for number, item in items)
+
+
 def coin(seed: int) -> Callable[[str, str], bool]:
     """Heads or tails."""
     generator = random.Random(seed)

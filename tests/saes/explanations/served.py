@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
 from typing import Any
 
 
-class Server(HTTPServer):
-    """Answers what it is told to, in order, and keeps what it was sent."""
+class Server(ThreadingHTTPServer):
+    """Answers what it is told to, in order, or what ``judge`` says, several at once; and keeps what it was sent."""
+
+    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.replies: list[tuple[int, dict[str, str], bytes]] = []
         self.seen: list[tuple[str, dict[str, str], Any]] = []
-        self.judge: Callable[[str], str] | None = None
+        self.judge: Callable[[str], str | tuple[int, dict[str, str]]] | None = None
+        self.inside = self.most_inside = 0
+        self._count = Lock()
 
     @property
     def url(self) -> str:
@@ -23,16 +28,27 @@ class Server(HTTPServer):
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.replies.append((status, {name.replace("_", "-"): text for name, text in headers.items()}, body))
 
+    def come(self, more: int) -> None:
+        """A request comes in, or leaves (-1)."""
+        with self._count:
+            self.inside += more
+            self.most_inside = max(self.most_inside, self.inside)
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.path, dict(self.headers), json.loads(body)))
-        if self.server.judge is not None:
-            self.server.reply(200, completion(self.server.judge(self.server.seen[-1][2]["messages"][0]["content"])))
-        status, headers, reply = self.server.replies.pop(0)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, dict(self.headers), body))
+        if self.server.judge is None:
+            status, headers, reply = self.server.replies.pop(0)
+        else:
+            self.server.come(1)
+            said = self.server.judge(body["messages"][0]["content"])
+            self.server.come(-1)
+            status, headers = (200, {}) if isinstance(said, str) else said
+            reply = json.dumps(completion(said) if isinstance(said, str) else {"error": "busy"}).encode()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 
 import interp
 from tests.saes.evaluation.evaluated import run
-from tests.saes.explanations.planted import knows, planted_sae
+from tests.saes.explanations.planted import planted_answer, planted_sae
 from tests.saes.explanations.served import Server
 from tests.saes.features.test_page import content_of
 
@@ -31,7 +32,14 @@ def sae(embedded: Any, tmp_path: Path) -> Path:
 def test_from_a_plan_to_a_page(sae: Path, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The plan alone, which sends nothing; then a server that knows the latents; then its record; then the page."""
     out = tmp_path / "out"
-    server.judge = _planted
+    together = Barrier(2, timeout=60)
+
+    def answer(text: str) -> str:
+        if len(server.seen) <= 2:  # the first is answered when there are two
+            together.wait()
+        return planted_answer(text)
+
+    server.judge = answer
     judged = ["--judge", "endpoint", "--endpoint", server.url, "--judge-model", "m", "--per-request", "1"]
     assert run(*line(sae, out, *judged, "--max-requests", "0")) == 0
     assert server.seen == []
@@ -70,15 +78,6 @@ def test_from_a_plan_to_a_page(sae: Path, server: Server, tmp_path: Path, capsys
     assert "holds another run (weights: there" in capsys.readouterr().err
 
 
-def _planted(text: str) -> str:
-    """An explanation by the marked word; and by it whether an item holds it."""
-    if 'begins with "Explanation:"' in text:
-        word = text.split("<<")[-1].split(">>")[0]
-        return f"Explanation: the word [{word}]"
-    item = text.split("\n1: ")[1].split("\n")[0]
-    return "yes" if knows(text.split("\n")[2], item) else "no"
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -92,6 +91,11 @@ def _planted(text: str) -> str:
         (
             ["--judge", "endpoint", "--endpoint", "https://h/v1", "--judge-model", "m", "--key-variable", "NO_SUCH"],
             "the environment variable NO_SUCH is not set",
+        ),
+        (["--judge", "local", "--judge-model", "embedded", "--concurrent", "2"], "takes no --concurrent; leave it out"),
+        (
+            ["--judge", "endpoint", "--endpoint", "http://localhost:1/v1", "--judge-model", "m", "--concurrent", "0"],
+            "--concurrent 0: at least 1 request must be on its way",
         ),
         (["--judge", "recorded", "--answers", "nowhere.jsonl"], "there are no recorded answers at nowhere.jsonl"),
         (["--judge", "local", "--judge-model", "embedded", "--latents", "1,x"], "--latents 1,x: numbers with commas"),

@@ -1,7 +1,10 @@
 """Judges: what goes to a server and what comes of its answers, a model on this machine, a record; and the cap."""
 
 import json
+import random
 from pathlib import Path
+from threading import Barrier, Lock
+from time import sleep
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 import interp
 from interp.files.seals import sealed
 from saes.explanations import Answer, Answers, LocalModel, Message, OpenAICompatible, Recorded, Request
-from saes.explanations.answers import Asking, Cap, Spent
+from saes.explanations.asking import Asking, Cap, Spent, Turn
 from tests.saes.explanations.served import Server, completion
 
 KEY = "sk-very-secret-0123456789"
@@ -160,16 +163,21 @@ class Counting:
         return Answer(text=str(len(self.asked)), prompt_tokens=30, completion_tokens=4)
 
 
+def _said(asking: Asking, texts: str) -> list[str]:
+    requests = [request_of(text) for text in texts]
+    asking.ask(requests)
+    return [asking.answers[request].text for request in requests]
+
+
 def test_answers_are_kept_and_given_again(tmp_path: Path) -> None:
     path, judge = tmp_path / "run" / "answers.jsonl", Counting()
-    asking = Asking(judge, Answers(path))
-    assert [asking.ask(request_of(text)).text for text in "aba"] == ["1", "2", "1"]
+    assert _said(Asking(judge, Answers(path)), "aba") == ["1", "2", "1"]
     assert judge.asked == ["a", "b"]
     torn = path.read_bytes() + b'{"key": "half of a li'
     path.write_bytes(torn)
     again = Asking(judge, Answers(path))
     assert path.read_bytes() == torn  # perhaps another process is writing it
-    assert [again.ask(request_of(text)).text for text in "abc"] == ["1", "2", "3"]
+    assert _said(again, "abc") == ["1", "2", "3"]
     assert judge.asked == ["a", "b", "c"]
     assert (again.answers.requests, again.answers.tokens) == (3, 102)
     record = Recorded(tmp_path / "run")
@@ -209,19 +217,105 @@ def test_records_that_are_refused(tmp_path: Path) -> None:
 def test_the_cap_is_never_passed(tmp_path: Path) -> None:
     judge = Counting()
     asking = Asking(judge, Answers(tmp_path / "a.jsonl"), Cap(requests=2))
-    asking.ask(request_of("a"))
-    asking.ask(request_of("b"))
     with pytest.raises(Spent, match="2 of 2 requests are spent"):
-        asking.ask(request_of("c"))
-    assert asking.ask(request_of("a")).text == "1"
-    needed = request_of("c", max_tokens=10).most_tokens()
+        _said(asking, "abc")
+    assert _said(asking, "a") == ["1"]
+    needed = request_of("c").most_tokens()
     for tokens, enough in ((68 + needed - 1, False), (68 + needed, True)):
         asking = Asking(judge, Answers(tmp_path / "a.jsonl"), Cap(tokens=tokens))
         if enough:
-            assert asking.ask(request_of("c", max_tokens=10)).text == "3"
+            assert _said(asking, "c") == ["3"]
         else:
             with pytest.raises(Spent, match="68 of"):
-                asking.ask(request_of("c", max_tokens=10))
+                _said(asking, "c")
     assert len(judge.asked) == 3
     with pytest.raises(ValueError, match="the cap of tokens is -1"):
         Cap(tokens=-1)
+    with pytest.raises(ValueError, match="0 requests at once; it must be 1 or more"):
+        Asking(judge, Answers(tmp_path / "a.jsonl"), concurrent=0)
+
+
+class Slow:
+    """Answers after a time that is drawn for each request, so that answers overtake each other; costs are drawn too."""
+
+    name = "slow"
+
+    def __init__(self, *, fails: str = "", together: int = 1) -> None:
+        self.fails, self.asked, self._count = fails, 0, Lock()
+        self._together = Barrier(together, timeout=60)  # of the first so many, none is answered before all are asked
+
+    def ask(self, request: Request) -> Answer:
+        with self._count:
+            self.asked += 1
+            first = self.asked <= self._together.parties
+        if first:
+            self._together.wait()
+        draw = random.Random(request.text())
+        sleep(draw.choice([0, 0.01]) if self._together.parties > 1 else 0)
+        if request.text() == self.fails:
+            raise ConnectionError(f"no answer to {request.text()}")
+        return Answer(
+            text=f"{request.text()}!", prompt_tokens=draw.randrange(5, 20), completion_tokens=draw.randrange(9)
+        )
+
+
+def turns_of(answers: Answers) -> list[Request | Turn]:
+    """Six questions, each with three that are made of its answer; of every third question there are none."""
+
+    def turn(number: int) -> Turn:
+        before = request_of(f"question {number}", max_tokens=8)
+
+        def requests() -> list[Request]:
+            said = answers[before].text
+            return [request_of(f"{said} {which}", max_tokens=8) for which in "abc"[: 3 * (number % 3 > 0)]]
+
+        most = request_of(f"question {number}!?? a", max_tokens=8).most_tokens()  # longer than what it says
+        return Turn(after=before, requests=requests, most_requests=3, most_tokens=3 * most)
+
+    return [each for number in range(6) for each in (request_of(f"question {number}", max_tokens=8), turn(number))]
+
+
+def _run(path: Path, judge: Slow, *, cap: Cap | None = None, concurrent: int) -> tuple[set[str], str | None]:
+    """Keys of all that was answered, and why it stopped."""
+    answers, stopped = Answers(path), None
+    try:
+        Asking(judge, answers, cap or Cap(), concurrent=concurrent).ask(turns_of(answers))
+    except (Spent, ConnectionError) as error:
+        stopped = str(error)
+    lines = [json.loads(line)["key"] for line in path.read_text().splitlines()]
+    assert len(lines) == len(set(lines)) == answers.requests
+    return set(lines), stopped
+
+
+@pytest.mark.parametrize(
+    ("cap", "together"),
+    [
+        ({}, 4),
+        ({"requests": 1}, 1),
+        ({"requests": 5}, 2),
+        ({"tokens": 150}, 1),
+        ({"tokens": 300}, 1),
+        ({"tokens": 500}, 2),
+    ],
+)
+def test_several_at_once_are_what_one_after_another_is(cap: dict[str, int], together: int, tmp_path: Path) -> None:
+    """The same requests are answered, at every cap too; more than one is on its way where the cap leaves room."""
+    one, several, limit = Slow(), Slow(together=together), Cap(**cap)
+    expected = _run(tmp_path / "one", one, cap=limit, concurrent=1)
+    assert _run(tmp_path / "several", several, cap=limit, concurrent=4) == expected
+    assert several.asked == one.asked == len(expected[0])
+    found = Answers(tmp_path / "several")
+    assert limit.allows(found.requests, found.tokens)
+    assert (expected[1] is None) == (len(expected[0]) == 6 + 3 * 4)
+    assert (expected[1] is None) == (cap in ({}, {"tokens": 500}))
+
+
+def test_what_fails_keeps_what_is_on_its_way_and_sends_no_more(tmp_path: Path) -> None:
+    path, judge = tmp_path / "a.jsonl", Slow()
+    answered, error = _run(path, Slow(fails="question 2", together=4), concurrent=4)
+    assert error == "no answer to question 2"
+    assert 3 <= len(answered) < 18 - 3  # the other three of the first four, at least
+    assert request_of("question 2", max_tokens=8).key() not in answered
+    whole, none = _run(path, judge, concurrent=3)
+    assert (len(whole), none, judge.asked) == (18, None, 18 - len(answered))
+    assert answered < whole

@@ -1,17 +1,21 @@
 """Whole studies on latents that are known, with judges whose scores are known before."""
 
 import json
+import random
 from pathlib import Path
+from threading import Barrier, Lock
+from time import sleep
 from typing import Any
 
 import pytest
 import torch
 
-from saes.explanations import Answer, Cap, Recorded, Request, Settings, prepare, read_notes
+from saes.explanations import Answer, Cap, OpenAICompatible, Recorded, Request, Settings, prepare, read_notes
 from saes.explanations.scores import ABOVE, NOT_ABOVE
 from saes.explanations.study import Study
 from saes.features.examples import Text
-from tests.saes.explanations.planted import WORDS, Judging, coin, knows, named, planted_sae
+from tests.saes.explanations.planted import WORDS, Judging, coin, knows, named, planted_answer, planted_sae
+from tests.saes.explanations.served import Server
 
 SCORES = Settings(scores=("detection", "fuzzing"), items=12)
 
@@ -123,6 +127,42 @@ def test_what_was_asked_is_not_asked_again(study: Study, tmp_path: Path) -> None
     (tmp_path / "short.jsonl").write_text("".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"short.jsonl holds no answer to the request"):
         study.run(Recorded(tmp_path / "short.jsonl"), tmp_path / "incomplete")
+
+
+def test_several_at_once_are_the_same_files(study: Study, server: Server, tmp_path: Path) -> None:
+    """One after another; and four at once of a server that is slow at random, busy now and then, and once refuses,
+    under caps that grow. The files are the same to the byte, and no cap is passed."""
+    server.judge = planted_answer
+    study.run(OpenAICompatible(server.url, "m"), tmp_path / "one")
+    assert server.most_inside == 1
+    expected, drawn, lock = len(server.seen), random.Random(0), Lock()
+
+    def uneven(text: str) -> str | tuple[int, dict[str, str]]:
+        with lock:
+            wait, busy = drawn.random() / 100, drawn.random() < 0.2
+            refuses = len(server.seen) > 14 and not refused
+            refused.extend([text] * refuses)
+            first = len(server.seen) <= 2
+        together.wait() if first else sleep(wait)
+        return (400, {}) if refuses else (503, {}) if busy else planted_answer(text)
+
+    refused: list[str] = []
+    together = Barrier(2, timeout=60)
+    server.judge, judge, several = uneven, OpenAICompatible(server.url, "m", first_wait=0.0, tries=20), tmp_path / "x"
+    server.seen.clear()
+    for cap in (Cap(requests=30), Cap()):
+        if cap.requests == 30:
+            with pytest.raises(ValueError, match="refused the request: 400"):
+                study.run(judge, several, cap=cap, concurrent=4)
+        found = study.run(judge, several, cap=cap, concurrent=4)
+        assert cap.allows(found.requests, found.tokens)
+        assert len((several / "answers.jsonl").read_text().splitlines()) == found.requests
+        alone = study.run(Recorded(tmp_path / "one"), tmp_path / f"{cap}", cap=cap)
+        assert alone == found
+    assert (len(refused), found.requests) == (1, expected)
+    assert server.most_inside > 1
+    for name in ("answers.jsonl", "explanations.json"):
+        assert (several / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def test_the_plan_is_near_what_is_asked(study: Study, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_one_evaluation_of_own_texts(saved: Path, tmp_path: Path, capsys: pytest
     assert "topk SAE on embedded: probing; scr; tpp" in shown.out
     written = page.read_text(encoding="utf-8")
     assert "Evaluation: probing" in written
-    assert "needs two properties" in written
+    assert "<th>mine.jsonl</th>" in written  # a table for each set, which fits a narrow screen
+    assert "<p>Not measured on mine.jsonl: spurious correlation removal needs two properties" in written
 
 
 def test_core_stands_beside_others(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from urllib.request import HTTPRedirectHandler, build_opener
 from urllib.request import Request as HTTPRequest
 
 from interp.files.outside import parse_json_text, reading, reason
-from saes.explanations.judge import Answer, Request, estimated_tokens
+from saes.explanations.judges.judge import Answer, Request, estimated_tokens
 
 AGAIN = (408, 429, 500, 502, 503, 504)
 """Status codes after which a request is sent again."""

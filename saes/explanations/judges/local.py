@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from interp.models.loading import load_hf_model
-from saes.explanations.judge import Answer, Request
+from saes.explanations.judges.judge import Answer, Request
 
 
 class LocalModel:
