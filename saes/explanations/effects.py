@@ -1,7 +1,8 @@
 """What clamping a latent does to the next token, and pairs of token lists to tell an explanation by.
 
-At the measured positions of some passages the latent is set to a multiple of its largest activation: the site's
-activation gets (value - f) times its decoder row, so that what the SAE misses stays. p is the next-token distribution
+At the measured positions of some passages the latent is set to a multiple of its largest activation: the activation
+that it writes gets (value - f) times its decoder row, so that what the SAE misses stays; of a latent that writes to
+several layers each of them gets its own. p is the next-token distribution
 without, p' with the clamp; a token's **share of the effect** is p' log(p' / p), averaged over measured positions. The
 shares add up to KL(p' ‖ p), and tokens with the largest are those that the clamp made likelier, and likely.
 
@@ -11,6 +12,7 @@ the one that ranks it higher.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,9 +21,10 @@ from torch import Tensor
 
 from interp.models.bridge import Model
 from interp.sites.site import Site
-from interp.sites.splicing import edited_logits
+from interp.sites.splicing import Edit, edited_logits
 from saes.explanations.trials import Item
 from saes.latents import Latents
+from saes.places.part import Part
 from saes.sae import SAE
 
 LEAST_EFFECT = 1e-3
@@ -43,9 +46,10 @@ class Clamping:
     """A latent set to a value on some rows of text.
 
     Args:
-        sae: An SAE or transcoder of one site.
+        sae: An SAE, a transcoder, or a part of a dictionary over several places.
         model: Its model.
-        sites: Where it reads, and where what it reconstructs is.
+        read: The place that it reads.
+        writes: Those that it writes.
         ids: The rows.
         where: The positions that are clamped, and then measured.
     """
@@ -55,35 +59,45 @@ class Clamping:
         self,
         sae: SAE,
         model: Model,
-        sites: tuple[Site, Site],
+        read: Site,
+        writes: Sequence[Site],
         ids: Int[Tensor, "rows position"],
         where: Bool[Tensor, "rows position"],
     ) -> None:
-        self._sae, self._model, (self._read, self._written) = sae, model, sites
+        self._sae, self._model, self._read, self._writes = sae, model, read, tuple(writes)
         self._ids, self._where = ids, where
         self._clean = edited_logits(model, ids, [])[where].float().log_softmax(-1)
 
     @torch.no_grad()
     def logits(self, latent: int, value: float) -> Float[Tensor, "rows position vocab"]:
-        """Of a run with the clamp."""
-        seen: list[Tensor] = []
+        """Of a run with the clamp.
+
+        Raises:
+            ValueError: the model computes a place that the latent writes before the one that it reads.
+        """
+        more: list[Tensor] = []
 
         def look(x: Tensor) -> None:
-            seen.append(x)
+            more.extend(self._more(x, latent, value))
 
-        def write(y: Tensor) -> Tensor:
-            more = self._more(seen[-1], latent, value).to(y.dtype)
-            return torch.where(self._where[..., None], y + more, y)
+        def write(y: Tensor, number: int) -> Tensor:
+            if not more:
+                raise ValueError(f"the model computes {self._writes[number]} before {self._read}, which writes there")
+            return torch.where(self._where[..., None], y + more[number].to(y.dtype), y)
 
-        return edited_logits(self._model, self._ids, [(self._read, look), (self._written, write)])
+        edits: list[Edit] = [(site, partial(write, number=number)) for number, site in enumerate(self._writes)]
+        return edited_logits(self._model, self._ids, [(self._read, look), *edits])
 
-    def _more(self, x: Float[Tensor, "rows position d"], latent: int, value: float) -> Tensor:
-        x = x.to(self._sae.W_enc.dtype)
-        found = self._sae.encode(x)
+    def _more(self, x: Float[Tensor, "rows position d"], latent: int, value: float) -> Sequence[Tensor]:
+        """What is added at each place."""
+        sae, x = self._sae, x.to(self._sae.W_enc.dtype)
+        found = sae.encode(x)
         delta = value - (found.values * (found.indices == latent)).sum(-1, keepdim=True)
         index = torch.full_like(delta, latent, dtype=torch.int64)
-        with_it, without = (Latents(values, index, self._sae.d_sae) for values in (delta, torch.zeros_like(delta)))
-        return self._sae.decode(with_it, x) - self._sae.decode(without, x)  # in the units of x, whatever the SAE's
+        with_it, without = (Latents(values, index, sae.d_sae) for values in (delta, torch.zeros_like(delta)))
+        if isinstance(sae, Part):
+            return sae.written(with_it).split(sae.written_widths, dim=-1)
+        return [sae.decode(with_it, x) - sae.decode(without, x)]  # in the units of x, whatever the SAE's
 
     @torch.no_grad()
     def effect(self, latent: int, value: float) -> Effect:

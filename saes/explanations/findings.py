@@ -120,10 +120,18 @@ def read_notes(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def sae_of(folder: Path) -> Any:
-    """Identity of the SAE that the folder's explanations are of, as it was written."""
+    """Identity of the SAE or part that the folder's explanations are of, as it was written."""
     content = _read(folder / FINDINGS)
     with reading(folder / FINDINGS, "is damaged"):
         return content["about"]["sae"]
+
+
+def part_of(folder: Path) -> int | None:
+    """The part of a dictionary over several places that the folder's explanations are of; None for an SAE."""
+    its = sae_of(folder)
+    with reading(folder / FINDINGS, "is damaged"):
+        part = its.get("part")
+        return None if part is None else _number(part)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -152,7 +160,7 @@ def _note(one: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"a latent is {value!r}; it must be a whole number")
+        raise ValueError(f"a latent or part is {value!r}; it must be a whole number")
     return value
 
 

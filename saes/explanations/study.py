@@ -26,6 +26,7 @@ from saes.explanations.answers import ANSWERS, Answers
 from saes.explanations.asking import Asking, Cap, Spent, Turn
 from saes.explanations.choosing import Choice, choose
 from saes.explanations.effects import LEAST_EFFECT, Clamping, Effect, effect_items
+from saes.explanations.explained import Explained, explained_in
 from saes.explanations.findings import FORMAT, Explanation, Findings, Left, Scored
 from saes.explanations.judges.judge import Judge, Request, estimated_tokens
 from saes.explanations.passages import Grid, Survey, gather, survey
@@ -42,8 +43,7 @@ from saes.explanations.scores import Compared, Score, compared, score_of, summed
 from saes.explanations.trials import Item, detection_items, explained_from, fuzzing_items
 from saes.features.examples import Example, Text
 from saes.features.page import token_texts
-from saes.own_sites import own_sites
-from saes.publishing.identity import identity_of
+from saes.places.dictionary import Dictionary
 from saes.sae import SAE
 from saes.same_model import name_of
 
@@ -109,7 +109,7 @@ class Study:
     """All that will be asked, but for the explanations that come of it; from :func:`prepare`."""
 
     about: dict[str, Any]
-    """SAE, model, text, templates and settings, as plain data."""
+    """SAE or part, model, text, templates and settings, as plain data."""
     settings: Settings
     """How latents are explained and scored."""
     companions: dict[int, int]
@@ -299,9 +299,10 @@ class Study:
 
 
 def prepare(
-    sae: SAE,
+    sae: SAE | Dictionary,
     text: Text,
     *,
+    part: int | None = None,
     latents: Sequence[int] | None = None,
     max_latents: int = 20,
     settings: Settings = Settings(),
@@ -309,15 +310,17 @@ def prepare(
     """Choose latents and all that will be asked of them. The model runs; no judge does.
 
     Args:
-        sae: An SAE or transcoder of one site.
-        text: Text that it was not trained on, with the model.
+        sae: An SAE or transcoder of one site, or a dictionary over several places.
+        text: Text that it was not trained on, with the model; of a dictionary its site is not read.
+        part: Of a dictionary, the part whose latents are explained; it may be left out where there is one.
         latents: Numbers of the latents; by default ``max_latents`` of those with enough passages, in pairs of about
             the same density that are spread over all densities.
         max_latents: How many where ``latents`` are not given.
         settings: How they are explained and scored.
 
     Raises:
-        ValueError: a latent that the SAE lacks; too little text for any of them, or for a companion.
+        ValueError: a latent or part that is not there; too little text for any latent, or for a companion; effects of
+            latents whose clamp is not defined (crosscoders, and what writes to the residual stream at several layers).
 
     Example:
         >>> import interp, saes, torch
@@ -333,6 +336,10 @@ def prepare(
         >>> len(study.companions), study.plan().split(":")[0]
         (2, '2 latents to explain, detection')
     """
+    whose = explained_in(sae, text, part=part)
+    if "effects" in settings.scores:
+        whose.require_clamps()
+    sae, text = whose.sae, whose.text
     grid = Grid(text, width=settings.width, seed=settings.seed)
     found = survey(sae, grid)
     choice = choose(found, grid, latents, max_latents=max_latents, items=settings.items)
@@ -351,10 +358,10 @@ def prepare(
             for latent in chosen:
                 items[latent, score] = make(activity, latent, text_of, count=settings.items, seed=settings.seed)
     if "effects" in settings.scores:
-        kl, pairs, no_pairs = _effects(sae, grid, settings, choice, found, text_of)
+        kl, pairs, no_pairs = _effects(whose, grid, settings, choice, found, text_of)
         items |= {(latent, "effects"): some for latent, some in pairs.items()}
     return Study(
-        about=_about(sae, grid, settings),
+        about=_about(whose, grid, settings),
         settings=settings,
         companions=choice.companions,
         densities={latent: found.density(latent) for latent in explained},
@@ -372,7 +379,7 @@ def prepare(
 
 @torch.no_grad()
 def _effects(
-    sae: SAE, grid: Grid, settings: Settings, choice: Choice, found: Survey, text_of: Callable[[int], str]
+    whose: Explained, grid: Grid, settings: Settings, choice: Choice, found: Survey, text_of: Callable[[int], str]
 ) -> tuple[dict[int, Estimate], dict[int, list[Item]], dict[int, str]]:
     """KL of clamps, pairs of each latent whose clamp does something, and why others have none; rivals are the nearest
     in density that do something."""
@@ -383,15 +390,14 @@ def _effects(
             "no row to score on begins with a passage without padding; give more text, or leave effects out"
         )
     drawn = np.random.default_rng([settings.seed, 4]).permuted(np.resize(begins, settings.pairs * settings.rows))
-    text, device = grid.text, sae.W_enc.device
-    sites = own_sites(sae, text.sites[0], model=text.model)
+    text, device = whose.text, whose.sae.W_enc.device
     effects: dict[int, list[Effect]] = {latent: [] for latent in pool}
     for windows in counted(drawn.reshape(settings.pairs, -1), "clamp latents", settings.pairs, unit="sets of passages"):
         ids = torch.from_numpy(grid.ids[windows].astype(np.int64)).to(device)
         where = measured(torch.zeros_like(ids), text.first_position, ids=ids, drop_tokens=text.drop_tokens)
         if not where.any():
             raise ValueError("no token of the passages that latents are clamped on is measured; raise width")
-        clamping = Clamping(sae, text.model, sites, ids, where)
+        clamping = Clamping(whose.sae, text.model, text.sites[0], whose.writes, ids, where)
         for latent in pool:
             effects[latent].append(clamping.effect(latent, settings.strength * float(found.maximum[latent])))
     kl = {latent: mean(torch.tensor([one.kl for one in each], dtype=torch.float64)) for latent, each in effects.items()}
@@ -412,11 +418,11 @@ def _effects(
     return kl, pairs, none
 
 
-def _about(sae: SAE, grid: Grid, settings: Settings) -> dict[str, Any]:
-    text = grid.text
+def _about(whose: Explained, grid: Grid, settings: Settings) -> dict[str, Any]:
+    text = whose.text
     return {
         "prompts": prompt_version(),
-        "sae": identity_of(sae),
+        "sae": whose.identity,
         "model": name_of(text.model),
         "text": {
             "sha256": hashlib.sha256(np.ascontiguousarray(grid.ids.astype("<i8")).tobytes()).hexdigest(),

@@ -41,12 +41,12 @@ def write_feature_page(
     title: str,
     data: str,
     text_of: Callable[[int], str],
-    notes: Mapping[int, Mapping[str, Any]] | None = None,
+    notes: Mapping[Any, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write the page, atomically; ``data`` names the text. Returns its absolute path.
 
     Several books are those of the parts of a dictionary over several places, from ``look_up_parts``. ``notes`` are the
-    explanations of an SAE's latents, from ``saes.explanations.read_notes``.
+    explanations of an SAE's latents, from ``saes.explanations.read_notes``; of several parts by part and latent, "0/5".
 
     Example:
         >>> import interp, saes

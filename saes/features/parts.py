@@ -18,7 +18,7 @@ from saes.same_model import check_same_names, name_of, said_model_of
 
 _ADDED = ("attn_out", "mlp_out")
 """Kinds of sites whose activations are added to the residual stream, one after another."""
-_STREAM = ("resid_pre", "resid_mid", "resid_post")
+STREAM = ("resid_pre", "resid_mid", "resid_post")
 """Kinds that are the residual stream, of which the last place counts: what stands at earlier ones has gone into it."""
 
 
@@ -94,7 +94,7 @@ def to_residual_stream(part: Part, written: Sequence[Site]) -> Float[Tensor, "d_
     Outputs of attention and MLPs add up; of places that are the residual stream the last one counts. None where no
     place is of either kind.
     """
-    stream = [i for i, site in enumerate(written) if site.kind in _STREAM]
+    stream = [i for i, site in enumerate(written) if site.kind in STREAM]
     counted = stream[-1:] or [i for i, site in enumerate(written) if site.kind in _ADDED]
     if not counted:
         return None

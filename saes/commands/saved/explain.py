@@ -10,6 +10,7 @@ from interp.commands.options import OutFolder
 from interp.counts import Count
 from interp.terminal.answers import answer
 from interp.terminal.mode import say_plan
+from saes.commands.latents import read_latents
 from saes.commands.options import MeasuredText
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def explain(
     judge: Literal["endpoint", "local", "recorded"],
     out: OutFolder,
     asked: Annotated[JudgeOptions, Parameter(name="*")] = JudgeOptions(),
+    part: int | None = None,
     latents: str | None = None,
     max_latents: int = 20,
     scored: Annotated[ScoreOptions, Parameter(name="*")] = ScoreOptions(),
@@ -80,15 +82,18 @@ def explain(
     Parameters
     ----------
     sae
-        Folder of an SAE or transcoder of one site.
+        Folder of an SAE or transcoder of one site, or of a dictionary over several places.
     data
         Text that it was not trained on: a file or folder, as for `interp cache`.
     judge
         A server (--endpoint, --judge-model), a model on this machine (--judge-model), or recorded answers (--answers).
     out
         Folder for answers and explanations; a run that was stopped continues there.
+    part
+        Of a dictionary over several places the part whose latents are explained; a crosscoder has one.
     latents
-        Numbers, such as 0,5,9; by default as many as --max-latents, in pairs of about the same density.
+        Numbers, such as 0,5,9, or of a part 2/0,2/5; by default as many as --max-latents, in pairs of about the same
+        density.
     max_latents
         How many to choose where --latents does not.
     tokens
@@ -102,17 +107,24 @@ def explain(
     from saes.explanations.study import Settings, prepare
     from saes.features.examples import Text
     from saes.own_sites import own_sites
+    from saes.places.files import load_any
+    from saes.sae import SAE
+    from saes.sets.dictionary_set import DictionarySet
 
-    chosen = None if latents is None else _numbers(latents)
+    chosen = None
+    if latents is not None:
+        chosen, part = _one_part(read_latents(latents), part)
     settings = Settings(
         scores=tuple(word.strip() for word in scored.scores.split(",")),
         **{name: value for name, value in vars(scored).items() if name != "scores"},
     )
     cap = Cap(requests=asked.max_requests, tokens=asked.max_judge_tokens)
     who = _judge(judge, asked)
-    with open_inputs(sae, data=data, tokens=tokens, options=text) as inputs:
+    with open_inputs(sae, data=data, tokens=tokens, options=text, load=load_any) as inputs:
         say_plan(f"latents counted, passages looked for and latents clamped, in {inputs.planned(tokens)}")
-        site, _ = own_sites(inputs.sae, model=inputs.model, name=str(sae))
+        loaded = inputs.loaded
+        assert not isinstance(loaded, DictionarySet)
+        site = own_sites(loaded, model=inputs.model, name=str(sae))[0] if isinstance(loaded, SAE) else ()
         where = Text(
             model=inputs.model,
             rows=inputs.rows,
@@ -121,7 +133,7 @@ def explain(
             first_position=inputs.first_position,
             drop_tokens=inputs.drop_tokens,
         )
-        study = prepare(inputs.sae, where, latents=chosen, max_latents=max_latents, settings=settings)
+        study = prepare(loaded, where, part=part, latents=chosen, max_latents=max_latents, settings=settings)
         say_plan(f"{who.name}: {study.plan(out)}")
         found = study.run(who, out, cap=cap, concurrent=asked.concurrent or (4 if judge == "endpoint" else 1))
     answer(found)
@@ -155,11 +167,13 @@ def _judge(kind: str, asked: JudgeOptions) -> "Judge":
     return LocalModel(asked.judge_model)
 
 
-def _numbers(latents: str) -> list[int]:
-    try:
-        return [int(word) for word in latents.split(",")]
-    except ValueError:
-        raise ValueError(f"--latents {latents}: numbers with commas between them are wanted, such as 0,5,9") from None
+def _one_part(chosen: list[tuple[int | None, int]], part: int | None) -> tuple[list[int], int | None]:
+    """Numbers of latents, and the part that they are of."""
+    parts = {part, *(its for its, _ in chosen)} - {None}
+    if len(parts) > 1:
+        named = ", ".join(map(str, sorted(its for its in parts if its is not None)))
+        raise ValueError(f"latents of the parts {named}: explain one part at a time, each into a folder of its own")
+    return [latent for _, latent in chosen], next(iter(parts), None)
 
 
 def _table(found: "Findings", *, title: str) -> "Table":

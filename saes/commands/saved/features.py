@@ -1,7 +1,7 @@
 """``interp sae features``: what single latents respond to, as a page and as data for other tools."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -9,7 +9,12 @@ from interp.commands.options import OutFile
 from interp.counts import Count
 from interp.terminal.answers import answer
 from interp.terminal.mode import say_plan
+from saes.commands.latents import placed, read_latents
 from saes.commands.options import MeasuredText
+
+if TYPE_CHECKING:
+    from saes.places.dictionary import Dictionary
+    from saes.sae import SAE
 
 
 def features(
@@ -42,7 +47,7 @@ def features(
     export
         Folder to write the data of an SAE to, as SAEDashboard keeps it and as Neuronpedia imports it; new or empty.
     explanations
-        Folder of `interp sae explain`, whose sentences and scores the page shows.
+        Folder of `interp sae explain`, of the SAE or of a part, whose sentences and scores the page shows.
     latents
         Numbers, such as 0,5,9, or of several parts 0/5,2/9; by default those with --explanations, else as many as
         --max-latents, spread over how dense they are.
@@ -61,11 +66,11 @@ def features(
         raise ValueError("--facets are shown on a page: give --html too")
     if export is not None and export.exists() and any(export.iterdir()):
         raise ValueError(f"{export} is not empty; choose a new folder")
-    chosen = None if latents is None else [_number(word, latents) for word in latents.split(",")]
+    chosen = None if latents is None else read_latents(latents)
 
     from interp.files.differences import check_same
     from saes.commands.inputs import open_inputs
-    from saes.explanations.findings import read_notes, sae_of
+    from saes.explanations.findings import part_of, read_notes, sae_of
     from saes.features.book import FeatureBook, look_up
     from saes.features.examples import Text
     from saes.features.exports import Names, dashboard_batch, write_exports
@@ -74,7 +79,6 @@ def features(
     from saes.own_sites import own_sites
     from saes.places.dictionary import parts_of
     from saes.places.files import load_any
-    from saes.publishing.identity import identity_of
     from saes.sae import SAE
     from saes.sets import DictionarySet
 
@@ -84,19 +88,21 @@ def features(
 
         clusters = f"; up to {MOST_CONTEXTS} contexts of each latent shown are clustered, and compared with noise"
     notes = None if explanations is None else read_notes(explanations)
+    part = None if explanations is None else part_of(explanations)
     if notes and chosen is None:
-        chosen = [(None, latent) for latent in sorted(notes)]
+        chosen = [(part, latent) for latent in sorted(notes)]
+    noted: dict[Any, dict[str, Any]] | None = None
+    if notes is not None:
+        noted = {latent if part is None else f"{part}/{latent}": note for latent, note in notes.items()}
     with open_inputs(sae, data=data, tokens=tokens, options=options, load=load_any) as inputs:
         loaded, model = inputs.loaded, inputs.model
         assert not isinstance(loaded, DictionarySet)
         if export is not None and not isinstance(loaded, SAE):
             raise ValueError(f"--export is for SAEs of one site; {sae} is a {loaded.layout.kind}: take --html alone")
         if explanations is not None:
-            if not isinstance(loaded, SAE):
-                raise ValueError(f"--explanations are of SAEs of one site; {sae} is a {loaded.layout.kind}")
-            check_same(sae_of(explanations), identity_of(loaded), where=explanations)
+            check_same(sae_of(explanations), _identity(loaded, part, explanations), where=explanations)
         parts = 0 if isinstance(loaded, SAE) else len(loaded.parts)
-        pairs = None if chosen is None else [_placed(pair, parts, latents) for pair in chosen]
+        pairs = None if chosen is None else [placed(pair, parts, latents) for pair in chosen]
         about: dict[str, Any] = {"model": model, "rows": inputs.rows, "max_tokens": tokens}
         about |= {"first_position": inputs.first_position, "drop_tokens": inputs.drop_tokens}
         how: dict[str, Any] = {"max_latents": max_latents, "examples": examples, "facets": facets}
@@ -119,7 +125,7 @@ def features(
             books, kind = look_up_parts(loaded, Text(site=(), **about), latents=pairs, **how), loaded.layout.kind
         if html is not None:
             title = f"Latents of {sae.name}, {loaded.activation.name} {kind} on {inputs.model_name}"
-            html = write_feature_page(books, html, title=title, data=str(data), text_of=text_of, notes=notes)
+            html = write_feature_page(books, html, title=title, data=str(data), text_of=text_of, notes=noted)
     shown = [f"{part}/{latent}" if parts else latent for part, book in enumerate(books) for latent in book.latents]
     answer({"html": html, "export": export, "latents": shown})
     if export is not None:
@@ -128,23 +134,14 @@ def features(
         print(f"{len(shown):,} latents in {html}: open it in a browser.")
 
 
-def _placed(pair: tuple[int | None, int], parts: int, latents: str | None) -> tuple[int, int]:
-    """With the part, which may be left out where there is one; an SAE has none."""
-    part, latent = pair
-    if part is not None and not parts:
-        raise ValueError(f"--latents {latents}: an SAE has no parts; give the number alone, such as {latent}")
-    if part is None and parts > 1:
-        raise ValueError(f"--latents {latents}: there are {parts} parts; give the part of each, such as 0/{latent}")
-    return part or 0, latent
+def _identity(loaded: "SAE | Dictionary", part: int | None, explanations: Path) -> dict[str, Any]:
+    """Of what the explanations must be of."""
+    from saes.explanations.explained import part_identity, part_number
+    from saes.publishing.identity import identity_of
+    from saes.sae import SAE
 
-
-def _number(word: str, latents: str | None) -> tuple[int | None, int]:
-    """Of the part, where one is given, and of the latent."""
-    try:
-        part, slash, number = word.rpartition("/")
-        return int(part) if slash else None, int(number)
-    except ValueError:
-        raise ValueError(
-            f"--latents {latents}: numbers with commas between them are wanted, such as 0,5,9, or of several parts"
-            " 0/5,2/9"
-        ) from None
+    if isinstance(loaded, SAE):
+        return identity_of(loaded)
+    if part is None:
+        raise ValueError(f"{explanations} explains an SAE of one site; this is a {loaded.layout.name}")
+    return part_identity(loaded, part_number(loaded, part))

@@ -23,8 +23,8 @@ LAST = "blocks.3.hook_resid_post"
 
 def _clamping(model: Any, sae: SAE, where: torch.Tensor, *, target: str | None = None) -> Clamping:
     ids = model.to_tokens("Emma was not at all sorry to see him go.")
-    sites = Site.parse(sae.site or ""), Site.parse(target or sae.site or "")
-    return Clamping(sae, model, sites, ids, where.expand(ids.shape[0], -1)[:, : ids.shape[1]])
+    read, written = Site.parse(sae.site or ""), Site.parse(target or sae.site or "")
+    return Clamping(sae, model, read, [written], ids, where.expand(ids.shape[0], -1)[:, : ids.shape[1]])
 
 
 @torch.no_grad()
