@@ -24,7 +24,20 @@ SIZES = (10, 30, 100, 300, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureComparison:
-    """By variant: scores, the circuits of their strongest nodes in order of size, and seconds of wall time."""
+    """By variant: scores, the circuits of their strongest nodes in order of size, and seconds of wall time.
+
+    Example:
+        >>> import circuits, interp, saes, torch
+        >>> model = interp.load_model("embedded")
+        >>> task = circuits.tasks.ioi(model, 2)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> found = circuits.compare_features(model, task, [sae], sizes=[4, 8], variants={"AtP": {"method": "atp"}})
+        >>> found.scores["AtP"].cost.backwards, [point.size for point in found.curves["AtP"]]
+        (1.0, [4, 8])
+        >>> print(found.markdown().splitlines()[0])
+        | scores by | forwards, backwards | seconds | 4 nodes | 8 nodes |
+    """
 
     scores: Mapping[str, FeatureScores]
     """Scores of features and errors, by name of the variant."""

@@ -114,6 +114,21 @@ def greater_than(tokenizer: Any, n: int = 16, seed: int = 0, **options: Any) -> 
     The corrupt prompt has the year 01, after which (nearly) every end is right. Correct are all two-digit tokens above
     the year, wrong the others; by default the difference of their probabilities is measured, as in the paper. The
     tokenizer must have all numbers 02 to 99 as tokens and split "1732" into "17" and "32" (GPT-2 does, Llama does not).
+
+    Example:
+        >>> import circuits
+        >>> from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = "The lasted from the year to war siege journey voyage reign peace strike trial festival march"
+        >>> ids = {word: i for i, word in enumerate(["[UNK]", *words.split(), *(f"{n:02d}" for n in range(100))])}
+        >>> splitting = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))  # in place of GPT-2's
+        >>> splitting.pre_tokenizer = pre_tokenizers.Split(Regex("[0-9]{2}| "), "isolated")
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=splitting, unk_token="[UNK]")
+        >>> task = circuits.tasks.greater_than(tokenizer, 1, seed=3)
+        >>> " ".join(tokenizer.decode(task.clean[0], skip_special_tokens=True).split())
+        'The siege lasted from the year 16 10 to the year 16'
+        >>> tokenizer.decode(task.correct[0][:3])
+        '11 12 13'
     """
     single = [f"{number:02d}" for number in range(2, 99)]
 
@@ -226,6 +241,16 @@ def docstring(tokenizer: Any, n: int = 16, seed: int = 0, **options: Any) -> Tas
     that the function lists third.
 
     The corrupt prompt has other arguments in the function's list, so that nothing says which is next.
+
+    Example:
+        >>> import circuits, interp
+        >>> tokenizer = interp.load_model("embedded").tokenizer
+        >>> task = circuits.tasks.docstring(tokenizer, 1)
+        >>> lines = tokenizer.decode(task.clean[0], skip_special_tokens=True).splitlines()
+        >>> lines[0], [line.strip() for line in lines[3:]]
+        ('def run(self, path, text, name):', [':param path: the date', ':param text: the file', ':param'])
+        >>> tokenizer.decode(task.correct[0])
+        ' name'
     """
 
     template = (

@@ -106,7 +106,22 @@ class CurvePoint(Provenance):
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """One measurement over the training of a model."""
+    """One measurement over the training of a model.
+
+    Example:
+        >>> import torch
+        >>> from interp.checkpoints import Measurement, quantity, sweep
+        >>> def norms(model, tokens):
+        ...     return {"norm": quantity({"W_E": model.W_E.norm().item(), "W_U": model.W_U.norm().item()})}
+        >>> what = Measurement(name="norms", code=1, run=norms, titles={"norm": "Norm of a matrix"})
+        >>> tokens = torch.zeros(1, 2, dtype=torch.long)
+        >>> curves = sweep("embedded", tokens, [what], "norms", steps="0,5792").curves["norms"]
+        >>> curves.names, curves.labels("norm")
+        (('norm',), ('W_E', 'W_U'))
+        >>> steps, values, errors, n = curves.series("norm")
+        >>> steps.tolist(), values.round(1).tolist()
+        ([0.0, 5792.0], [[40.1, 55.3], [40.1, 59.7]])
+    """
 
     model: str
     """Name of the model that was trained."""
@@ -165,7 +180,20 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesRun:
-    """Curves by the name of their measurement, and what this run did for them."""
+    """Curves by the name of their measurement, and what this run did for them.
+
+    Example:
+        >>> import torch
+        >>> from interp.checkpoints import Measurement, quantity, sweep
+        >>> def norm(model, tokens):
+        ...     return {"norm": quantity([model.W_E.norm().item()])}
+        >>> what = Measurement(name="embedding", code=1, run=norm, titles={"norm": "Norm of the embedding"})
+        >>> for _ in range(2):  # nothing is measured twice
+        ...     run = sweep("embedded", torch.zeros(1, 2, dtype=torch.long), [what], "norms", steps="0,5792")
+        ...     print(dict(run.done))
+        {'measured': 2}
+        {'there already': 2}
+    """
 
     curves: dict[str, Curves]
     """Name of a measurement -> its curves over all checkpoints."""

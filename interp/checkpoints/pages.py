@@ -14,7 +14,19 @@ _LINES = 12
 
 
 def training_page(title: str, curves: Sequence[Curves], *, notes: Sequence[str] = ()) -> Page:
-    """Every quantity of ``curves`` over the training step; ``notes`` are paragraphs before them."""
+    """Every quantity of ``curves`` over the training step; ``notes`` are paragraphs before them.
+
+    Example:
+        >>> import torch
+        >>> from interp.checkpoints import Measurement, quantity, sweep, training_page
+        >>> def norm(model, tokens):
+        ...     return {"norm": quantity([model.W_E.norm().item()])}
+        >>> what = Measurement(name="embedding", code=1, run=norm, titles={"norm": "Norm of the embedding"})
+        >>> run = sweep("embedded", torch.zeros(1, 2, dtype=torch.long), [what], "norms", steps="0,5792")
+        >>> page = training_page("The embedded model", list(run.curves.values()), notes=["Its first and last step."])
+        >>> page.write("norms.html").name
+        'norms.html'
+    """
     first = curves[0]
     suspects = sum(said.suspect for said in first.flags)
     page = Page(

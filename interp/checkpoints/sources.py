@@ -26,7 +26,21 @@ _SECONDS = 10.0
 
 
 class MissingCheckpoint(Exception):
-    """A checkpoint that cannot be had from anywhere; the sweep records it and goes on."""
+    """A checkpoint that cannot be had from anywhere; the sweep records it and goes on.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.checkpoints import FolderSource, MissingCheckpoint
+        >>> class Lost(FolderSource):  # a source of one's own says so
+        ...     def fetch(self, checkpoint, folder):
+        ...         if checkpoint.step == 0:
+        ...             raise MissingCheckpoint("its disk failed")
+        ...         return super().fetch(checkpoint, folder)
+        >>> source = Lost(interp.embedded.MODEL_FOLDER, name="mine")
+        >>> table = interp.massive.sweep(source, torch.arange(1, 17)[None], "massive", steps="0,5792").table
+        >>> table.missing, [row.step for row in table.rows]
+        ({0: 'its disk failed'}, [5792])
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +168,14 @@ class FolderSource:
 
 
 class HubSource:
-    """Branches ``step{N}`` of a model of the hub, or what its cache holds of them where the hub cannot be asked."""
+    """Branches ``step{N}`` of a model of the hub, or what its cache holds of them where the hub cannot be asked.
+
+    Example:
+        >>> from interp.checkpoints import HubSource
+        >>> source = HubSource("EleutherAI/pythia-70m")  # doctest: +SKIP
+        >>> len(source.checkpoints), max(source.checkpoints)  # doctest: +SKIP
+        (154, 143000)
+    """
 
     def __init__(self, repo: str) -> None:
         self.name = repo

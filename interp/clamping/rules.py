@@ -210,6 +210,19 @@ class Preserve:
     """Patterns, values, queries or keys of a layer, or one head of it, are those of a pass without clamps.
 
     Set before all other rules, which override it. Of ``v`` and ``k`` a head is a key-value head, which a group shares.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Ablate, Preserve, clamp
+        >>> model = interp.load_model("embedded")
+        >>> tokens, pattern = torch.arange(1, 9)[None], interp.Site("pattern", 2)
+        >>> clean = interp.capture(model, tokens, pattern)[pattern]
+        >>> ablate, preserve = Ablate(layer=0, head=1), Preserve(layer=2, what="pattern")
+        >>> for rules in ([ablate], [ablate, preserve]):  # does layer 2 look where it did?
+        ...     with clamp(model, rules):
+        ...         print(torch.equal(interp.capture(model, tokens, pattern)[pattern], clean))
+        False
+        True
     """
 
     layer: int
@@ -234,7 +247,18 @@ class Preserve:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Graft:
-    """The residual stream after a block is another model's, such as another checkpoint's; no gradient goes there."""
+    """The residual stream after a block is another model's, such as another checkpoint's; no gradient goes there.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.clamping import Graft, clamp
+        >>> early, late = (interp.load_model("embedded", revision=step) for step in ("step1024", "step5792"))
+        >>> tokens, after = torch.arange(1, 9)[None], interp.Site("resid_post", 1)
+        >>> with clamp(late, Graft(layer=1, model=early)):  # two early blocks under two late ones
+        ...     found = interp.capture(late, tokens, after)[after]
+        >>> torch.equal(found, interp.capture(early, tokens, after)[after])
+        True
+    """
 
     layer: int
     """Block after which the stream is replaced, from 0."""

@@ -21,7 +21,17 @@ with extra("sklearn", "probing codes"):
 
 @dataclass(frozen=True, kw_only=True)
 class Probes:
-    """Accuracies on test codes, ± over test inputs; ``chance`` is the share of the largest class among them."""
+    """Accuracies on test codes, ± over test inputs; ``chance`` is the share of the largest class among them.
+
+    Example:
+        >>> import torch
+        >>> from interp.codes import pack, probe_codes
+        >>> y = torch.arange(40) % 2
+        >>> codes = pack((y[:, None] * 2.0 - 1).expand(40, 8))  # each class has a code of its own
+        >>> found = probe_codes(codes, y, codes, y)
+        >>> found.clusters.value, found.neighbours.value, found.linear.value, found.chance
+        (1.0, 1.0, 1.0, 0.5)
+    """
 
     clusters: Estimate
     """k-means with as many clusters as classes, each given the class that fits best over all (Hungarian)."""

@@ -20,7 +20,20 @@ _LEAST_SETS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScore:
-    """A concept at one layer."""
+    """A concept at one layer.
+
+    Example:
+        >>> import torch
+        >>> from interp.concepts import across_layers
+        >>> noise = torch.randn(90, 48, generator=torch.Generator().manual_seed(0))
+        >>> direction = torch.eye(48)[0]
+        >>> scores = across_layers({5: noise[60:] + 3 * direction}, {5: noise[:60]}, {5: direction.expand(10, 48)})
+        >>> score = scores.layers[0]
+        >>> score.layer, score.tcav.value, score.p_value < 0.01
+        (5, 1.0, True)
+        >>> score.sensitivity.value > 0.4  # mean cosine
+        True
+    """
 
     layer: int
     """Block after which the concept is measured, from 0."""
@@ -38,7 +51,20 @@ class LayerScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerScores:
-    """A concept at all layers."""
+    """A concept at all layers.
+
+    Example:
+        >>> import torch
+        >>> from interp import Estimate
+        >>> from interp.concepts import ConceptVector, LayerScore, LayerScores
+        >>> concept = ConceptVector(vector=torch.eye(4)[0], accuracy=Estimate(0.9, 0.03, 80), strength=1.0)
+        >>> what = {"concept": concept, "random_tcav": Estimate(0.5, 0.1, 20), "sensitivity": Estimate(0.3, 0.1, 20)}
+        >>> shares = [Estimate(0.5, 0.1, 20), Estimate(1.0, 0.0, 20)]
+        >>> layers = [LayerScore(layer=i, tcav=share, p_value=0.01, **what) for i, share in enumerate(shares)]
+        >>> scores = LayerScores(layers=tuple(layers), sets=20)
+        >>> round(scores.deviation, 3), round(scores.range_ratio, 3)  # how much TCAV varies over layers
+        (0.354, 0.667)
+    """
 
     layers: tuple[LayerScore, ...]
     """The concept at each layer that was measured."""
@@ -92,6 +118,17 @@ def across_layers(
 
     Raises:
         ValueError: too few sets or activations; layers that differ; widths that differ.
+
+    Example:
+        >>> import torch
+        >>> from interp.concepts import across_layers
+        >>> noise = torch.randn(90, 48, generator=torch.Generator().manual_seed(0))
+        >>> pool, others, direction = noise[:60], noise[60:], torch.eye(48)[0]
+        >>> gradients = direction.expand(10, 48)  # the target's logit grows along the first dimension
+        >>> positive = {0: others, 1: others + 3 * direction}  # where the concept lies after block 1, not before
+        >>> scores = across_layers(positive, dict.fromkeys(positive, pool), dict.fromkeys(positive, gradients))
+        >>> [each.p_value < 0.05 for each in scores.layers]
+        [False, True]
     """
     if sets < _LEAST_SETS:
         raise ValueError(f"sets={sets}; give {_LEAST_SETS} or more, or p-values come by luck")

@@ -28,7 +28,15 @@ LEAST = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Facet:
-    """One reason."""
+    """One reason.
+
+    Example:
+        >>> from interp import Estimate
+        >>> from interp.facets import Facet
+        >>> facet = Facet(members=(12, 3, 40), share=Estimate(0.3, 0.1, 10), activation=Estimate(2.5, 0.2, 3))
+        >>> facet.members[:2]  # the rows nearest to its centre: what to read first
+        (12, 3)
+    """
 
     members: tuple[int, ...]
     """Rows, nearest to the centre first: the first few are its exemplars."""
@@ -40,7 +48,17 @@ class Facet:
 
 @dataclass(frozen=True, kw_only=True)
 class Facets:
-    """The reasons found, the largest first."""
+    """The reasons found, the largest first.
+
+    Example:
+        >>> from interp import Estimate
+        >>> from interp.facets import Facet, Facets
+        >>> of_one = {"share": Estimate(0.5, 0.08, 40), "activation": Estimate(2.0, 0.1, 20)}
+        >>> two = (Facet(members=tuple(range(20)), **of_one), Facet(members=tuple(range(20, 40)), **of_one))
+        >>> found = Facets(facets=two, silhouette=0.7, null_silhouette=0.3, stability=Estimate(0.9, 0.02, 20), n=40)
+        >>> found.silhouette > found.null_silhouette  # else there would be one
+        True
+    """
 
     facets: tuple[Facet, ...]
     """One for each reason, the largest first."""

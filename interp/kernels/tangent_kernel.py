@@ -15,7 +15,18 @@ _MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class TangentKernel:
-    """Kernels of groups of parameters; their sum is that of all of them."""
+    """Kernels of groups of parameters; their sum is that of all of them.
+
+    Example:
+        >>> import torch
+        >>> from interp.kernels import ntk
+        >>> line, x = torch.nn.Linear(2, 1).eval(), torch.eye(2)
+        >>> found = ntk(line, lambda: line(x)[:, 0], groups={"slope": ["weight"], "offset": ["bias"]})
+        >>> found.groups["slope"].tolist(), found.groups["offset"].tolist()
+        ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]])
+        >>> found.kernel.tolist()  # their sum
+        [[2.0, 1.0], [1.0, 2.0]]
+    """
 
     groups: dict[str, Float[Tensor, "n n"]]
     """The kernel of each group of parameters, by its name."""

@@ -47,7 +47,19 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What overwriting some entries did; losses are nats a predicted token, ± over sequences."""
+    """What overwriting some entries did; losses are nats a predicted token, ± over sequences.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.massive import Entry, intervene
+        >>> model = interp.load_model("embedded")
+        >>> tokens = torch.arange(1, 65).view(2, 32)
+        >>> effect = intervene(model, tokens, entries=[Entry(layer=1, position=0, dim=17)], to=100.0).effect
+        >>> effect.entries, effect.kl.n  # one in each of two sequences
+        (2, 2)
+        >>> effect.kl.value > 0.01
+        True
+    """
 
     entries: int
     """Entries that were overwritten, over all sequences."""
@@ -66,7 +78,19 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
-    """Effects of one intervention and of its controls."""
+    """Effects of one intervention and of its controls.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.massive import Entry, intervene
+        >>> model = interp.load_model("embedded")
+        >>> tokens = torch.arange(1, 65).view(2, 32)
+        >>> found = intervene(model, tokens, entries=[Entry(layer=1, position=0, dim=17)])
+        >>> found.layers, found.to, found.perplexity_before > 1
+        ((1,), 'zero', True)
+        >>> [round(each.change.value, 1) for each in (found.effect, found.random_dim, found.random_token)]
+        [-0.0, 0.0, 0.0]
+    """
 
     layers: tuple[int, ...]
     """Blocks after which entries were overwritten."""

@@ -44,7 +44,17 @@ class Row(Flags):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepTable:
-    """Checkpoints by step, each once."""
+    """Checkpoints by step, each once.
+
+    Example:
+        >>> import interp, torch
+        >>> tokens = torch.arange(1, 65).view(2, 32)
+        >>> table = interp.massive.sweep("embedded", tokens, "massive", steps="0,5792").table
+        >>> [(row.step, row.suspect) for row in table.rows]
+        [(0, False), (5792, False)]
+        >>> table.series("top1")[1].shape  # layers, steps
+        (4, 2)
+    """
 
     model: str
     """Name of the model whose checkpoints they are."""

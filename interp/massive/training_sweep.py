@@ -25,7 +25,16 @@ CODE = 1
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
     """The table, and what this run did for it: checkpoints by ``measured`` (forward passes), ``same weights`` (taken
-    from an earlier line), ``there already``, ``missing``."""
+    from an earlier line), ``there already``, ``missing``.
+
+    Example:
+        >>> import interp, torch
+        >>> tokens = torch.arange(1, 65).view(2, 32)
+        >>> for _ in range(2):  # nothing is measured twice
+        ...     print(dict(interp.massive.sweep("embedded", tokens, "massive", steps="0,5792").done))
+        {'measured': 2}
+        {'there already': 2}
+    """
 
     table: SweepTable
     """All checkpoints measured until now."""
@@ -61,6 +70,16 @@ def sweep(
     Raises:
         ValueError: no checkpoints; a checkpoint beyond the budget; a folder that another run is writing to; and what
             ``layer_stats`` raises. A revision that does not exist or cannot be loaded is recorded, not fatal.
+
+    Example:
+        >>> import interp, torch
+        >>> tokens = torch.arange(1, 65).view(2, 32)
+        >>> run = interp.massive.sweep("embedded", tokens, "massive", steps="0,5792")
+        >>> steps, ratios = run.table.series("ratio")  # largest magnitude / median, of each layer
+        >>> steps.tolist(), ratios.shape
+        ([0.0, 5792.0], (4, 2))
+        >>> ratios.max(0).round(1).tolist()
+        [6.1, 10.7]
     """
     source = open_source(model) if isinstance(model, str) else model
 

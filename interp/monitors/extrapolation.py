@@ -11,7 +11,14 @@ _LEAST_SIZES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """A quadratic of log10 value in log10 size."""
+    """A quadratic of log10 value in log10 size.
+
+    Example:
+        >>> from interp.monitors import extrapolate
+        >>> found = extrapolate([1e7, 3e7, 1e8, 3e8], [20.0, 60.0, 200.0, 600.0])  # grows as the size
+        >>> round(found.at(1e9)), round(found.crossing / 1e9, 3)  # reaches 10,000 at 5 billion
+        (2000, 5.0)
+    """
 
     coefficients: tuple[float, float, float]
     """Of the square, the slope and the constant."""

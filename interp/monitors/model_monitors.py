@@ -50,7 +50,19 @@ class Peak:
 
 @dataclass(frozen=True, kw_only=True)
 class Monitors:
-    """Figures of one model. A maximum grows with the number of tokens: compare those of equal rows only."""
+    """Figures of one model. A maximum grows with the number of tokens: compare those of equal rows only.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.monitors.measure(model, torch.arange(1, 33)[None])
+        >>> found.largest.shape  # layers, sequences, heads
+        torch.Size([4, 1, 3])
+        >>> [round(each.value, 1) for each in found.rms("resid_post")]
+        [3.9, 4.0, 4.9, 7.0]
+        >>> sorted(found.gradient_rms())
+        ['0', '1', '2', '3', 'other']
+    """
 
     largest: Float[Tensor, "layers sequences heads"]
     """The largest attention logit as it enters the softmax, over the pairs that the mask allows."""

@@ -79,7 +79,8 @@ def logit_lens(
         >>> import interp
         >>> model = interp.load_model("embedded")
         >>> lens = interp.logit_lens(model, "Emma was not at", positions=[-1])
-        >>> [model.tokenizer.decode(ids[0, 0, 0]) for ids in lens.top(1)[:, None]]  # doctest: +SKIP
+        >>> [model.tokenizer.decode(ids[0, 0]) for ids in lens.top(1)]  # what comes next, after each block
+        [' the', ' Fred', ' the', ' the']
     """
     require_raw_weights(model, purpose="read its residual stream")
     if not is_bridge(model):

@@ -37,7 +37,17 @@ _STEPS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Nonzeros:
-    """Share of neurons that are not exactly zero (or above ``eps``), ± over sequences."""
+    """Share of neurons that are not exactly zero (or above ``eps``), ± over sequences.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> found = interp.sparsity.nonzeros(model, torch.arange(1, 33)[None], eps=0.1)
+        >>> found.frequency.shape  # layers, neurons
+        torch.Size([4, 384])
+        >>> (found.frequency == 0).sum(1).tolist()  # neurons of each layer that never were active
+        [0, 8, 0, 0]
+    """
 
     share: Estimate
     """The share over all layers together."""
@@ -49,7 +59,19 @@ class Nonzeros:
 
 @dataclass(frozen=True, kw_only=True)
 class Sparsity:
-    """Share of neurons that can be dropped at one CETT."""
+    """Share of neurons that can be dropped at one CETT.
+
+    Example:
+        >>> import interp
+        >>> from interp.tokens.sequences import text_rows
+        >>> model = interp.load_model("embedded")
+        >>> tokens, _ = text_rows(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", sequences=2, context=32)
+        >>> found = interp.sparsity.sparsity_at(model, tokens, cett=0.2)
+        >>> [round(error, 2) for error in found.reached], [round(layer.value, 1) for layer in found.layers]
+        ([0.2, 0.2, 0.2, 0.2], [0.9, 0.6, 0.8, 0.9])
+        >>> found.perplexity_ratio > 1
+        True
+    """
 
     cett: float
     """Asked for, of all layers."""
@@ -67,7 +89,17 @@ class Sparsity:
 
 @torch.no_grad()
 def nonzeros(model: Model, tokens: Int[Tensor, "sequences position"], *, eps: float = 0.0) -> Nonzeros:
-    """Neurons with |a| > ``eps``. Without ``eps`` this is 1 for GELU and SiLU: use :func:`ppl_sparsity` there."""
+    """Neurons with |a| > ``eps``. Without ``eps`` this is 1 for GELU and SiLU: use :func:`ppl_sparsity` there.
+
+    Example:
+        >>> import interp
+        >>> from interp.tokens.sequences import text_rows
+        >>> model = interp.load_model("embedded")
+        >>> tokens, _ = text_rows(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", sequences=2, context=64)
+        >>> found = interp.sparsity.nonzeros(model, tokens, eps=0.1)
+        >>> [round(layer.value, 2) for layer in found.layers]
+        [0.75, 0.65, 0.64, 0.52]
+    """
     require_raw_weights(model, purpose="measure activation sparsity")
     sites = [Site("mlp_post", layer) for layer in range(layer_count(model))]
     parts: list[list[Tensor]] = [[] for _ in sites]
@@ -123,6 +155,15 @@ def ppl_sparsity(model: Model, tokens: Int[Tensor, "sequences position"], *, p: 
     far, the sparsity there, whose ``perplexity_ratio`` then says so.
 
     Raises ValueError for processed weights, and for a p that is not positive.
+
+    Example:
+        >>> import interp
+        >>> from interp.tokens.sequences import text_rows
+        >>> model = interp.load_model("embedded")
+        >>> tokens, _ = text_rows(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", sequences=2, context=64)
+        >>> found = interp.sparsity.ppl_sparsity(model, tokens, p=1.0)
+        >>> round(found.perplexity_ratio, 2), 0.5 < found.share.value < 0.8
+        (1.01, True)
     """
     check_percentage(p)
     curves = _Curves(model, tokens)
@@ -144,7 +185,16 @@ def check_percentage(p: float) -> None:
 
 
 def sparsity_at(model: Model, tokens: Int[Tensor, "sequences position"], *, cett: float) -> Sparsity:
-    """Sparsity at a CETT found elsewhere, as the paper carries the last checkpoint's back through training."""
+    """Sparsity at a CETT found elsewhere, as the paper carries the last checkpoint's back through training.
+
+    Example:
+        >>> import interp, torch
+        >>> model = interp.load_model("embedded")
+        >>> tokens = torch.arange(1, 33).view(2, 16)
+        >>> few, many = (interp.sparsity.sparsity_at(model, tokens, cett=cett) for cett in (0.1, 0.4))
+        >>> few.share.value < many.share.value  # dropping more of the output drops more neurons
+        True
+    """
     if not 0 <= cett <= 1:
         raise ValueError(f"cett={cett} is a share of the output's norm, from 0 to 1")
     return _Curves(model, tokens).at(cett)

@@ -59,6 +59,15 @@ def sparsity_over_training(
 
     Raises ValueError for fewer than two rows, where none of the steps exists or the last cannot be loaded, and what
     ``ppl_sparsity`` raises.
+
+    Example:
+        >>> import interp
+        >>> from interp.tokens.sequences import text_rows
+        >>> model = interp.load_model("embedded")
+        >>> tokens, _ = text_rows(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", sequences=2, context=32)
+        >>> found = interp.sparsity.sparsity_over_training("embedded", tokens, "sparsity", steps="0,5792")
+        >>> found[0].cett == found[5792].cett, found[0].share.value < found[5792].share.value
+        (True, True)
     """
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} rows of tokens; the errors are over rows, so give 2 or more (--sequences)")

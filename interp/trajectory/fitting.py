@@ -192,7 +192,16 @@ def fit_all(
     processes: int = 1,
     **options: Any,
 ) -> list[Trajectory]:
-    """:func:`fit` for every row of ``series``, over several processes where asked; ``options`` are those of ``fit``."""
+    """:func:`fit` for every row of ``series``, over several processes where asked; ``options`` are those of ``fit``.
+
+    Example:
+        >>> import numpy as np
+        >>> from interp.trajectory import EmergenceCurve, fit_all
+        >>> steps = np.geomspace(1, 1e5, 20)
+        >>> curves = [EmergenceCurve(A=40.0, lam=1.0, gamma=gamma, t0=10.0, K=5.0)(steps) for gamma in (1e-3, 1e-4)]
+        >>> [round(found.curve.gamma, 6) for found in fit_all(steps, np.array(curves))]
+        [0.001, 0.0001]
+    """
     return Parallel(n_jobs=processes)(delayed(fit)(steps, row, **options) for row in series)
 
 

@@ -237,6 +237,14 @@ def checked_layers(stack: Stack, layers: Layers) -> list[int]:
 
     Raises:
         ValueError: none, or one that is not there.
+
+    Example:
+        >>> import interp
+        >>> from interp.models.feed_forward import stack_of
+        >>> from interp.value_vectors import checked_layers
+        >>> stack = stack_of(interp.load_model("embedded"))
+        >>> checked_layers(stack, "late"), checked_layers(stack, [3, 0])
+        ([2, 3], [0, 3])
     """
     half = (stack.layers + 1) // 2
     named = {"all": range(stack.layers), "early": range(half), "late": range(half, stack.layers)}

@@ -14,7 +14,19 @@ from interp.value_vectors.action_tokens import ActionTokens
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vocabulary:
-    """Ids below ``size``; rows of the unembedding from there on pad it, and are no tokens."""
+    """Ids below ``size``; rows of the unembedding from there on pad it, and are no tokens.
+
+    Example:
+        >>> import interp
+        >>> from interp.models.feed_forward import stack_of
+        >>> from interp.value_vectors import vocabulary_of
+        >>> model = interp.load_model("embedded")
+        >>> vocabulary = vocabulary_of(model, stack_of(model))
+        >>> vocabulary.ids_of(["time"])
+        [611]
+        >>> vocabulary.text(611)
+        ' time'
+    """
 
     size: int
     """How many ids are tokens."""
@@ -80,6 +92,14 @@ def vocabulary_of(
 
     Raises:
         ValueError: no vocabulary head; a size that the unembedding has not.
+
+    Example:
+        >>> import interp
+        >>> from interp.models.feed_forward import stack_of
+        >>> from interp.value_vectors import vocabulary_of
+        >>> model = interp.load_model("embedded")
+        >>> vocabulary_of(model, stack_of(model)).size
+        4000
     """
     rows = unembedding(stack).shape[0]
     tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)

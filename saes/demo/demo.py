@@ -34,7 +34,17 @@ from saes.training.loop import train
 
 
 def run_demo(out: Path, *, sizes: Sizes | None = None, console: Console | None = None) -> Path:
-    """Run everything below ``out``, said on ``console`` where there is one; returns the page."""
+    """Run everything below ``out``, said on ``console`` where there is one; returns the page.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import saes
+        >>> from saes.demo.result import Sizes
+        >>> few = {"cached_tokens": 2_000, "trained_tokens": 2_000, "heldout_tokens": 3_000, "sequences": 2}
+        >>> page = saes.demo.run_demo(Path("demo"), sizes=Sizes(d_sae=128, batch_size=500, **few))
+        >>> sorted(each.name for each in page.parent.iterdir())
+        ['activations', 'afa', 'massive', 'report.html', 'report.json', 'tokens', 'topk']
+    """
     sizes, console = sizes or Sizes(), console or Console(quiet=True)
     seconds: dict[str, float] = {}
 

@@ -48,7 +48,23 @@ class SAEResult:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """All that the page shows."""
+    """All that the page shows.
+
+    Example:
+        >>> import interp, saes
+        >>> from saes.demo.result import Sizes
+        >>> model, site = interp.load_model("embedded"), "blocks.2.hook_resid_post"
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> what = {
+        ...     "sizes": Sizes(cached_tokens=1_000),
+        ...     "site": site,
+        ...     "store": interp.cache_activations(model, rows, site, "acts"),
+        ...     "massive": interp.massive.SweepTable(model="embedded", measured=(), missing={}),
+        ... }
+        >>> found = saes.demo.DemoResult(**what, saes=(), massive_fits=[], seconds={"Cache activations": 0.5})
+        >>> found.store.width(found.site), found.sizes.k
+        (96, 16)
+    """
 
     sizes: Sizes
     """How much of everything there was."""

@@ -39,7 +39,22 @@ class PlacesSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """Of every latent; the first model is the first place, the second the other."""
+    """Of every latent; the first model is the first place, the second the other.
+
+    Example:
+        >>> import torch
+        >>> from saes.evaluation import Sharing
+        >>> found = Sharing(
+        ...     places=("base", "chat"),
+        ...     tokens=1_000,
+        ...     relative_norm=torch.tensor([0.5, 0.9, 0.95, 0.5]),
+        ...     active=torch.tensor([80, 20, 30, 0]),
+        ...     of_reconstruction=torch.tensor([[1.0, 0.1, 0.9, torch.nan], [1.0, 1.0, 1.0, torch.nan]]),
+        ...     of_error=torch.tensor([[1.0, 0.1, 0.9, torch.nan], [1.0, 1.0, 1.0, torch.nan]]),
+        ... )
+        >>> found.rows()  # how many, and how many of them latent scaling confirms
+        [('only base', 0, 0), ('shared', 1, None), ('only chat', 2, 1), ('never active', 1, None)]
+    """
 
     places: tuple[str, str]
     """Names of the two places."""
@@ -95,6 +110,18 @@ def sharing(
 
     Raises:
         ValueError: another kind of dictionary, or another number of places.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.evaluation import sharing
+        >>> model, places = interp.load_model("embedded"), ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> store = interp.cache_activations(model, rows, places, "acts")
+        >>> layout = saes.Layout("crosscoder", places, places)
+        >>> crosscoder = saes.Dictionary(layout, ((96, 96), (96, 96)), d_sae=128, activation=saes.TopK(8))
+        >>> found = sharing(crosscoder.initialise(seed=0, means=[torch.zeros(96)] * 2), store)
+        >>> found.active.sum().item() / found.tokens, found.relative_norm.shape
+        (8.0, torch.Size([128]))
     """
     names = crosscoder.layout.reads
     if crosscoder.layout.kind != "crosscoder" or len(names) != 2:

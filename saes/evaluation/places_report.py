@@ -69,7 +69,18 @@ class ReplacementFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacesReport:
-    """Figures of one dictionary on one text."""
+    """Figures of one dictionary on one text.
+
+    Example:
+        >>> import interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> report = saes.evaluation.evaluate_places(saes.embedded_transcoders(), model, rows)
+        >>> report.true_stream.kl.value < report.compounding.kl.value  # errors add up through the layers
+        True
+        >>> report.with_error_nodes < 1e-4
+        True
+    """
 
     kind: str
     """What kind of dictionary it is, such as transcoders."""
@@ -122,6 +133,14 @@ def evaluate_places(
     Raises:
         ValueError: places that the model lacks or that are of several models, other widths, another device or model, or
             no text.
+
+    Example:
+        >>> import interp, saes
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> report = saes.evaluation.evaluate_places(saes.embedded_transcoders(), model, rows)
+        >>> report.kind, len(report.places), round(report.fvu.value, 1)
+        ('transcoders', 4, 0.1)
     """
     reads, writes = sites_of(dictionary)
     expand_sites(model, (*reads, *writes))

@@ -40,6 +40,20 @@ def replacement_logits(
 
     Raises:
         ValueError: ``compounding`` of a crosscoder.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.evaluation import replacement_logits
+        >>> model, transcoders = interp.load_model("embedded"), saes.embedded_transcoders()
+        >>> ids = torch.arange(1, 17)[None]
+        >>> places = [interp.Site.parse(name) for name in transcoders.layout.reads + transcoders.layout.writes]
+        >>> clean = interp.capture(model, ids, places)
+        >>> options = {"where": torch.ones_like(ids, dtype=torch.bool), "compounding": True}
+        >>> for errors in (False, True):  # with error nodes it is the model again
+        ...     logits = replacement_logits(transcoders, model, ids, clean, errors=errors, **options)
+        ...     print(torch.allclose(logits, model(ids), atol=1e-3))
+        False
+        True
     """
     reads, writes = sites_of(dictionary)
     dtype = dictionary.placed()[0][0].W_enc.dtype

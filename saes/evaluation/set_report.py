@@ -13,7 +13,19 @@ from saes.sae import SAE
 
 @dataclass(frozen=True, kw_only=True)
 class SetReport:
-    """Reports of the members of a set, in its order."""
+    """Reports of the members of a set, in its order.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.evaluation.set_report import evaluate_set
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> two = [saes.SAE(96, 192, saes.TopK(k), site="blocks.1.hook_resid_post") for k in (4, 8)]
+        >>> two = [sae.initialise(seed=0, mean=torch.zeros(96)) for sae in two]
+        >>> found = evaluate_set(two, ["four", "eight"], model, rows)
+        >>> dict(zip(found.names, [report.l0.value for report in found.reports]))
+        {'four': 4.0, 'eight': 8.0}
+    """
 
     names: tuple[str, ...]
     """What each member is called."""

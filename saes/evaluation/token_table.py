@@ -57,7 +57,20 @@ class NormTable:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTable(NormTable):
-    """A row a measured token. Squares are in the activation's unit squared, losses in nats for the next token."""
+    """A row a measured token. Squares are in the activation's unit squared, losses in nats for the next token.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.evaluation import measure_tokens
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae, site = sae.initialise(seed=0, mean=torch.zeros(96)), interp.Site("resid_post", 2)
+        >>> table = measure_tokens(sae, model, rows, site, site, count=2, batch_rows=2, first_position=0).table
+        >>> late = table.where(table.positions >= 128)
+        >>> len(table), len(late), late.mean(late.l0).value
+        (512, 256, 8.0)
+    """
 
     positions: Int[Tensor, " n"]
     """In the row, which is what the model sees."""
@@ -128,7 +141,19 @@ def measure_tokens(
     first_position: int,
     drop_tokens: Sequence[int] = (),
 ) -> Measured:
-    """:func:`measure_together` of one SAE."""
+    """:func:`measure_together` of one SAE.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.evaluation import measure_tokens
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae, site = sae.initialise(seed=0, mean=torch.zeros(96)), interp.Site("resid_post", 2)
+        >>> found = measure_tokens(sae, model, rows, site, site, count=2, batch_rows=2, first_position=0)
+        >>> len(found.table), found.active.sum().item() / len(found.table)  # 8 latents a token
+        (512, 8.0)
+    """
     (found,) = measure_together(
         [Placed(sae=sae, site=site, target=target)],
         model,

@@ -56,7 +56,22 @@ def dashboard_batch(
     sae: SAE, text: Text, book: FeatureBook, names: Names, *, text_of: Callable[[int], str]
 ) -> dict[str, Any]:
     """SAEDashboard's batch of the latents of a book, which was looked up in ``text``. ``text_of`` gives a token's
-    text."""
+    text.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.features import Text, dashboard_batch, look_up
+        >>> from saes.features.exports import Names
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> text = Text(model=model, rows=rows, site=interp.Site.parse(sae.site))
+        >>> names = Names(model="embedded", sae_set="res", dataset="heldout")
+        >>> batch = dashboard_batch(sae, text, look_up(sae, text, latents=[4, 7]), names, text_of=str)
+        >>> batch["layer"], [feature["feature_index"] for feature in batch["features"]]
+        (2, [4, 7])
+    """
     largest = book.counts.maximum[list(book.latents)].tolist()
     of_activations = [activation_histogram(*each) for each in zip(book.levels.histograms, largest, strict=True)]
     of_logits = logit_histograms(sae, text.model, book.latents)
@@ -158,7 +173,24 @@ _OF_BATCHES = ("feature_index", "activations", "n_prompts_total", "n_tokens_in_p
 
 
 def write_exports(book: FeatureBook, batch: Mapping[str, Any], names: Names, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``saedashboard/batch-0.json`` and ``neuronpedia/MODEL/SOURCE/...``; returns file and last folder."""
+    """Write ``saedashboard/batch-0.json`` and ``neuronpedia/MODEL/SOURCE/...``; returns file and last folder.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.features import Text, dashboard_batch, look_up, write_exports
+        >>> from saes.features.exports import Names
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> text = Text(model=model, rows=rows, site=interp.Site.parse(sae.site))
+        >>> names, book = Names(model="embedded", sae_set="res", dataset="heldout"), look_up(sae, text, latents=[4, 7])
+        >>> batch = dashboard_batch(sae, text, book, names, text_of=str)
+        >>> for path in write_exports(book, batch, names, "exports"):
+        ...     print(path.as_posix())
+        exports/saedashboard/batch-0.json
+        exports/neuronpedia/embedded/2-res
+    """
     out = Path(folder)
     dashboard = out / "saedashboard" / f"{BATCH}.json"
     write_json(dashboard, dict(batch))

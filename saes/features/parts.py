@@ -45,6 +45,16 @@ def look_up_parts(
     Raises:
         ValueError: a part or latent that is not there, places that are of several models, another model, and no latent
             that is active on the text.
+
+    Example:
+        >>> import interp, saes
+        >>> from saes.features import Text, look_up_parts
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> text = Text(model=model, rows=rows, site=interp.Site("resid_post", 0))
+        >>> books = look_up_parts(saes.embedded_transcoders(), text, latents=[(0, 5), (3, 7)], examples=2)
+        >>> [(book.part, book.latents, book.written) for book in books if book.latents]
+        [(0, (5,), ('blocks.0.hook_mlp_out',)), (3, (7,), ('blocks.3.hook_mlp_out',))]
     """
     reads, writes = sites_of(dictionary)
     expand_sites(text.model, (*reads, *writes))

@@ -48,6 +48,17 @@ def read_gemma_scope(folder: str | Path) -> Dictionary:
 
     Raises:
         ValueError: damaged files, files that do not fit together, or nothing that says which of the two they are.
+
+    Example:
+        >>> import torch
+        >>> from saes import ReLU
+        >>> from saes.places import Dictionary, Layout, read_gemma_scope, write_gemma_scope
+        >>> layers = range(2)
+        >>> reads, writes = ([f"blocks.{i}.{hook}" for i in layers] for hook in ("mlp.hook_in", "hook_mlp_out"))
+        >>> clt = Dictionary(Layout("clt", tuple(reads), tuple(writes)), ((8, 8),) * 2, d_sae=16, activation=ReLU())
+        >>> write_gemma_scope(clt.initialise(seed=0, means=[torch.zeros(8)] * 2), "clt")
+        >>> [part.written_widths for part in read_gemma_scope("clt").parts]
+        [(8, 8), (8,)]
     """
     place = Path(folder)
     with reading(place, "holds no dictionary of Gemma Scope 2 that can be read"):

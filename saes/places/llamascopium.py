@@ -55,6 +55,17 @@ def read_llamascopium(folder: str | Path) -> Dictionary:
 
     Raises:
         ValueError: damaged files, or what no dictionary here computes; the message says which and why.
+
+    Example:
+        >>> import torch
+        >>> from saes import ReLU
+        >>> from saes.places import Dictionary, Layout, read_llamascopium, write_llamascopium
+        >>> layers = range(2)
+        >>> reads, writes = ([f"blocks.{i}.{hook}" for i in layers] for hook in ("hook_resid_mid", "hook_mlp_out"))
+        >>> clt = Dictionary(Layout("clt", tuple(reads), tuple(writes)), ((8, 8),) * 2, d_sae=16, activation=ReLU())
+        >>> write_llamascopium(clt.initialise(seed=0, means=[torch.zeros(8)] * 2), "clt")
+        >>> [part.written_widths for part in read_llamascopium("clt").parts]
+        [(8, 8), (8,)]
     """
     place = Path(folder)
     with reading(place, "holds no dictionary of Llamascopium that can be read"):

@@ -27,6 +27,14 @@ class Part(SAE):
     do not own them, and ``read_scales`` of the columns read, for selections that compare the input with those norms.
         norms_add_up: ``decoder_norms`` is the sum of the norms at single places (a crosscoder: Lindsey et al. 2024;
             Minder et al., arXiv 2504.02922), else the norm of the concatenation (a CLT: Ameisen et al. 2025).
+
+    Example:
+        >>> import saes, torch
+        >>> part = saes.embedded_transcoders().parts[0]
+        >>> part.read_widths, part.written_widths, part.place_norms().shape
+        ((96,), (96,), torch.Size([1, 1024]))
+        >>> part(torch.zeros(5, 96)).shape
+        torch.Size([5, 96])
     """
 
     def __init__(

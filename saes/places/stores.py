@@ -30,6 +30,18 @@ class SameRows:
     Attributes:
         sites: Names of all places.
         provenance: That of every store, in a list.
+
+    Example:
+        >>> import interp
+        >>> from saes.places import SameRows
+        >>> early, late = (interp.load_model("embedded", revision=step) for step in ("step1024", "step5792"))
+        >>> rows = interp.rows_for(late, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> site = "blocks.2.hook_resid_post"
+        >>> both = SameRows([interp.cache_activations(m, rows, site, out) for m, out in ((early, "a"), (late, "b"))])
+        >>> both.sites
+        ('0:blocks.2.hook_resid_post', '1:blocks.2.hook_resid_post')
+        >>> [tuple(x.shape) for x in next(both.batches_of(both.sites, 64)).values()]
+        [(64, 96), (64, 96)]
     """
 
     def __init__(self, stores: Sequence[ActivationStore]) -> None:

@@ -50,6 +50,18 @@ def publish(
 
     Raises:
         ValueError: the folder is not empty, the evaluation is of another SAE, or SAELens cannot hold it.
+
+    Example:
+        >>> import interp, saes, torch
+        >>> from saes.publishing import identity_of, publish
+        >>> model = interp.load_model("embedded")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> sae = saes.SAE(96, 192, saes.TopK(8), site="blocks.2.hook_resid_post")
+        >>> sae = sae.initialise(seed=0, mean=torch.zeros(96))
+        >>> evaluation = {"sae": identity_of(sae), **saes.evaluate(sae, model, rows).to_json()}
+        >>> inside = publish(sae, "published", evaluation=evaluation, license="mit", repo="me/my-sae")
+        >>> inside.as_posix(), sorted(each.name for each in inside.iterdir())
+        ('published/blocks.2.hook_resid_post', ['cfg.json', 'evaluation.json', 'sae_weights.safetensors'])
     """
     out = Path(folder)
     check_wanted(out, license)

@@ -25,6 +25,11 @@ def push(folder: str | Path, repo: str, *, private: bool = False) -> str:
 
     Raises:
         ValueError: a name that is none, or the hub refuses or cannot be reached, with its reason.
+
+    Example:
+        >>> from saes.publishing import push
+        >>> push("published", "me/my-sae", private=True)  # doctest: +SKIP
+        'https://huggingface.co/me/my-sae/commit/...'
     """
     check_repository(repo)
     try:

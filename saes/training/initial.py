@@ -30,6 +30,17 @@ def initial_state(
     """Weights and optimizer before the first step; the data's mean and norm come from its first rows.
 
     What these say goes to ``known``, by site and whether rows are layer-normalised, and is not read twice.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> from saes.training import initial_state
+        >>> model, site = interp.load_model("embedded"), "blocks.2.hook_resid_post"
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> store = interp.cache_activations(model, rows, site, "acts")
+        >>> state = initial_state(saes.TrainConfig(site=site, out=Path("sae"), k=8, d_sae=128, tokens=1_024), store)
+        >>> state.step, state.sae.W_dec.shape
+        (0, torch.Size([128, 96]))
     """
     known = {} if known is None else known
     reads, writes = ([_statistics(place, config, store, known) for place in places] for places in config.places)

@@ -126,7 +126,21 @@ def train_many(configs: Sequence[TrainConfig], store: Source, *, progress: bool 
 @one_for_all()
 @torch.enable_grad()
 def train_all(configs: Sequence[TrainConfig], store: Source, *, progress: bool = False) -> list[SAE | Dictionary]:
-    """``train_many`` of SAEs and of dictionaries over several places."""
+    """``train_many`` of SAEs and of dictionaries over several places.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> from saes.training import train_all
+        >>> model, sites = interp.load_model("embedded"), ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> store = interp.cache_activations(model, rows, sites, "acts")
+        >>> options = {"k": 8, "d_sae": 128, "tokens": 1_024, "batch_size": 512}
+        >>> one = saes.TrainConfig(site=sites[1], out=Path("one"), **options)
+        >>> both = saes.TrainConfig(kind="crosscoder", reads=sites, out=Path("both"), **options)
+        >>> [type(each).__name__ for each in train_all([one, both], store)]
+        ['SAE', 'Dictionary']
+    """
     refuse_inference_mode("training an SAE")
     for config in configs:
         require(config, TrainConfig, what="a config", fix="saes.TrainConfig(site=..., out=..., k=32)")
@@ -241,6 +255,21 @@ def train_step(
 
     ``batch`` is what is read, of a dictionary over places at each of them; ``target`` what is to be written, where that
     is not the same.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> from saes.training import initial_state, train_step
+        >>> model, site = interp.load_model("embedded"), "blocks.2.hook_resid_post"
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=1_000)
+        >>> store = interp.cache_activations(model, rows, site, "acts")
+        >>> size = {"k": 8, "d_sae": 128, "tokens": 1_024, "batch_size": 512}
+        >>> config = saes.TrainConfig(site=site, out=Path("sae"), log_every=1, **size)
+        >>> state = initial_state(config, store)
+        >>> (batch,) = next(store.batches_of([interp.Site.parse(site)], 512)).values()
+        >>> train_step(state, batch, config)
+        >>> state.step, state.metrics["l0"]
+        (1, 8.0)
     """
     keep_freed_memory()
     sae, group = state.sae, state.sae.group

@@ -25,6 +25,18 @@ def with_places(config: TrainConfig, source: HasSites) -> TrainConfig:
 
     Raises:
         ValueError: a pattern that matches nothing there, with what there is.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp, saes
+        >>> from saes.training import with_places
+        >>> model, patterns = interp.load_model("embedded"), ("blocks.0-1.mlp.hook_in", "blocks.0-1.hook_mlp_out")
+        >>> rows = interp.rows_for(model, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=500)
+        >>> store = interp.cache_activations(model, rows, patterns, "acts")
+        >>> reads, writes = ((pattern,) for pattern in patterns)
+        >>> config = saes.TrainConfig(kind="clt", reads=reads, writes=writes, out=Path("clt"), k=8, tokens=1_024)
+        >>> with_places(config, store).reads
+        ('blocks.0.mlp.hook_in', 'blocks.1.mlp.hook_in')
     """
     if config.kind is None:
         return config

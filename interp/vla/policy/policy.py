@@ -72,7 +72,18 @@ class Actions:
 
 
 class VLAPolicy(nn.Module):
-    """Instruction, state and (with a camera) image to three discretised action tokens."""
+    """Instruction, state and (with a camera) image to three discretised action tokens.
+
+    Example:
+        >>> import interp, torch
+        >>> from interp.vla.policy.tokenizer import encode
+        >>> from interp.vla.policy.words import action_prompt
+        >>> policy = interp.vla.policy.load_policy("state")
+        >>> prompt = torch.tensor(encode(action_prompt("move up")))
+        >>> hand, goal = torch.tensor([[0.0, 0.6, 0.2]]), torch.tensor([[0.0, 0.8, 0.2]])
+        >>> policy.act(prompt, hand, goal).values.round(2).tolist()  # right, forward, up
+        [[0.01, 0.01, 0.5]]
+    """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()

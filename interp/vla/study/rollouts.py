@@ -26,7 +26,18 @@ _AXES = {"right": 0, "forward": 1, "up": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """Episodes side by side, under one instruction."""
+    """Episodes side by side, under one instruction.
+
+    Example:
+        >>> import interp
+        >>> from interp.vla.study import Arena
+        >>> policy = interp.vla.policy.load_policy("state")
+        >>> found = Arena([0]).roll(policy, "move up", steps=3)
+        >>> found.actions.shape  # episodes, steps, axes
+        (1, 3, 3)
+        >>> found.measure("up") > found.measure("right")  # mm a step
+        array([ True])
+    """
 
     hand: Float[np.ndarray, "episode position 3"]
     """Where the hand was, in metres, its start included."""
@@ -52,7 +63,16 @@ class Rollout:
 
 
 class Arena:
-    """Simulators for some episodes; made once, rolled as often as wanted. The same call gives the same bits."""
+    """Simulators for some episodes; made once, rolled as often as wanted. The same call gives the same bits.
+
+    Example:
+        >>> import interp
+        >>> from interp.vla.study import Arena
+        >>> policy = interp.vla.policy.load_policy("state")
+        >>> found = Arena([0, 1]).roll(policy, "move up", steps=2)
+        >>> found.hand.shape  # episodes, positions with the start, axes
+        (2, 3, 3)
+    """
 
     def __init__(
         self,
@@ -122,7 +142,17 @@ class Arena:
 def arena_for(
     policy: VLAPolicy, episodes: Sequence[int], *, seed: int = EVALUATION_SEED, film: int | None = None
 ) -> Iterator[Arena]:
-    """An arena with the camera that the policy looks through, and one of ``film`` pixels to film with."""
+    """An arena with the camera that the policy looks through, and one of ``film`` pixels to film with.
+
+    Example:
+        >>> import interp
+        >>> from interp.vla.study import arena_for
+        >>> policy = interp.vla.policy.load_policy("state")
+        >>> with arena_for(policy, [0]) as arena:
+        ...     slow, fast = (arena.roll(policy, f"move up {speed}", steps=3) for speed in ("slow", "fast"))
+        >>> fast.measure("speed") > slow.measure("speed")
+        array([ True])
+    """
     with ExitStack() as cameras:
         eyes = {
             name: cameras.enter_context(Camera(Reach(seed=seed), size=size))

@@ -76,7 +76,19 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything measured of one concept."""
+    """Everything measured of one concept.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import interp
+        >>> from interp.vla.study import Arena
+        >>> from interp.vla.study.study import Options, study
+        >>> policy = interp.vla.policy.load_policy("state")
+        >>> options = Options(concept="fast", doses=(2.0,), sets=2, episodes=2, steps=2)
+        >>> found = study(policy, Arena([0, 1]), options, name="state", out=Path("study"))
+        >>> found.headline.value, found.headline.verdict
+        (2.0, 'cannot tell: 2 random sets, and it takes 19 for p to reach 0.05')
+    """
 
     options: Options
     """What was asked to be measured."""

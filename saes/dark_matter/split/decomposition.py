@@ -28,7 +28,15 @@ from saes.dark_matter.split.split_by import SplitBy
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one probe does on the rows that it was not fitted on."""
+    """What one probe does on the rows that it was not fitted on.
+
+    Example:
+        >>> import saes, torch
+        >>> x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        >>> split = saes.decompose(x, x / 2 + 1)  # what is missed is x / 2 - 1: linear, up to a constant
+        >>> {each.fit_intercept: round(each.r2_vector.value, 2) for each in split.figures}
+        {False: -3.13, True: 1.0}
+    """
 
     fit_intercept: bool
     """Whether the probe has an intercept."""
@@ -47,7 +55,18 @@ class Figures:
 @dataclass(frozen=True, kw_only=True)
 class ErrorSplit:
     """The probe and its figures; every figure is measured on held-out rows, its error is over their documents, or where
-    these are few over blocks of neighbouring rows."""
+    these are few over blocks of neighbouring rows.
+
+    Example:
+        >>> import saes, torch
+        >>> from saes.dark_matter.split.reconstructions import RowsInMemory
+        >>> x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = saes.split_error(RowsInMemory(x=x, x_hat=0.75 * x, documents=torch.arange(400)))
+        >>> round(found.shrinkage, 3), round(found.off_shrinkage, 3)  # x / 4 is missed: nothing but shrinkage
+        (0.25, 0.0)
+        >>> found.n_train, found.n_test
+        (240, 160)
+    """
 
     probe: LinearMap
     """From x to the error: ``probe(x)`` is the linear error, for any rows."""
@@ -100,7 +119,18 @@ class ErrorSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Decomposition(ErrorSplit):
-    """The split of errors that are in memory."""
+    """The split of errors that are in memory.
+
+    Example:
+        >>> import saes, torch
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> x, noise = (torch.randn(400, 8, generator=draw) for _ in range(2))
+        >>> found = saes.decompose(x, 0.75 * x + 0.1 * noise)
+        >>> torch.allclose(found.linear_error + found.nonlinear_error, 0.25 * x - 0.1 * noise, atol=1e-5)
+        True
+        >>> round(found.nonlinear_error.std().item(), 2)  # the noise
+        0.1
+    """
 
     linear_error: Float[Tensor, "n d"]
     """The probe's prediction of the error, for every row."""
