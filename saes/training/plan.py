@@ -18,7 +18,7 @@ from saes.training.optimiser.kinds import KINDS, Kind
 _BYTES = 4
 """Weights, gradients and moments are float32."""
 _OF_A_STEP = 10
-"""How often a step reads or writes every weight: gradient written, its norm, projection, and Adam's two moments."""
+"""How often a step reads or writes every weight: gradient written, its norm, projection, and two moments."""
 
 
 def with_places(config: TrainConfig, source: HasSites) -> TrainConfig:
