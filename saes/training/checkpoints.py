@@ -23,6 +23,7 @@ from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import atomic_path, sync_file, sync_folder, told_if_full, write_json
 from saes.places.dictionary import Dictionary
 from saes.sae import CONFIG, SAE
+from saes.training.optimiser.together import Together
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class TrainState:
 
     sae: SAE | Dictionary
     """What is trained, with its weights."""
-    optimizer: torch.optim.Adam
-    """Adam, with its moments of every weight."""
+    optimizer: Together
+    """What moves the weights, with its moments of each."""
     scales: tuple[float, ...]
     """What the activations at every place that is read are multiplied with."""
     target_scales: tuple[float, ...]
@@ -96,7 +97,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def save_checkpoint(state: TrainState, folder: Path) -> None:
-    """One file with weights, Adam's moments and counters; older ones are removed afterwards.
+    """One file with weights, the optimiser's moments and counters; older ones are removed afterwards.
 
     The log's lines up to here reach the disk first: a run that continues from the checkpoint does not write them again.
     Of several processes, which all call this, the leader writes; the file does not tell how many there were.
@@ -131,7 +132,7 @@ def _parts(state: TrainState) -> Iterator[tuple[str, str, Tensor]]:
     for name, parameter in state.sae.named_parameters():
         yield f"weight.{name}", name, parameter.detach()
         for key, value in state.optimizer.state.get(parameter, {}).items():
-            yield f"adam.{name}.{key}", name, value
+            yield f"adam.{name}.{key}", name, value  # as it was when there was no other optimiser
 
 
 def resume(state: TrainState, folder: Path) -> None:

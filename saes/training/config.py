@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.counts import Count, Counts
+from saes.training.optimiser.kinds import ADAM_BETAS, ADAM_EPS, KINDS
 
 if TYPE_CHECKING:
     from saes.activations import Activation
     from saes.places.layout import Layout
-
-
-LR_RULE = "0.08 / sqrt(d_in) * min(1, sqrt(1000 / steps))"
-"""What stands in a run's folder for a learning rate that was left to us: a run of another rule is another run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +61,15 @@ class TrainConfig:
     """Activations to train on; passes over the store repeat, in a new order, until they are reached."""
     batch_size: int = 4096
     """Number of activations in each step."""
+    optimizer: Literal["adam", "signum", "muon", "soap"] = "adam"
+    """What moves the weights. Signum, Muon and SOAP move matrices, and Adam the biases and thresholds beside them."""
     lr: float | None = None
-    """Peak learning rate; by default 0.08 / sqrt(d_in), of afa a quarter of that, in runs of more than 1000 steps times
-    sqrt(1000 / steps)."""
+    """Peak learning rate; by default 0.08 / sqrt(d_in) (signum 0.03, muon 0.3), of afa a quarter of that, in runs of
+    more than 1000 steps times sqrt(1000 / steps)."""
+    adam_betas: tuple[float, float] = ADAM_BETAS
+    """How much of Adam's running means, of gradients and of their squares, each step keeps."""
+    adam_eps: float = ADAM_EPS
+    """What Adam adds to the root of the second mean: as large as the gradients of rare latents, it holds these back."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     decay: float = 0.2
@@ -142,17 +145,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
 
     def peak_lr(self, d_in: int) -> float:
-        """See ``lr``; ``d_in`` is the width that an SAE, or each part of a dictionary, reads.
-
-        Adam moves every weight by about the rate, so that a row of d_in entries and norm 1 turns by sqrt(d_in) times
-        as much: that is what is kept. How many latents there are hardly matters.
-        """
+        """See ``lr``; ``d_in`` is the width that an SAE, or each part of a dictionary, reads."""
         if self.lr is not None:
             return self.lr
-        own = self.build_activation().rate_scale
-        return own * 0.08 / math.sqrt(d_in) * min(1.0, math.sqrt(1000 / self.steps))
+        return KINDS[self.optimizer].default_rate(d_in, self.steps, self.build_activation().rate_scale)
 
     @property
     def dead_after(self) -> int:
@@ -179,17 +178,22 @@ class TrainConfig:
         what is kept on the way."""
         others = ("out", "log_to", "latent_shards", "device", "keep_steps")
         own = {name: value for name, value in asdict(self).items() if name not in others}
-        plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in own.items()}
+        plain = {name: _plain(value) for name, value in own.items()}
         plain["normalise"] = self.normalisation
-        plain["lr"] = LR_RULE if self.lr is None else self.lr
+        plain["lr"] = KINDS[self.optimizer].rule if self.lr is None else self.lr
         plain["dead_after_tokens"] = self.dead_after
         del plain["dead_after_steps"]
-        plain |= {"reads": list(self.reads), "writes": list(self.writes)}
-        if self.l0 is None:  # as runs were described before it was there
-            del plain["l0"]
+        later = {"l0": None, "optimizer": "adam", "adam_betas": ADAM_BETAS, "adam_eps": ADAM_EPS}
+        for name, default in later.items():  # as runs were described before these were there
+            if getattr(self, name) == default:
+                del plain[name]
         if self.kind is None:  # as runs were described before there were kinds
             plain = {name: v for name, v in plain.items() if name not in ("kind", "reads", "writes", "budget")}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
 
 
 def check(config: TrainConfig) -> None:
@@ -212,7 +216,8 @@ def check(config: TrainConfig) -> None:
     for name in ("warmup", "decay", "sparsity_warmup"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it is a share of the steps, between 0 and 1")
-    for name, value in (("lr", config.lr), ("clip", config.clip)):
+    _check_optimizer(config)
+    for name, value in (("lr", config.lr), ("clip", config.clip), ("adam_eps", config.adam_eps)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be above 0")
     if late := [step for step in config.keep_steps if not 1 <= step < config.steps]:
@@ -241,6 +246,19 @@ def check(config: TrainConfig) -> None:
         raise ValueError("normalise='layer_norm' is for SAEs: a transcoder's output has another mean and deviation")
     if config.skip and config.kind in (None, "crosscoder") and config.target_site is None:
         raise ValueError("skip is for transcoders: pass target_site too")
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    if config.optimizer not in KINDS:
+        raise ValueError(f"optimizer is {config.optimizer!r}; it must be one of {', '.join(KINDS)}")
+    if not (len(config.adam_betas) == 2 and all(0 <= beta < 1 for beta in config.adam_betas)):
+        raise ValueError(f"adam_betas are {config.adam_betas}; they must be two numbers from 0 to below 1")
+    if config.latent_shards > 1 and KINDS[config.optimizer].whole:
+        able = ", ".join(name for name, kind in KINDS.items() if not kind.whole)
+        raise ValueError(
+            f"a step of {config.optimizer} takes all latents of a matrix together, and latent_shards ="
+            f" {config.latent_shards} shares them between processes: leave it at 1, or choose one of {able}"
+        )
 
 
 def _check_l0(config: TrainConfig) -> None:

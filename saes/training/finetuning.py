@@ -43,7 +43,8 @@ from saes.training.checkpoints import (
 )
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.initial import fresh_state
-from saes.training.loop import set_learning_rate, update
+from saes.training.loop import update
+from saes.training.optimiser.together import set_learning_rate
 
 
 @torch.enable_grad()
@@ -175,7 +176,7 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
 
     if not torch.isfinite(loss):
         raise stopped("the loss is not finite")
-    set_learning_rate(state, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
+    set_learning_rate(state.optimizer, state.step, peak=config.lr, steps=steps, warmup=0.05, decay=0.95)
     decoder, clip = config.decoder, config.clip
     tokens = len(forward.x)
     gradient = update(state, loss, (forward.latents,), tokens=tokens, decoder=decoder, clip=clip, stopped=stopped)

@@ -1,5 +1,8 @@
 """The state of a run before its first step: weights, optimizer, and the scales of the data."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,14 +15,10 @@ from saes.same_model import check_same_model, said_model
 from saes.training.checkpoints import TrainState
 from saes.training.config import TrainConfig
 from saes.training.figures.site_statistics import SiteStatistics
-from saes.training.optimiser.adam import make_moments
+from saes.training.optimiser.together import Together, optimizer_for
 from saes.training.sources import Source, place_in, source_of, without_row_scale
 from saes.training.sparsity.start import start_from
 
-ADAM_EPS = 1e-18
-"""Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
-dimensions, so that the root of the second moment of a latent that is rarely active can be 1e-8 and less: with
-PyTorch's eps, of that size, it would take a fraction of Adam's step."""
 STATISTICS_ROWS = 65_536
 """Rows read before the first step, for the data's mean and norm."""
 
@@ -48,6 +47,8 @@ def initial_state(
     means = [its.mean * scale for its, scale in zip(writes, target_scales, strict=True)]
     first = [its.first * scale for its, scale in zip(reads, scales, strict=True)]
     provenance = {"train": config.to_json(), "source": source_of(store)}
+    made_by = partial(optimizer_for, kind=config.optimizer, betas=config.adam_betas, eps=config.adam_eps)
+    fresh = partial(fresh_state, scales=scales, target_scales=target_scales, decoder=config.decoder, made_by=made_by)
     if config.layout is not None:
         dictionary = Dictionary(
             config.layout,
@@ -61,7 +62,7 @@ def initial_state(
         dictionary.initialise(seed=config.seed, means=means)
         for part, places in dictionary.placed():
             start_from(part, dictionary.part_input(places, first), config.l0)
-        return fresh_state(dictionary.to(device_of(config)), scales, target_scales, decoder=config.decoder)
+        return fresh(dictionary.to(device_of(config)))
     sae = SAE(
         len(reads[0].mean),
         config.d_sae,
@@ -82,13 +83,19 @@ def initial_state(
     if config.decoder == "tied":
         with torch.no_grad():
             sae.W_enc.copy_(sae.W_dec.T)
-    return fresh_state(sae.to(device_of(config)), scales, target_scales, decoder=config.decoder)
+    return fresh(sae.to(device_of(config)))
 
 
 def fresh_state(
-    sae: SAE | Dictionary, scales: tuple[float, ...], target_scales: tuple[float, ...], *, decoder: str
+    sae: SAE | Dictionary,
+    scales: tuple[float, ...],
+    target_scales: tuple[float, ...],
+    *,
+    decoder: str,
+    made_by: Callable[[Sequence[Tensor]], Together] = optimizer_for,
 ) -> TrainState:
-    """An SAE or dictionary, on its device, with an optimizer that has taken no step."""
+    """An SAE or dictionary, on its device, with an optimizer that has taken no step, which ``made_by`` makes of the
+    weights to learn."""
     parts = parts_of(sae)
     followers = [part.W_dec for part in parts] if decoder == "tied" else []  # each follows its W_enc
     learned = [
@@ -96,8 +103,7 @@ def fresh_state(
         for parameter in sae.parameters()
         if parameter.requires_grad and not any(parameter is follower for follower in followers)
     ]
-    optimizer = torch.optim.Adam(learned, lr=0.0, betas=(0.9, 0.999), eps=ADAM_EPS, fused=True)
-    make_moments(optimizer)
+    optimizer = made_by(learned)
     shape = (sae.d_sae,) if isinstance(sae, SAE) else (len(parts), sae.d_sae)
     silent = torch.zeros(shape, dtype=torch.int64, device=parts[0].W_enc.device)
     return TrainState(sae.train(), optimizer, scales, target_scales, silent)

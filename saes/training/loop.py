@@ -38,8 +38,9 @@ from saes.training.figures.sinks import OpenSinks
 from saes.training.figures.site_statistics import SiteStatistics
 from saes.training.finishing import finish, keep, save
 from saes.training.initial import device_of, initial_state
-from saes.training.optimiser.adam import adam_step, remove_parallel
+from saes.training.optimiser.adam import remove_parallel
 from saes.training.optimiser.memory import keep_freed_memory
+from saes.training.optimiser.together import set_learning_rate, take_step
 from saes.training.plan import plan
 from saes.training.sources import Source, as_read, batches, source_of
 from saes.training.sparsity.target import next_factor, weight_factor
@@ -282,7 +283,9 @@ def train_step(
     if written is not None:
         targets = [group.rows(t).to(device) * s for t, s in zip(written, state.target_scales, strict=True)]
     peak = config.peak_lr(parts_of(sae)[0].d_in)
-    set_learning_rate(state, peak=peak, steps=config.steps, warmup=config.warmup, decay=config.decay)
+    set_learning_rate(
+        state.optimizer, state.step, peak=peak, steps=config.steps, warmup=config.warmup, decay=config.decay
+    )
     dead = state.silent >= config.dead_after
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         forward: Pass | Forward
@@ -371,7 +374,7 @@ def update(
     gradient = group.gradient_norm(sae)
     if not torch.isfinite(gradient):
         raise stopped("the gradient is not finite")
-    adam_step(state.optimizer, scale=(clip / gradient).clamp(max=1), unit_rows=unit_rows)
+    take_step(state.optimizer, scale=(clip / gradient).clamp(max=1), unit_rows=unit_rows)
     with torch.no_grad():
         if decoder == "tied":
             for part in parts:
@@ -464,10 +467,3 @@ def _check_together(configs: Sequence[TrainConfig], store: Source) -> None:
     folders: list[Path] = [config.out.resolve() for config in configs]
     if len(set(folders)) < len(folders):
         raise ValueError(f"every SAE needs a folder of its own; got {', '.join(map(str, folders))}")
-
-
-def set_learning_rate(state: TrainState, *, peak: float, steps: int, warmup: float, decay: float) -> None:
-    """Linear warm-up, constant, linear decay: a function of the step alone, so that nothing has to be resumed."""
-    rise = (state.step + 1) / max(1.0, warmup * steps)
-    fall = (steps - state.step) / max(1.0, decay * steps)
-    state.optimizer.param_groups[0]["lr"] = peak * min(1.0, rise, fall)

@@ -13,11 +13,12 @@ from interp.arguments.memory import free_memory
 from interp.store.plan import size
 from saes.places.stores import HasSites, places_in
 from saes.training.config import TrainConfig
+from saes.training.optimiser.kinds import KINDS, Kind
 
 _BYTES = 4
 """Weights, gradients and moments are float32."""
 _OF_A_STEP = 10
-"""How often a step reads or writes every weight: gradient written, its norm, projection, and Adam's two moments."""
+"""How often a step reads or writes every weight: gradient written, its norm, projection, and two moments."""
 
 
 def with_places(config: TrainConfig, source: HasSites) -> TrainConfig:
@@ -55,6 +56,10 @@ class Plan:
     """Number of latents of each part."""
     parameters: int
     """How many weights it has, biases counted."""
+    optimizer: Kind
+    """Which optimiser moves them."""
+    directions: int = 0
+    """How many numbers SOAP keeps beside the moments: of each matrix, twice the square of its width."""
     tokens: int
     """How many tokens it is trained on."""
     steps: int
@@ -73,8 +78,8 @@ class Plan:
 
     @property
     def training_bytes(self) -> int:
-        """Of weights, gradients and Adam's two moments."""
-        return 4 * self.weight_bytes
+        """Of weights, gradients and what the optimiser keeps."""
+        return (2 + self.optimizer.moments) * self.weight_bytes + self.directions * _BYTES
 
     def days(self) -> float:
         """At least, on this machine: from the speed of a product and of memory, measured for a moment."""
@@ -96,8 +101,8 @@ class Plan:
         if free is not None and wanted > free:
             raise ValueError(
                 f"{self.d_sae:,} latents take {size(wanted)} of memory ({self.parameters // shards:,} weights, with"
-                f" gradients and Adam's moments), and {device} has {size(free)} free: lower d_sae, or share the latents"
-                " between processes (latent_shards)"
+                f" gradients and {self.optimizer.title}'s moments), and {device} has {size(free)} free: lower d_sae, or"
+                " share the latents between processes (latent_shards)"
             )
 
     def lines(self) -> list[str]:
@@ -111,9 +116,10 @@ class Plan:
             f" dimensions ({self.chooses_many}; l0_per_dimension in the log): a lower weight of its loss"
             " (--loss-weights.afa 0.008) or an L1 loss (--loss-weights.l1 0.5) makes them fewer"
         )
+        kept = f"{self.optimizer.title}'s moments"
         return [
             f"{over}: {self.parameters:,} parameters",
-            f"{size(self.weight_bytes)} of weights, {size(self.training_bytes)} with gradients and Adam's moments",
+            f"{size(self.weight_bytes)} of weights, {size(self.training_bytes)} with gradients and {kept}",
             f"{self.tokens:,} activations ({passes}) in {self.steps:,} steps; at least {least} on this machine (from"
             " the speed of products and memory; reading activations comes on top)",
             *([] if self.chooses_many is None else [chosen]),
@@ -128,7 +134,7 @@ def plan(config: TrainConfig, source: HasSites) -> Plan:
     layout = config.layout
     reads, writes = ([source.width(place) for place in places] for places in config.places)
     extras = sum(config.d_sae if extra.per_latent else 1 for extra in config.build_activation().extras.values())
-    parameters, products = 0, 0.0
+    parameters, products, squares = 0, 0.0, 0
     shapes: list[tuple[int, ...]] = [(reads[0], writes[0], writes[0])]
     if layout is not None:
         shapes = [
@@ -141,12 +147,15 @@ def plan(config: TrainConfig, source: HasSites) -> Plan:
     for d_in, d_out, d_written in shapes:
         parameters += config.d_sae * (d_in + d_written + 1) + d_out + extras
         parameters += d_in * d_out if config.skip else 0
+        squares += d_in**2 + d_written**2 + (d_in**2 if config.skip else 0)
         products += 2.0 * d_in * config.d_sae * config.steps * config.batch_size
     return Plan(
         kind=config.kind or ("SAE" if config.target_site is None else "transcoder"),
         places=len(reads),
         d_sae=config.d_sae,
         parameters=parameters,
+        optimizer=KINDS[config.optimizer],
+        directions=2 * squares if config.optimizer == "soap" else 0,
         tokens=config.tokens,
         steps=config.steps,
         available=len(source),

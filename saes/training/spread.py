@@ -14,15 +14,15 @@ def spread(state: TrainState, group: Group) -> None:
 
     All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
     """
-    sae, adam = state.sae, state.optimizer.state
+    sae, moments = state.sae, state.optimizer.state
     numbers = (state.step, state.finished, state.sparsity, *state.scales, *state.target_scales)
     step, finished, state.sparsity, *scales = group.agree(list(map(float, numbers)))
     state.step, state.finished = int(step), bool(finished)
     state.scales, state.target_scales = tuple(scales[: len(state.scales)]), tuple(scales[len(state.scales) :])
     state.silent = group.part("silent", state.silent)
     for name, parameter in sae.named_parameters():
-        if parameter in adam and not state.finished:  # the leader has loaded what is finished, without moments
-            adam[parameter] = {key: group.part(name, moment) for key, moment in adam[parameter].items()}
+        if parameter in moments and not state.finished:  # the leader has loaded what is finished, without moments
+            moments[parameter] = {key: group.part(name, moment) for key, moment in moments[parameter].items()}
         parameter.data = group.part(name, parameter.data)
     for part in parts_of(sae):
         part.d_sae //= group.latent_shards

@@ -18,7 +18,7 @@ CHUNK = 1 << 20
 @torch.no_grad()
 def remove_parallel(gradient: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) -> None:
     """In place: take from each row of the gradient its part along the row of unit norm, which only changes a length."""
-    for g, row in _chunks(gradient, rows):
+    for g, row in chunks(gradient, rows):
         g.addcmul_((g * row).sum(-1, keepdim=True), row, value=-1)
 
 
@@ -45,7 +45,7 @@ def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_row
             if weights.grad is None:
                 continue
             state, unit = optimizer.state[weights], any(weights is rows for rows in unit_rows)
-            for w, gradient, mean, square in _chunks(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"]):
+            for w, gradient, mean, square in chunks(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"]):
                 if clipped:
                     gradient.mul_(scale)
                 adam(
@@ -69,13 +69,19 @@ def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_row
             state["step"] += 1
 
 
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Matching rows of tensors that lie in memory alike; on a GPU all at once."""
+    tensors = latents_first(*tensors)
     first = tensors[0]
-    if first.ndim == 2 and not first.is_contiguous():
-        tensors = tuple(t.T for t in tensors)  # W_enc has a latent's weights side by side
     if first.is_cuda or first.numel() <= CHUNK:
         yield tensors
     else:
-        rows = max(1, CHUNK // (first.numel() // len(tensors[0])))
+        rows = max(1, CHUNK // (first.numel() // len(first)))
         yield from zip(*(t.split(rows) for t in tensors), strict=True)
+
+
+def latents_first(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Views of tensors that lie in memory alike, with rows that lie together: W_enc has a latent's weights side by
+    side."""
+    turned = tensors[0].ndim == 2 and not tensors[0].is_contiguous()
+    return tuple(t.T for t in tensors) if turned else tensors

@@ -38,6 +38,18 @@ def test_the_file_fills_what_the_line_leaves_out(tmp_path: Path) -> None:
     assert (asked["k"], asked["d_sae"], asked["loss_weights"]) == (2, 96, {"aux": 0.5})
 
 
+def test_optimisers_are_chosen_and_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [*LIVE, *SIZE[:4], "--batch-size", "512", "--tokens", "1k", "--k", "4", "--adam-betas", "0.5", "0.9"]
+    assert run(*line, "--sweep", "optimizer=signum,soap", "--out", str(tmp_path / "all")) == 0
+    assert "with gradients and SOAP's moments" in " ".join(capsys.readouterr().out.split())
+    for name, rule in (("signum", "0.03 / sqrt(d_in)"), ("soap", "0.08 / sqrt(d_in)")):
+        asked = json.loads((tmp_path / "all" / f"optimizer={name}" / "train.json").read_text())["train"]
+        assert (asked["optimizer"], asked["adam_betas"]) == (name, [0.5, 0.9])
+        assert asked["lr"].startswith(rule)
+    assert run(*line, "--optimizer", "sgd", "--out", str(tmp_path / "none")) != 0
+    assert '"sgd"' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "given", [[], ["--store", "x", "--model", "embedded", "--data", "x"], ["--model", "embedded"], ["--data", "x"]]
 )

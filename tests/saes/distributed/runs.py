@@ -14,6 +14,7 @@ import torch
 from interp import Site, processes
 from saes import TrainConfig, selection, train
 from saes.training import loop, train_all
+from saes.training.optimiser.kinds import KINDS
 from tests.saes.sources import MemorySource, planted
 
 ROWS, BATCH, STEPS = 513, 256, 20
@@ -57,11 +58,19 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "clt": ("jumprelu", PLACES | {"kind": "clt", "skip": True, "loss_weights": {"tanh": 0.1, "pre_act": 1e-3}}),
     "clt-budget": ("batchtopk", PLACES | {"kind": "clt", "budget": "all"}),
     "crosscoder": ("batchtopk", CROSSCODER),
+    "signum": ("topk", {"optimizer": "signum"}),
+    "muon": ("topk", {"optimizer": "muon"}),
+    "soap": ("gated", {"optimizer": "soap"}),
     # The test leaves its folder as one process leaves it that ends in the middle.
     "continued": ("matryoshka", {}),
 }
 BOTH_WAYS = ("batchtopk", "afa", "gated-aux", "transcoder", "clt-budget")
 """Cases for four processes, two by two."""
+
+
+def shares_latents(case: str) -> bool:
+    """Whether processes can share the latents of this one."""
+    return not KINDS[str(CASES[case][1].get("optimizer", "adam"))].whole
 
 
 class Source(MemorySource):
@@ -84,7 +93,7 @@ def main(folder: Path) -> None:
     selection.FIRST, selection.SAMPLE = 8, 512  # so that both ways of selecting are taken
     for shards in (1, 2) if size == 2 else (2,):
         for name, (activation, changes) in CASES.items():
-            if size == 2 or name in BOTH_WAYS:
+            if (size == 2 or name in BOTH_WAYS) and (shards == 1 or shares_latents(name)):
                 run = config(folder / f"{name}-{shards}", activation, latent_shards=shards, **changes)
                 (trained,), (again,) = train_all([run], source()), train_all([run], source())
                 for name, parameter in trained.named_parameters():  # what is finished is returned to all

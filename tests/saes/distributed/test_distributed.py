@@ -21,14 +21,15 @@ from saes.places import load_any
 from saes.training import loop, train_all
 from saes.training.checkpoints import TrainState, claim
 from tests.patience import PATIENCE
-from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, source
+from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, shares_latents, source
 from tests.two_processes import run_two
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DEEPFIELD_TRACEBACK": ""}
 RUNS = [sys.executable, "-m", "tests.saes.distributed.runs"]
 # Measured: below 1e-6. What rounding does to a gradient near zero, Adam's division by its size makes larger.
-ATOL = 1e-5
+ATOL = {"muon": 3e-4}
+"""1e-5 of the others. Muon rounds to bfloat16 on its way: what is rounded the other way moves on by a 256th."""
 
 
 def torchrun(size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,9 +82,10 @@ def interrupted(step: Callable[..., None]) -> Callable[..., None]:
 def assert_equal(one: Path, other: Path) -> None:
     expected, found = load_any(one), load_any(other)
     assert expected.provenance == found.provenance
+    atol = ATOL.get(one.name, 1e-5)
     for name, parameter in expected.named_parameters():
         torch.testing.assert_close(
-            found.get_parameter(name), parameter, rtol=0, atol=ATOL, msg=lambda m, n=name: f"{n}: {m}"
+            found.get_parameter(name), parameter, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -95,8 +97,15 @@ def test_the_table_has_every_variant() -> None:
     assert {activation for activation, _ in CASES.values()} == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("shards", [1, 2], ids=["rows", "latents"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "shards"),
+    [
+        pytest.param(case, shards, id=f"{case}-{name}")
+        for case in CASES
+        for shards, name in ((1, "rows"), (2, "latents"))
+        if shards == 1 or shares_latents(case)
+    ],
+)
 def test_two_processes_train_what_one_trains(case: str, shards: int, alone: Path, two: Path) -> None:
     assert_equal(alone / case, two / f"{case}-{shards}")
     expected, found = figures(alone / case), figures(two / f"{case}-{shards}")
@@ -107,7 +116,8 @@ def test_two_processes_train_what_one_trains(case: str, shards: int, alone: Path
         unknown = {name for name, value in one.items() if value is None}
         assert unknown == {name for name, value in other.items() if value is None}
         for name in one.keys() - {"tokens_per_second", *unknown}:
-            assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (name, one["step"])
+            rel = 10 * ATOL.get(case, 1e-5)
+            assert other[name] == pytest.approx(one[name], rel=rel, abs=1e-6), (name, one["step"])
 
 
 @pytest.mark.parametrize("case", CASES)

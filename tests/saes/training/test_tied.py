@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from interp import Site
 from saes import TrainConfig, train
-from saes.training.initial import ADAM_EPS
+from saes.training.optimiser.kinds import ADAM_EPS
 from tests.saes.sources import MemorySource, planted
 
 STEPS, ROWS, K = 12, 128, 4

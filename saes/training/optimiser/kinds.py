@@ -1,0 +1,45 @@
+"""The optimisers to choose from, as plain numbers: the command line is made from them, so nothing slow is imported."""
+
+import math
+from dataclasses import dataclass
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-18
+"""Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
+dimensions, so that the root of the second moment of a latent that is rarely active can be 1e-8 and less: with
+PyTorch's eps, of that size, it would take a fraction of Adam's step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One of them."""
+
+    title: str
+    """As it is written in sentences."""
+    rate: float
+    """Default learning rate of runs of up to 1000 steps, times the root of the width."""
+    moments: int
+    """How many numbers it keeps of each weight of a matrix."""
+    whole: bool = False
+    """Whether a step of a matrix takes all of its latents together, so that processes cannot share them."""
+
+    @property
+    def rule(self) -> str:
+        """What stands in a run's folder for a rate that was left to us: a run of another rule is another run."""
+        return f"{self.rate:g} / sqrt(d_in) * min(1, sqrt(1000 / steps))"
+
+    def default_rate(self, d_in: int, steps: int, scale: float) -> float:
+        """The rule with numbers, of an activation that wants ``scale`` times the rate.
+
+        A step moves every weight by about the rate, so that a row of d_in entries and norm 1 turns by sqrt(d_in) times
+        as much: that is what is kept. How many latents there are hardly matters.
+        """
+        return scale * self.rate / math.sqrt(d_in) * min(1.0, math.sqrt(1000 / steps))
+
+
+KINDS = {
+    "adam": Kind(title="Adam", rate=0.08, moments=2),
+    "signum": Kind(title="Signum", rate=0.03, moments=1),
+    "muon": Kind(title="Muon", rate=0.3, moments=1, whole=True),
+    "soap": Kind(title="SOAP", rate=0.08, moments=2, whole=True),
+}

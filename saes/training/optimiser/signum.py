@@ -1,0 +1,34 @@
+"""Signum: every weight moves by the learning rate, against the sign of its gradient's running mean.
+
+Bernstein et al. 2018 (arXiv 1802.04434), without weight decay.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from saes.training.optimiser.adam import chunks
+
+MOMENTUM = 0.9
+
+
+class Signum(torch.optim.Optimizer):
+    """It keeps one number of each weight, the mean."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        super().__init__(weights, {"lr": 0.0, "momentum": MOMENTUM})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step on the gradients that there are."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                for weights, gradient, mean in chunks(parameter, parameter.grad, self.state[parameter]["exp_avg"]):
+                    mean.lerp_(gradient, 1 - group["momentum"])
+                    weights.sub_(mean.sign(), alpha=group["lr"])
