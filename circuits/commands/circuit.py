@@ -81,14 +81,12 @@ def circuit(
     from circuits.circuit import Circuit
     from circuits.commands.inputs import open_task
     from circuits.draw import circuit_page
+    from circuits.explorer.explorer import Explorer
     from circuits.explorer.positions import unfold
     from circuits.export import write_dot, write_graphml, write_neuronpedia
     from circuits.faithfulness import Evaluator
     from circuits.mib.areas import mib_areas, unlike_mib
     from circuits.mib.circuit_files import write_mib
-
-    if html is not None:
-        from circuits.explorer.explorer import Explorer
 
     language_model, opened = open_task(model, about, direction=direction)
     say_plan(

@@ -10,15 +10,12 @@ from scipy import sparse
 from circuits.explorer.attribution_data import drawn, sent_nodes
 from circuits.explorer.latent_details import LatentDetails
 from circuits.explorer.shared import GraphView
+from circuits.explorer.traits import validate
 from circuits.graphs.exchange.writing import node_id, write_neuronpedia
 from circuits.graphs.graph import TARGET, AttributionGraph, PrunedGraph
 from circuits.graphs.interventions.changes import MODES, Intervened, LatentChange
 from circuits.graphs.measured.measurement import Measurement
-from interp.arguments.extras import extra
 from saes.features.examples import Text
-
-with extra("anywidget", "the explorer of graphs"):
-    import traitlets
 
 _HOWS = {"set": "set to", "scale": "scaled by", "add": "raised by"}
 _HELD = {
@@ -185,7 +182,7 @@ class GraphExplorer(GraphView):
         singles = {name: self.detail(name) for name in list(self._sent)[:details]}
         return {"state": self._state(about), "details": singles, "measured": {}, "nothing": {}}
 
-    @traitlets.validate("node_threshold", "threshold")
+    @validate("node_threshold", "threshold")
     def _check_share(self, proposal: Any) -> float:
         if not 0 <= proposal["value"] <= 1:
             raise ValueError(

@@ -16,17 +16,14 @@ from circuits.explorer.interventions import VALUES, Interventions, Measured
 from circuits.explorer.positions import unfold
 from circuits.explorer.scope import scope_of
 from circuits.explorer.shared import GraphView
+from circuits.explorer.traits import validate
 from circuits.faithfulness import Evaluator
 from circuits.features.edges import FeatureNode
 from circuits.scores.nodes import Scores
 from circuits.tasks.task import Task
-from interp.arguments.extras import extra
 from interp.models.bridge import Model
 from saes.features.examples import Text
 from saes.sae import SAE
-
-with extra("anywidget", "the explorer of circuits"):
-    import traitlets
 
 SUMMED, BY_POSITION = "summed", "position"
 _VIEWS = {
@@ -179,7 +176,7 @@ class Explorer(GraphView):
         nothing = self._in_words([], "resample", "model") if measured else {}
         return {"state": self._state(about), "details": singles, "measured": measured, "nothing": nothing}
 
-    @traitlets.validate("view")
+    @validate("view")
     def _check_view(self, proposal: Any) -> str:
         name = str(proposal["value"])
         if name not in self._views:

@@ -13,19 +13,15 @@ from typing import Any
 from markupsafe import Markup
 
 from circuits.explorer import page as explorer_page
-from interp.arguments.extras import extra
+from circuits.explorer import traits
 from interp.pages.templates import write_html
-
-with extra("anywidget", "the explorer of circuits"):
-    import anywidget
-    import traitlets
 
 KEPT = ("view", "selection", "pinned", "groups", "threshold", "node_threshold")
 """What a step of the history takes back."""
 _STEPS = 100
 
 
-class GraphView(anywidget.AnyWidget):
+class GraphView(traits.Shared):
     """A graph from the input up, drawn in the browser.
 
     Attributes:
@@ -38,22 +34,22 @@ class GraphView(anywidget.AnyWidget):
 
     _esm = explorer_page.module()
     _css = explorer_page.style()
-    about = traitlets.Dict().tag(sync=True)
-    graphs = traitlets.Dict().tag(sync=True)
-    view = traitlets.Unicode().tag(sync=True)
-    selection = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    pinned = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    groups = traitlets.Dict(value_trait=traitlets.List(traitlets.Unicode())).tag(sync=True)
-    threshold = traitlets.Float(0.0).tag(sync=True)
-    node_threshold = traitlets.Float(0.0).tag(sync=True)
-    experiment = traitlets.Dict().tag(sync=True)
-    measured = traitlets.Dict().tag(sync=True)
-    past = traitlets.List(traitlets.Dict()).tag(sync=True)
-    future = traitlets.List(traitlets.Dict()).tag(sync=True)
+    about = traits.Dict().tag(sync=True)
+    graphs = traits.Dict().tag(sync=True)
+    view = traits.Unicode().tag(sync=True)
+    selection = traits.List(traits.Unicode()).tag(sync=True)
+    pinned = traits.List(traits.Unicode()).tag(sync=True)
+    groups = traits.Dict(value_trait=traits.List(traits.Unicode())).tag(sync=True)
+    threshold = traits.Float(0.0).tag(sync=True)
+    node_threshold = traits.Float(0.0).tag(sync=True)
+    experiment = traits.Dict().tag(sync=True)
+    measured = traits.Dict().tag(sync=True)
+    past = traits.List(traits.Dict()).tag(sync=True)
+    future = traits.List(traits.Dict()).tag(sync=True)
 
-    def __init__(self, **traits: Any) -> None:
+    def __init__(self, **values: Any) -> None:
         self._quiet = True
-        super().__init__(**traits)
+        super().__init__(**values)
         self.observe(self._remember, names=KEPT)
         self.on_msg(self._answer)
 
@@ -133,7 +129,7 @@ class GraphView(anywidget.AnyWidget):
             try:
                 for name, value in new.items():
                     self.set_trait(name, value)
-            except (ValueError, traitlets.TraitError) as error:
+            except traits.WRONG as error:
                 for name, value in before.items():
                     self.set_trait(name, value)
                 raise ValueError(str(error)) from error
@@ -166,13 +162,13 @@ class GraphView(anywidget.AnyWidget):
             "about": dict(about), "experiment": self.experiment, "measured": {}
         }  # fmt: skip
 
-    @traitlets.validate("selection", "pinned")
+    @traits.validate("selection", "pinned")
     def _check_nodes(self, proposal: Any) -> list[str]:
         for name in proposal["value"]:
             self._require(name)
         return list(dict.fromkeys(proposal["value"]))
 
-    @traitlets.validate("groups")
+    @traits.validate("groups")
     def _check_groups(self, proposal: Any) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = proposal["value"]
         seen: dict[str, str] = {}

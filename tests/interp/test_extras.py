@@ -25,10 +25,6 @@ CLOSED = {
     "interp.trajectory.prediction": "learn",
     "interp.gguf_header": "gguf",
     "saes.features.facets": "learn",
-    "circuits.explorer.attribution": "widget",
-    "circuits.explorer.explorer": "widget",
-    "circuits.explorer.shared": "widget",
-    "circuits.graphs.page.report": "widget",
 }
 
 WITHOUT = """
@@ -93,8 +89,8 @@ def test_without_them_the_faces_open_and_commands_say_what_to_install(tmp_path: 
         "eval nowhere --data x --suite scr": "learn",
         "facets embedded --unit blocks.1.mlp.hook_post:3 --data x": "learn",
         f"massive predict {tmp_path}": "learn",
-        f"circuit embedded --html {tmp_path}/c.html": "widget",
-        f"graph embedded --task ioi --html {tmp_path}/g.html": "widget",
+        f"circuit embedded --prompts 2 --size 20 --html {tmp_path}/c.html": "",
+        f"graph embedded --prompt Once --max-nodes 32 --html {tmp_path}/g.html": "",
         f"doctor {tmp_path}/m.gguf": "gguf",
         "vla train --out x": "vla",
         "patch embedded --prompts 1 --nodes resid_pre": "",
