@@ -55,7 +55,8 @@ class Activation(Protocol):
         ...
 
     dead_after_tokens: ClassVar[int]
-    """A latent silent on this many training tokens in a row is dead: the auxiliary loss revives it."""
+    """A latent silent on this many training tokens in a row is dead: the auxiliary loss revives it. In short runs fewer
+    do (``TrainConfig.dead_after``)."""
     detach_aux_error: ClassVar[bool]
     """Whether the error that dead latents reconstruct is a constant to the live ones."""
     rate_scale: ClassVar[float]
@@ -265,7 +266,7 @@ class JumpReLU(_Common):
     @property
     def loss_weights(self) -> Mapping[str, float]:  # type: ignore[override]
         """See ``penalty``."""
-        return {"l0": 2.0} if self.penalty == "l0" else {"tanh": 2.0, "pre_act": 3e-6}
+        return {"l0": 2.0, "aux": 1.0} if self.penalty == "l0" else {"tanh": 2.0, "pre_act": 3e-6}
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:
         """See the class."""
@@ -296,7 +297,7 @@ class Gated(_Common):
 
     name: ClassVar[str] = "gated"
     extras: ClassVar[Mapping[str, Extra]] = MappingProxyType({"r_mag": Extra(), "b_mag": Extra()})
-    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"gate_l1": 3.0, "gate_mse": 1.0})
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"gate_l1": 3.0, "gate_mse": 1.0, "aux": 1.0})
     starts_sparse_by: ClassVar[str | None] = "b_enc"
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:

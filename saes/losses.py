@@ -125,8 +125,9 @@ def afa_centred(p: Pass) -> Float[Tensor, ""]:
 def aux(p: Pass, *, k: int = 512) -> Float[Tensor, ""]:
     """AuxK (Gao et al. 2024): mean squared error left when each row's ``k`` largest dead latents reconstruct the error.
 
-    0 where none is dead. The gradient reaches the dead latents' encoder and decoder weights, and the live ones through
-    the error where the variant does not detach it.
+    0 where none is dead. A dead latent writes its rectified pre-activation, without what keeps it silent: a threshold,
+    or the b_enc of relu and gated, without which no row would have a gradient. The gradient reaches the dead latents'
+    W_enc, b_enc and W_dec, and the live ones through the error where the variant does not detach it.
     """
     number = min(k, p.n_dead)
     if number == 0:
@@ -135,8 +136,10 @@ def aux(p: Pass, *, k: int = 512) -> Float[Tensor, ""]:
     if p.sae.activation.detach_aux_error:
         error = error.detach()
     rows = p.dead.nonzero().squeeze(-1)
-    pre, group = p.sae.pre_activations(p.x, only=rows).relu(), p.sae.group
-    values, indices = pre.topk(min(number, len(rows)), dim=-1, sorted=False)
+    pre, group = p.sae.pre_activations(p.x, only=rows), p.sae.group
+    if p.sae.activation.starts_sparse_by == "b_enc":
+        pre = pre - p.sae.b_enc[rows].detach()  # its value alone: its gradient raises it where the error asks for more
+    values, indices = pre.relu().topk(min(number, len(rows)), dim=-1, sorted=False)
     rebuilt = Latents(group.keep_largest(values, number), indices, len(rows)).to_dense() @ p.sae.W_dec[rows]
     return (error - group.over_latents(rebuilt)).square().mean()
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from saes.places.layout import Layout
 
 
+LEAST_DEAD_AFTER = 20_480
+"""Fewest tokens of silence after which a latent counts as dead by default, however short the run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One SAE, or one dictionary over several places, and how it is trained.
@@ -81,7 +85,8 @@ class TrainConfig:
     sparsity_warmup: float = 0.05
     """Share of the steps over which the weight of a sparsity loss rises from zero."""
     dead_after_tokens: Count | None = None
-    """Activations in a row on which a latent is silent before it counts as dead; by default 204,800, of afa 20,480."""
+    """Activations in a row on which a latent is silent before it counts as dead; by default a tenth of --tokens, but at
+    least 20,480 and at most 204,800; of afa 20,480."""
     dead_after_steps: int | None = None
     """The same in steps, as it was before version 0.3: times batch_size."""
     decoder: Literal["unit_norm", "tied", "free"] = "unit_norm"
@@ -155,10 +160,13 @@ class TrainConfig:
 
     @property
     def dead_after(self) -> int:
-        """Tokens of silence, whichever way they were asked for."""
+        """Tokens of silence, whichever way they were asked for. By default the activation's, but a tenth of a shorter
+        run: who is revived later than that has no time to learn."""
         if self.dead_after_steps is not None:
             return self.dead_after_steps * self.batch_size
-        return self.dead_after_tokens or self.build_activation().dead_after_tokens
+        if self.dead_after_tokens is not None:
+            return self.dead_after_tokens
+        return min(self.build_activation().dead_after_tokens, max(LEAST_DEAD_AFTER, self.tokens // 10))
 
     def build_activation(self) -> "Activation":
         """The activation with its options."""

@@ -7,7 +7,7 @@ rare: as many deviations above its mean as leave the number of active latents th
 all latents, so that none starts silent, however few rows are looked at.
 
 Latents that are active together overlap, those of TopK too, and their whole projections rebuild too much: at k 32 an
-FVU of 1.7. One factor on the encoder of an SAE mends that, and leaves better SAEs (``docs/sae-quality.md``).
+FVU of 1.7. One factor on the encoder mends that, and leaves better SAEs and transcoders (``docs/sae-quality.md``).
 """
 
 import torch
@@ -42,7 +42,7 @@ def start_from(sae: SAE, x: Float[Tensor, "n d_in"], l0: float | None = None, *,
         wanted = min(DEFAULT_L0 if l0 is None else l0, sae.d_sae / 4)
         level = _level(rows @ sae.W_enc, wanted)
         sae.get_parameter(name).copy_(level.clamp_min(0) if name == "threshold" else -level)
-    if not sized or (name is None and not sae.subtract_b_dec):
+    if not sized:
         return
     sae.train()  # BatchTopK keeps k a row only there
     rebuilt = sae.written(sae.encode(rows + sae.b_dec if sae.subtract_b_dec else rows))[:, : sae.d_out]

@@ -47,9 +47,6 @@ CROSSCODER: dict[str, object] = {
 VARIANTS = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu", "afa")
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in VARIANTS},
-    # AuxK beside the losses that come without it, and the other norm.
-    "jumprelu-aux": ("jumprelu", {"loss_weights": {"aux": 1.0}}),
-    "gated-aux": ("gated", {"loss_weights": {"aux": 1.0}}),
     "jumprelu-l0": ("jumprelu", {"l0": 4.0}),
     "afa-centred": ("afa", {"loss_weights": {"afa": 0.0, "afa_centred": 1.0}}),
     "transcoder": ("topk", {"target_site": "out", "skip": True}),
@@ -64,7 +61,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     # The test leaves its folder as one process leaves it that ends in the middle.
     "continued": ("matryoshka", {}),
 }
-BOTH_WAYS = ("batchtopk", "afa", "gated-aux", "transcoder", "clt-budget")
+BOTH_WAYS = ("batchtopk", "afa", "gated", "transcoder", "clt-budget")
 """Cases for four processes, two by two."""
 
 

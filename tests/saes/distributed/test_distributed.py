@@ -139,11 +139,11 @@ def test_four_processes_share_rows_and_latents(alone: Path, tmp_path: Path) -> N
 
 def test_one_process_continues_where_two_were_killed(alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert "SIGKILL" in torchrun(2, str(folder), "jumprelu-aux", "2", "killed").stderr
+    assert "SIGKILL" in torchrun(2, str(folder), "jumprelu", "2", "killed").stderr
     assert [path.stem for path in (folder / "checkpoints").iterdir()] == ["step000000007"]
-    activation, changes = CASES["jumprelu-aux"]
+    activation, changes = CASES["jumprelu"]
     train(config(folder, activation, **changes), source())
-    assert_equal(alone / "jumprelu-aux", folder)
+    assert_equal(alone / "jumprelu", folder)
     assert [line["step"] for line in figures(folder)] == list(range(1, STEPS + 1))
 
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ def _moved(sae: SAE, name: str, index: tuple[int, ...], by: float, term: str, be
     after = run(sae, before.x, before.target, before.dead)
     if term == "aux" and sae.activation.detach_aux_error:
         dead = before.dead.nonzero().squeeze(-1)
-        rebuilt = sae.pre_activations(after.x, only=dead).relu() @ sae.W_dec[dead]
+        silencing = frozen.b_enc[dead] if sae.activation.starts_sparse_by == "b_enc" else 0.0
+        rebuilt = (sae.pre_activations(after.x, only=dead) - silencing).relu() @ sae.W_dec[dead]
         value = (before.target - before.x_hat - rebuilt).square().mean()
     elif term == "gate_mse":
         assert after.latents.pre is not None
@@ -102,6 +104,38 @@ def test_aux_competes_among_dead_latents_only() -> None:
     kept = pre * (pre > pre.min(-1, keepdim=True).values)
     expected = (x - sae(x) - kept @ sae.W_dec[[3, 11, 20]]).square().mean()
     torch.testing.assert_close(aux(forward, k=2), expected)
+
+
+@pytest.mark.parametrize("name", ["relu", "gated", "jumprelu", "topk"])
+def test_aux_and_its_gradient_by_hand(name: str) -> None:
+    """In NumPy, written out row by row: latents whose bias (or threshold) keeps them silent on every row learn."""
+    sae, x = random_sae(VARIANTS[name]).train(), inputs()
+    dead = [2, 3, 11, 17, 20]
+    with torch.no_grad():
+        if name == "jumprelu":
+            sae.threshold[dead] = 1e3
+        elif name != "topk":
+            sae.b_enc[dead] = -1e3
+    forward = run(sae, x, x, torch.isin(torch.arange(24), torch.tensor(dead)))
+    found = aux(forward, k=2)
+    found.backward()
+    W_enc, W_dec, b_enc, b_dec = (p.detach().numpy() for p in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec))
+    rows, errors = x.numpy(), (x - forward.x_hat).detach().numpy()
+    value, grad_enc, grad_dec, grad_bias = 0.0, np.zeros_like(W_enc), np.zeros_like(W_dec), np.zeros_like(b_enc)
+    for row, error in zip(rows, errors, strict=True):
+        pre = {i: (row - b_dec) @ W_enc[:, i] + (b_enc[i] if name in ("jumprelu", "topk") else 0.0) for i in dead}
+        kept = [i for i in sorted(pre, key=pre.__getitem__)[-2:] if pre[i] > 0]
+        left = error - sum((pre[i] * W_dec[i] for i in kept), np.zeros(8))
+        value += left @ left / rows.size
+        for i in kept:
+            grad_pre = -2 * left @ W_dec[i] / rows.size
+            grad_dec[i] -= 2 * left * pre[i] / rows.size
+            grad_enc[:, i] += grad_pre * (row - b_dec)
+            grad_bias[i] += grad_pre
+    assert found.item() == pytest.approx(value, rel=1e-12)
+    for parameter, gradient in ((sae.W_enc, grad_enc), (sae.W_dec, grad_dec), (sae.b_enc, grad_bias)):
+        assert parameter.grad is not None
+        np.testing.assert_allclose(parameter.grad.numpy(), gradient, rtol=1e-9, atol=1e-12)
 
 
 # JumpReLU's thresholds: the estimator is the gradient of a smoothed loss, and of the expected one.

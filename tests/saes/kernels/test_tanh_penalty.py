@@ -64,6 +64,6 @@ def test_loss_and_gradients_are_those_of_the_formulas(tmp_path: Path) -> None:
 
 def test_the_penalty_is_an_option_that_files_hold() -> None:
     assert activation_from_config(activation_to_config(JumpReLU(penalty="tanh"))) == JumpReLU(penalty="tanh")
-    assert activation_from_config({"name": "jumprelu"}).loss_weights == {"l0": 2.0}
+    assert activation_from_config({"name": "jumprelu"}).loss_weights == {"l0": 2.0, "aux": 1.0}
     with pytest.raises(ValueError, match="penalty is 'l1'; it is 'l0' or 'tanh'"):
         activation_from_config({"name": "jumprelu", "penalty": "l1"})

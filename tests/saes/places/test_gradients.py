@@ -90,7 +90,7 @@ def moved(dictionary: Dictionary, weights: Tensor, by: Tensor, term: str, before
     weights += by
     after = run(dictionary, before.xs, before.targets, torch.stack([p.dead for p in before.passes]))
     if term == "aux" and dictionary.activation.detach_aux_error:
-        value = rebuilt_error(dictionary, before)
+        value = rebuilt_error(dictionary, before, frozen)
     elif term == "gate_mse":
         gates = [Latents(its.pre, its.indices, its.d_sae) for its in after.latents]  # type: ignore[arg-type]
         value = of_places(dictionary, after.targets, frozen.decode(gates, after.xs))
@@ -100,12 +100,14 @@ def moved(dictionary: Dictionary, weights: Tensor, by: Tensor, term: str, before
     return float(value)
 
 
-def rebuilt_error(dictionary: Dictionary, before: Forward) -> Tensor:
+def rebuilt_error(dictionary: Dictionary, before: Forward, frozen: Dictionary) -> Tensor:
     """AuxK by its definition, of an error that does not move."""
     total = torch.zeros((), dtype=torch.float64)
-    for p, places, pre in zip(before.passes, dictionary.layout.parts, dense_pre(dictionary, before.xs), strict=True):
+    pres = dense_pre(dictionary, before.xs)
+    for p, places, pre, part in zip(before.passes, dictionary.layout.parts, pres, frozen.parts, strict=True):
         errors = [before.targets[i] - before.x_hats[i] for i in places.writes]
-        rebuilt = pre.relu()[:, p.dead] @ p.sae.W_dec[p.dead]
+        silencing = part.b_enc if part.activation.starts_sparse_by == "b_enc" else 0.0
+        rebuilt = (pre - silencing).relu()[:, p.dead] @ p.sae.W_dec[p.dead]
         total += (torch.cat(errors, -1) - rebuilt).square().mean()
     return total
 

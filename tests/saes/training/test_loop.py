@@ -415,7 +415,9 @@ def test_a_latent_is_dead_after_tokens_whatever_the_batch(tmp_path: Path) -> Non
     former = replace(killable(tmp_path / "former", "topk"), dead_after_tokens=None, dead_after_steps=3)
     assert former.to_json() == killable(tmp_path / "today", "topk").to_json()
     default = replace(former, dead_after_steps=None)
-    assert default.to_json()["dead_after_tokens"] == 204_800
+    lengths = {15_360: 20_480, 500_000: 50_000, 2**31: 204_800}  # a tenth of the run, within bounds
+    assert {n: replace(default, tokens=n).to_json()["dead_after_tokens"] for n in lengths} == lengths
+    assert replace(default, activation="afa", k=None, tokens=2**31).dead_after == 20_480
     with pytest.raises(ValueError, match="leave dead_after_steps out"):
         train(replace(former, dead_after_tokens=5), source)
     with pytest.raises(ValueError, match="dead_after_tokens is 0; it must be 1 or more"):

@@ -46,6 +46,24 @@ def test_the_reconstruction_has_the_size_that_leaves_least_error(activation: str
     assert errors[1] == min(errors)
 
 
+@pytest.mark.parametrize("activation", ["topk", "relu"])
+def test_a_transcoder_rebuilds_half_the_size_of_its_target(activation: str) -> None:
+    """Root mean square 0.5 in the units of training, whose entries are about 1; what is smaller stays as it is."""
+    x = planted(1000, d=32)[0] * 4
+    for factor, expected in ((1.0, 0.5), (1e-3, None)):
+        number = {"k": 8} if activation == "topk" else {}
+        sae = SAE(32, 64, ACTIVATIONS[activation](**number), d_out=16, subtract_b_dec=False)
+        sae.initialise(seed=0, mean=torch.zeros(16))
+        with torch.no_grad():
+            sae.W_enc.mul_(factor)
+        before = sae.W_enc.norm()
+        start_from(sae, x, 8.0)
+        if expected is None:
+            assert sae.W_enc.norm() == before
+        else:
+            assert sae(x).square().mean().sqrt().item() == pytest.approx(expected, rel=1e-5)  # b_dec is 0
+
+
 def test_rows_that_are_all_of_the_variance_do_not_count() -> None:
     """One massive row among a thousand would set every level by itself."""
     x = planted(1000, d=32)[0]

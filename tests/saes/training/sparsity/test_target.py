@@ -45,11 +45,12 @@ def test_at_any_weight_that_it_starts_from(activation: str, l0: float, weight: f
 
 @pytest.mark.parametrize("activation", ["jumprelu", "gated"])
 def test_an_interrupted_run_ends_with_the_same_bits(activation: str, tmp_path: Path) -> None:
-    """What the controller has found is in the checkpoint; the weight of every logged step is in the log."""
+    """What the controller has found is in the checkpoint, and which latents are dead; every weight is in the log."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = config(tmp_path / "run", activation, 6.0, tokens=30 * 128, checkpoint_every=7, log_every=1)
+        own = {"tokens": 30 * 128, "checkpoint_every": 7, "log_every": 1, "dead_after_tokens": 128}
+        run = config(tmp_path / "run", activation, 6.0, **own)
         source = MemorySource(DATA[:2000])
         straight = train(replace(run, out=tmp_path / "straight"), source)
         _interrupt(run, source, step=17)
@@ -65,6 +66,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(activation: str, tmp_path: P
     term = "weight.l0" if activation == "jumprelu" else "weight.gate_l1"
     assert [line[term] for line in logs[0]] == [line[term] for line in logs[1]]
     assert len({line[term] for line in logs[0]}) > 20
+    assert [line.get("aux") for line in logs[0]] == [line.get("aux") for line in logs[1]]
+    assert any(line["aux"] for line in logs[0][20:] if "aux" in line)
 
 
 def test_the_weight_answers_at_once_and_remembers() -> None:

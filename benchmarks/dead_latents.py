@@ -1,0 +1,89 @@
+"""How many latents are dead at the end of a run, with AuxK and without, and what it costs?
+
+    python benchmarks/dead_latents.py --k 8 16 32 --seeds 3
+
+The embedded model, layer 2, 768 latents, batches of 2,048, all else by default (``sae_quality.py``, whose rows these
+are). Measured on the rows to choose by, the last tenth of the training documents, which nobody is trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from interleave import RESULTS, machine
+from sae_quality import BATCH, D_SAE, OURS, SITE, Rows, fvu, prepared
+
+from interp.counts import parse_count
+from interp.embedded import TEXT_FOLDER
+from interp.files.writing import write_json
+from saes import SAE, TrainConfig, train
+
+WEIGHT = {"jumprelu": 1.0, "gated": 1.0, "relu": 1.0} | dict.fromkeys(("topk", "batchtopk", "matryoshka"), 1 / 32)
+"""Of AuxK where it is on: the defaults, and for relu, which has none, what gated has."""
+
+
+@torch.no_grad()
+def figures(sae: SAE, x: torch.Tensor) -> dict[str, float]:
+    """FVU, active latents a row, and the share of latents that no row activates."""
+    times, active = torch.zeros(sae.d_sae), 0.0
+    for rows in x.split(4096):
+        latents = sae.encode(rows)
+        active += float(latents.l0.sum())
+        times += (latents.to_dense() != 0).sum(0)
+    return {"fvu": fvu(sae, x), "l0": active / len(x), "dead": float((times == 0).float().mean())}
+
+
+def shown(values: Sequence[float], digits: int) -> str:
+    """Mean over seeds and its standard error."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return f"{mean} (n = 1)"
+    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/sae-quality"), help="where the rows are, or come to be")
+    parser.add_argument("--tokens", type=parse_count, default=400_000)
+    parser.add_argument("--d-sae", type=int, default=D_SAE)
+    parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ours", nargs="*", default=["jumprelu", "gated"], choices=list(OURS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    data, choice = prepared(out, TEXT_FOLDER / "train.jsonl", 300_000)
+    table = []
+    print("| k or L0 asked for | SAE | AuxK | FVU | L0 | dead |\n|---:|---|---|---:|---:|---:|", flush=True)
+    folder = out / "dead-latents"
+    for k in options.k:
+        for who in options.ours:
+            for revived in (False, True):
+                its = []
+                for seed in range(options.seeds):
+                    number = {"l0": float(k)} if OURS[who] else {"k": k}
+                    config = TrainConfig(
+                        site=SITE, out=folder, activation=who, d_sae=options.d_sae, batch_size=BATCH,
+                        tokens=options.tokens, seed=seed, data_seed=seed,
+                        loss_weights={"aux": WEIGHT[who] if revived else 0.0}, **number,  # type: ignore[arg-type]
+                    )  # fmt: skip
+                    shutil.rmtree(folder, ignore_errors=True)
+                    its.append(figures(train(config, Rows(data)), choice))
+                    shutil.rmtree(folder)
+                table.append({"k": k, "who": who, "aux": revived, "seeds": its})
+                cells = [shown([one[name] for one in its], n) for name, n in (("fvu", 4), ("l0", 1), ("dead", 3))]
+                print(f"| {k} | {who} | {'yes' if revived else 'no'} | {' | '.join(cells)} |", flush=True)
+    about = machine()
+    print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
+    settings = {name: str(value) for name, value in vars(options).items()}
+    write_json(RESULTS / "dead-latents.json", {"machine": about, "settings": settings, "table": table})
+
+
+if __name__ == "__main__":
+    main()
