@@ -191,9 +191,9 @@ class TrainConfig:
         plain["lr"] = KINDS[self.optimizer].rule if self.lr is None else self.lr
         plain["dead_after_tokens"] = self.dead_after
         del plain["dead_after_steps"]
-        later = {"l0": None, "optimizer": "adam", "adam_betas": ADAM_BETAS, "adam_eps": ADAM_EPS}
-        for name, default in later.items():  # as runs were described before these were there
-            if getattr(self, name) == default:
+        before = {"l0": None, "optimizer": "adam", "adam_betas": (0.9, 0.999), "adam_eps": 1e-18}
+        for name, value in before.items():  # what runs were, whose descriptions do not say it
+            if getattr(self, name) == value:
                 del plain[name]
         if self.kind is None:  # as runs were described before there were kinds
             plain = {name: v for name, v in plain.items() if name not in ("kind", "reads", "writes", "budget")}

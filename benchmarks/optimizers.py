@@ -1,0 +1,242 @@
+"""Which optimiser, learning rate, betas and eps train the best SAE, at equal rows, tokens and number of active latents?
+
+    python benchmarks/optimizers.py --variants topk jumprelu --seeds 3
+    python benchmarks/optimizers.py --learning-rates
+
+The residual stream of the embedded model, layer 2 (96 wide), 768 latents, batches of 2,048, k or L0 16. Every optimiser
+is trained at its default learning rate and at 0.4 and 2.5 times that; which is its best is chosen with one seed on rows
+of the training documents that nobody is trained on, and every figure is of the held-out text: other books. Beside them
+stand other betas and eps of Adam, at its default rate. What was measured stays in ``--out``, and a run that was stopped
+continues.
+
+``--learning-rates`` prints the table of Adam's rates in docs/sae-quality.md (one seed, on the rows to choose by), and
+``--learning-rates muon`` those of another at the same points; ``--smollm2`` takes a point of SmolLM2-135M, and needs
+that model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleave import RESULTS, machine
+from sae_quality import BATCH, D_SAE, SITE, Rows, prepared, summary
+
+from interp import cache_activations, load_model, rows_for
+from interp.counts import parse_count
+from interp.embedded import TEXT_FOLDER
+from interp.files.writing import write_json
+from saes import SAE, TrainConfig, train
+from saes.training.optimiser.kinds import KINDS
+
+MULTIPLES = (1.0, 0.4, 2.5)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "topk": {"k": 16},
+    "jumprelu": {"l0": 16.0},
+    "gated": {"l0": 16.0},
+    "relu": {"l0": 16.0},
+}
+ADAMS: dict[str, dict[str, Any]] = {
+    "adam, betas 0.9 0.95": {"adam_betas": (0.9, 0.95)},
+    "adam, betas 0.8 0.95": {"adam_betas": (0.8, 0.95)},
+    "adam, betas 0 0.999": {"adam_betas": (0.0, 0.999)},
+    "adam, eps 6.25e-10": {"adam_eps": 6.25e-10},
+    "adam, eps 1e-8": {"adam_eps": 1e-8},
+}
+"""Beside Adam's default, betas 0.9 0.999 and eps 1e-18."""
+CONTESTANTS = {name: {"optimizer": name} for name in KINDS} | ADAMS
+FIGURES = {"fvu": 4, "l0": 1, "dead": 3}
+"""What is measured, and digits."""
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One line of the table of learning rates."""
+
+    k: int
+    steps: int
+    d_sae: int = D_SAE
+    rates: tuple[float, ...] = RATES
+
+
+POINTS = (
+    Point(k=8, steps=200),
+    Point(k=32, steps=200),
+    Point(k=16, steps=400, d_sae=3072),
+    Point(k=16, steps=1950, rates=(1e-3, 2.9e-3, 6e-3)),
+)
+SMOLLM2 = Point(k=32, steps=150, d_sae=4608, rates=(3.8e-4, 1e-3, 2e-3, 4e-3, 8e-3))
+
+
+@dataclass
+class Runs:
+    """What was measured, by settings; trained where it is not known yet."""
+
+    out: Path
+    rows: torch.Tensor
+    measured_on: dict[str, torch.Tensor]
+    known: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file.is_file():
+            self.known = json.loads(self.file.read_text())
+
+    @property
+    def file(self) -> Path:
+        return self.out / "measured.json"
+
+    def figures(self, site: str = SITE, **settings: Any) -> dict[str, float]:
+        """FVU, L0 and share of dead latents on each of ``measured_on``, and seconds of one processor."""
+        name = json.dumps(settings, sort_keys=True)
+        if name not in self.known:
+            folder = self.out / "run"
+            shutil.rmtree(folder, ignore_errors=True)
+            began = time.process_time()
+            try:
+                sae = train(TrainConfig(site=site, out=folder, batch_size=BATCH, **settings), Rows(self.rows))
+                found = {"seconds": time.process_time() - began}
+                for where, x in self.measured_on.items():
+                    found |= {f"{where}.{figure}": value for figure, value in figures_of(sae, x).items()}
+            except FloatingPointError:
+                found = {f"{where}.{figure}": float("nan") for where in self.measured_on for figure in FIGURES}
+                found["seconds"] = time.process_time() - began
+            self.known[name] = found
+            write_json(self.file, self.known)
+            print(f"{name}: {found}", flush=True)
+        return self.known[name]
+
+
+@torch.no_grad()
+def figures_of(sae: SAE, x: torch.Tensor) -> dict[str, float]:
+    """On one pass over ``x``; dead is the share of latents that no row activates."""
+    error = active = 0.0
+    seen = torch.zeros(sae.d_sae, dtype=torch.bool)
+    for rows in x.split(4096):
+        latents = sae.encode(rows)
+        error += float((rows - sae.decode(latents, rows)).square().sum())
+        active += float(latents.l0.sum())
+        seen[latents.indices[latents.values != 0]] = True
+    fvu = error / float((x - x.mean(0)).square().sum())
+    return {"fvu": fvu, "l0": active / len(x), "dead": 1 - float(seen.float().mean())}
+
+
+def held_out(out: Path, tokens: int) -> torch.Tensor:
+    """Activations of the held-out text."""
+    model = load_model("embedded", device="cpu")
+    rows = rows_for(model, TEXT_FOLDER / "heldout.jsonl", out / "heldout-tokens", tokens=tokens)
+    return cache_activations(model, rows, SITE, out / "heldout-acts").read(SITE)
+
+
+def optimizers(
+    runs: Runs, variants: list[str], contestants: list[str], tokens: int, seeds: int
+) -> list[dict[str, Any]]:
+    """The table, of which it prints every line when it is known."""
+    table = []
+    print("| variant | optimiser | rate | FVU | L0 | dead | seconds |\n|---|---|---:|---:|---:|---:|---:|")
+    for variant in variants:
+        for who in contestants:
+            options = CONTESTANTS[who] | VARIANTS[variant] | {"activation": variant, "d_sae": D_SAE, "tokens": tokens}
+            config = TrainConfig(site=SITE, out=runs.out, batch_size=BATCH, **options)
+            rates = [config.peak_lr(runs.rows.shape[1]) * multiple for multiple in MULTIPLES]
+            if who in ADAMS:
+                rates = rates[:1]
+            chosen = {rate: runs.figures(lr=rate, seed=0, data_seed=0, **options)["choice.fvu"] for rate in rates}
+            best = min(chosen, key=lambda rate: (chosen[rate] != chosen[rate], chosen[rate]))
+            for rate in dict.fromkeys((rates[0], best)):
+                its = [runs.figures(lr=rate, seed=seed, data_seed=seed, **options) for seed in range(seeds)]
+                line = summary(its)
+                named = f"{rate:.2g}" + (" (default)" if rate == rates[0] else "") + (" best" * (best == rate))
+                table.append({"variant": variant, "who": who, "rate": rate, "choice": chosen, **line})
+                cells = [variant, who, named, *(shown(line[f"held.{figure}"], n) for figure, n in FIGURES.items())]
+                print(f"| {' | '.join(cells)} | {line['seconds'][0]:.0f} |", flush=True)
+    return table
+
+
+def shown(found: tuple[float, float | None], digits: int) -> str:
+    value, error = found
+    return f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}")
+
+
+def learning_rates(
+    runs: Runs, model: str, points: tuple[Point, ...], who: str, site: str = SITE, **options: Any
+) -> None:
+    """The table of rates: of Adam those of the points, of others half, once and twice the default."""
+    if who != "adam":
+        options |= CONTESTANTS[who]
+    print("| model, d_in, d_sae | k | steps of 2,048 | rate: FVU (dead latents) |\n|---|---:|---:|---|")
+    for point in points:
+        settings = {"k": point.k, "d_sae": point.d_sae, "tokens": point.steps * BATCH, **options}
+        width = runs.rows.shape[1]
+        default = TrainConfig(site=site, out=runs.out, batch_size=BATCH, **settings).peak_lr(width)
+        cells = []
+        for rate in point.rates if who == "adam" else (default / 2, default, default * 2):
+            found = runs.figures(site, lr=rate, seed=0, data_seed=0, **settings)
+            dead = round(found["choice.dead"] * point.d_sae)
+            cells.append(f"{rate:.2g}: {found['choice.fvu']:.4f} ({dead:,})")
+        print(
+            f"| {model}, {width}, {point.d_sae:,} | {point.k} | {point.steps:,} | {'; '.join(cells)};"
+            f" default {default:.2g} |",
+            flush=True,
+        )
+
+
+def smollm2_rows(out: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """111,000 activations of block 15 on the embedded model's books, and rows to choose by."""
+    model = load_model("smollm2-135m", device="cpu")
+    rows = rows_for(model, TEXT_FOLDER / "train.jsonl", out / "smollm2-tokens", tokens=123_000)
+    x = cache_activations(model, rows, SMOLLM2_SITE, out / "smollm2-acts").read(SMOLLM2_SITE).float()
+    return x[:111_000], x[111_000 + 512 :]
+
+
+SMOLLM2_SITE = "blocks.15.hook_resid_post"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/optimizers"))
+    parser.add_argument("--text", type=Path, default=TEXT_FOLDER / "train.jsonl", help="to train on")
+    parser.add_argument("--distinct", type=parse_count, default=300_000, help="most activations; passes repeat them")
+    parser.add_argument("--tokens", type=parse_count, default=400_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--heldout-tokens", type=int, default=20_000)
+    parser.add_argument("--variants", nargs="+", default=["topk", "jumprelu"], choices=list(VARIANTS))
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument(
+        "--learning-rates", nargs="?", const="adam", choices=list(CONTESTANTS), help="the table of rates instead"
+    )
+    parser.add_argument("--smollm2", action="store_true", help="its line of SmolLM2-135M")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    about = machine()
+    if options.smollm2:
+        rows, choice = smollm2_rows(out)
+        folder = out / "smollm2"
+        folder.mkdir(exist_ok=True)
+        runs = Runs(folder, rows, {"choice": choice})
+        who = options.learning_rates or "adam"
+        learning_rates(runs, "SmolLM2-135M", (SMOLLM2,), who, SMOLLM2_SITE, precision="bfloat16")
+    else:
+        rows, choice = prepared(out, options.text, options.distinct)
+        runs = Runs(out, rows, {"choice": choice, "held": held_out(out, options.heldout_tokens)})
+        print(f"{len(rows):,} activations to train on, {len(choice):,} to choose by, batch {BATCH:,}\n")
+        if options.learning_rates:
+            learning_rates(runs, "embedded", POINTS, options.learning_rates)
+        else:
+            table = optimizers(runs, options.variants, options.contestants, options.tokens, options.seeds)
+            settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "text")}
+            file = RESULTS / f"optimizers-{'-'.join(options.variants)}.json"
+            write_json(file, {"machine": about, "settings": settings, "table": table})
+    print(f"\n{about['cpu']}, {about['cores']} cores, one thread, Python {about['python']}, {about['date']}.")
+
+
+if __name__ == "__main__":
+    main()
