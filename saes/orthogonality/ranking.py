@@ -87,9 +87,11 @@ def verdict(entries: Sequence[Entry]) -> str:
         return f"{said}."
     second = others[0].norms.afa.epsilon_lbo_median  # type: ignore[union-attr]
     error = math.hypot(best.standard_error, second.standard_error)
-    clear = second.value - best.value > 2 * error
-    how = "beyond" if clear else "within"
-    said += f", before {others[0].name} with {second}: {how} two standard errors of the difference."
+    if math.isnan(error):
+        how = "n = 1 does not say whether that is more than noise"
+    else:
+        how = f"{'beyond' if second.value - best.value > 2 * error else 'within'} two standard errors of the difference"
+    said += f", before {others[0].name} with {second}: {how}."
     if len({entry.d_sae for entry in entries}) > 1:
         gaps = [entry for entry in (first, *others) if entry.norms is not None and entry.norms.gap is not None]
         least = min(gaps, key=lambda entry: entry.norms.gap.value)  # type: ignore[union-attr]
