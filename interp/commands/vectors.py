@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from interp.commands.options import OutFile
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
+from interp.terminal.mode import say_plan
 
 app = App(
     name="vectors",
@@ -19,6 +20,9 @@ app = App(
         "interp vectors steer gpt2 --cluster fast.json --prompt 'The train was' --value 6",
     ),
 )
+
+_SHOWN = 3
+"""Neurons in the terminal; the page has them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +86,39 @@ def project(
     from interp.value_vectors.page import projection_page
     from interp.value_vectors.projection import project as project_neurons
 
-    found = project_neurons(reading.load(model), top_k=top_k, **reading.options())
-    answer({"html": html, "chance": found.chance, "action_share": found.action_share})
-    if found.chance is not None:
-        for layer, share in found.action_share.items():
-            print(f"layer {layer}: {share.value:.1%} of top tokens are actions (chance {found.chance:.1%})")
+    options = reading.options()
+    say_plan(f"the {top_k} tokens that every neuron of {model} raises most; layers: {reading.layers}")
+    found = project_neurons(reading.load(model), top_k=top_k, **options)
+    strongest = sorted(
+        (
+            (float(logit), layer, index)
+            for layer, top in found.layers.items()
+            for index, logit in enumerate(top.logits[:, 0])
+        ),
+        reverse=True,
+    )[:_SHOWN]
+    shares = None if found.chance is None else found.action_share
+    answer(
+        {
+            "html": html,
+            "strongest": [
+                {
+                    "layer": layer,
+                    "neuron": index,
+                    "logit": logit,
+                    "tokens": [t.text for t in found.tokens((layer, index))],
+                }
+                for logit, layer, index in strongest
+            ],
+            "chance": found.chance,
+            "action_share": shares,
+        }
+    )
+    for logit, layer, index in strongest:
+        texts = " ".join(repr(token.text) for token in found.tokens((layer, index)))
+        print(f"layer {layer}, neuron {index}, largest logit {logit:.3g}: {texts}")
+    for layer, share in (shares or {}).items():
+        print(f"layer {layer}: {share.value:.1%} of top tokens are actions (chance {found.chance:.1%})")
     print(f"Report: {projection_page(found, name=model).write(html)}")
 
 
@@ -128,14 +160,9 @@ def find(
     from interp.value_vectors.page import cluster_page
     from interp.value_vectors.projection import find as find_neurons
 
-    cluster = find_neurons(
-        reading.load(model),
-        _words(words),
-        antonyms=_words(antonyms),
-        method=method,
-        top=top,
-        **reading.options(),
-    )
+    options = {"antonyms": _words(antonyms), "method": method, "top": top, **reading.options()}
+    say_plan(f"every neuron of {model} is scored by {method} for {words}; layers: {reading.layers}")
+    cluster = find_neurons(reading.load(model), _words(words), **options)
     console = Console(highlight=False)
     table = Table("layer", "neuron", "score", "tokens it raises most")
     for member in cluster.members:
@@ -195,6 +222,10 @@ def steer(
     from interp.tokens.sequences import text_rows
     from interp.value_vectors.clusters import load_cluster
 
+    say_plan(
+        f"{model} continues the prompt by {tokens} tokens, as it is and steered"
+        + (f", and reads ten rows of {neutral} both ways" if neutral else "")
+    )
     loaded = load_model(model, revision=revision, device=device)
     if loaded.tokenizer is None:
         raise ValueError(f"{model} has no tokenizer to read the prompt with; steer it from Python with token ids")

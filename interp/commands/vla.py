@@ -93,8 +93,12 @@ def train(
         language_steps=language_steps,
         text_weight=text_weight,
     )
-    train_policy(recipe, out)
-    answer({"policy": out})
+    with_camera = f", through a camera of {camera} pixels" if camera else ""
+    say_plan(f"{recipe.episodes} demonstrations{with_camera}, then {recipe.steps} steps of the optimiser, into {out}")
+    policy = train_policy(recipe, out)
+    size = sum(parameter.numel() for parameter in policy.parameters())
+    answer({"policy": out, "parameters": size, "steps": recipe.steps, "episodes": recipe.episodes})
+    print(f"{size:,} parameters, trained for {recipe.steps} steps on {recipe.episodes} demonstrations.")
     print(f"The policy is {out / 'policy.safetensors'}; interp vla evaluate {out} --out DIR measures it.")
 
 
@@ -150,15 +154,31 @@ def evaluate(
     options = Options(
         **vars(steering), instruction=instruction, doses=doses, sets=sets, episodes=episodes, steps=steps, seed=seed
     )
+    say_plan(
+        f"{episodes} episodes of {steps} steps for each of {sets} random sets, of {len({*doses, steering.value})}"
+        " strengths, 3 instructions and both halves of the layers; then scopes, the goal, and side effects"
+    )
     loaded = load_policy(policy)
-    say_plan(f"{episodes} episodes of {steps} steps for each of {sets} random sets, {len(doses)} doses, and the word")
     with arena_for(loaded, range(episodes)) as arena:
         found = study(loaded, arena, options, name=policy, out=out)
     with arena_for(loaded, [0], film=SIZE) as arena:
         page = study_page(
             found, gif(film(loaded, arena, found.between, found.instruction, value=steering.value, steps=steps))
         )
-    answer({"study": out / "study.json", "report": out / "report.html", "figure": figure})
+    dose, (low, high) = found.headline, found.headline.band
+    answer(
+        {
+            "headline": dose,
+            "word": found.word,
+            "study": out / "study.json",
+            "report": out / "report.html",
+            "figure": figure,
+        }
+    )
+    print(
+        f"{found.instruction!r}, strength {dose.value:g} of {steering.concept!r}: {dose.effect.value:+.2f} mm a step,"
+        f" random sets {low:+.2f} to {high:+.2f} (p = {dose.p:.3g}), the word {found.word.value:+.2f}: {dose.verdict}."
+    )
     if figure is not None:
         dose_svg(found, figure)
     print(f"The report is {page.write(out / 'report.html')}: open it in a browser.")
@@ -198,6 +218,7 @@ def render(
     from interp.vla.study.rollouts import arena_for
 
     check_film_path(save)
+    say_plan(f"an episode of {steps} steps, four times: unsteered, told the word, steered, and with a random set")
     loaded = load_policy(policy)
     between = contest(loaded, steering.concept, top=steering.top, method=steering.method, sets=1)
     with arena_for(loaded, [episode], film=SIZE) as arena:

@@ -11,6 +11,9 @@ const ink = () => document.querySelectorAll('.js-plotly-plot').forEach(plot => {
     change[walls + '.backgroundcolor'] = dark.matches ? '#191f28' : '#fff'; change[walls + '.gridcolor'] = line;
   }));
   Plotly.relayout(plot, change);
+  // Bars' errors have a dark ink of their own.
+  const bars = plot.data.flatMap((trace, i) => trace.type === 'bar' && trace.error_y ? [i] : []);
+  if (bars.length) Plotly.restyle(plot, {'error_y.color': change['font.color']}, bars);
 });
 ink(); dark.addEventListener('change', ink);
 // A table that sorts by a click on its column, and keeps the rows that hold what is typed.
@@ -33,5 +36,25 @@ document.querySelectorAll('table.interactive').forEach(table => {
     };
   });
 });
+// Titles of axes are cut where they are longer than the axis: they take a second line.
+const lines = (text, most) => text.split(' ').reduce((found, word) => {
+  const last = found.at(-1);
+  return last && last.length + word.length < most ? [...found.slice(0, -1), `${last} ${word}`] : [...found, word];
+}, []).join('<br>');
+const titles = async plot => {
+  const texts = Object.keys(plot._fullLayout).filter(key => /^[xy]axis\d*$/.test(key))
+    .map(key => [key, plot.layout[key]?.title?.text]).filter(([, text]) => text && !text.includes('<'));
+  for (const side of ['y', 'x']) {  // lines beside a plot leave less room below it
+    const {w, h} = plot._fullLayout._size;
+    const change = texts.filter(([axis]) => axis[0] === side).map(([axis, text]) => {
+      const {domain: [from, to]} = plot._fullLayout[axis];
+      return [axis + '.title.text', lines(text, (to - from) * (side === 'x' ? w : h) / 8)];
+    });
+    if (change.length) await Plotly.relayout(plot, Object.fromEntries(change));
+  }
+};
 // The first figure of a row was drawn before its neighbour stood beside it.
-document.querySelectorAll('.js-plotly-plot').forEach(plot => Plotly.Plots.resize(plot));
+document.querySelectorAll('.js-plotly-plot').forEach(async plot => {
+  await Plotly.Plots.resize(plot);
+  await titles(plot);
+});

@@ -11,6 +11,7 @@ The published code looks for thresholds up to the 0.99 quantile of ||n_i||, so t
 activations are in memory.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ from interp.sparsity.truncation_error import ErrorCurve, contribution_norms, err
 from interp.terminal.progress import counted
 
 _STEPS = 30
+_NEAR = 1e-4
+"""Of the perplexity ratio: as near as a search comes."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +157,9 @@ def ppl_sparsity(model: Model, tokens: Int[Tensor, "sequences position"], *, p: 
     """PPL-p% sparsity; the paper recommends p = 1.
 
     Bisection on CETT until the perplexity ratio is within 1e-4 of 1 + p / 100; where even CETT 1 does not raise it as
-    far, the sparsity there, whose ``perplexity_ratio`` then says so.
+    far, the sparsity there, whose ``perplexity_ratio`` then says so. On little text perplexity may rise, fall and rise
+    again: the CETT is then an earlier one that gives as much, at an eighth, a quarter and a half of which perplexity is
+    not above that, and a warning is logged.
 
     Raises ValueError for processed weights, and for a p that is not positive.
 
@@ -167,15 +174,40 @@ def ppl_sparsity(model: Model, tokens: Int[Tensor, "sequences position"], *, p: 
     """
     check_percentage(p)
     curves = _Curves(model, tokens)
-    low, high = 0.0, 1.0
-    middle, ratio = high, curves.perplexity_ratio(high)
-    for _ in range(_STEPS if ratio > 1 + p / 100 else 0):
+    level, rises = first_crossing(curves.perplexity_ratio, 1 + p / 100)
+    if not rises:
+        logger.warning(
+            "perplexity rises, falls and rises again with CETT on these %d tokens: %.4f is about the first CETT that"
+            " raises it by %g percent; more text tells it better",
+            tokens.numel(),
+            level,
+            p,
+        )
+    return curves.at(level)
+
+
+def first_crossing(ratio_of: Callable[[float], float], target: float) -> tuple[float, bool]:
+    """Where a function of 0 to 1, below ``target`` at 0, reaches it (1 where it does not), and whether it was seen to
+    stay below until there.
+
+    Bisection finds any of several crossings, so that a larger target could have an earlier one. What it found gives way
+    to an earlier crossing as long as the function is above ``target`` at an eighth, a quarter or a half of it.
+    """
+    level, rises = (_bisected(ratio_of, target, 1.0) if ratio_of(1.0) > target else 1.0), True
+    while above := [part for part in (level / 8, level / 4, level / 2) if ratio_of(part) > target + _NEAR]:
+        level, rises = _bisected(ratio_of, target, above[0]), False
+    return level, rises
+
+
+def _bisected(ratio_of: Callable[[float], float], target: float, high: float) -> float:
+    low, middle = 0.0, high
+    for _ in range(_STEPS):
         middle = (low + high) / 2
-        ratio = curves.perplexity_ratio(middle)
-        if abs(ratio - 1 - p / 100) < 1e-4:
+        ratio = ratio_of(middle)
+        if abs(ratio - target) < _NEAR:
             break
-        low, high = (middle, high) if ratio < 1 + p / 100 else (low, middle)
-    return curves.at(middle)
+        low, high = (middle, high) if ratio < target else (low, middle)
+    return middle
 
 
 def check_percentage(p: float) -> None:

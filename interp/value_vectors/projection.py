@@ -213,7 +213,7 @@ def find(
     ids = reader.vocabulary.ids_of(words)
     opposite = reader.vocabulary.ids_of(antonyms) if antonyms else []
     score = reader.neighbours if method == "neighbours" else reader.standardised
-    scores = torch.cat([score(layer, ids, opposite) for layer in numbers]).cpu()
+    scores = torch.cat([score(n, ids, opposite) for n in counted(numbers, "score neurons", unit="layers")]).cpu()
     best = scores.argsort(descending=True, stable=True)[:top]
     chosen = [neurons[i] for i in best.tolist()]
     tokens = reader.tokens(chosen)

@@ -78,18 +78,20 @@ def verdict(entries: Sequence[Entry]) -> str:
     """Of ranked entries, which is first, and whether by more than noise."""
     first = entries[0]
     if first.norms is None or first.norms.afa is None:
-        which = "root mean square of decoder cosines"
-        return f"{first.name} has the least {which}, {first.overlap.rms:.4g}, of {len(entries)}."
+        least = f"the least root mean square of decoder cosines, {first.overlap.rms:.4g}"
+        return f"{first.name} has {least if len(entries) > 1 else least.removeprefix('the least ')}."
     best = first.norms.afa.epsilon_lbo_median
-    said = f"{first.name} has the least ε_LBO, {best}"
     others = [entry for entry in entries[1:] if entry.norms is not None and entry.norms.afa is not None]
     if not others:
-        return f"{said}."
+        return f"{first.name} has ε_LBO {best}."
+    said = f"{first.name} has the least ε_LBO, {best}"
     second = others[0].norms.afa.epsilon_lbo_median  # type: ignore[union-attr]
     error = math.hypot(best.standard_error, second.standard_error)
-    clear = second.value - best.value > 2 * error
-    how = "beyond" if clear else "within"
-    said += f", before {others[0].name} with {second}: {how} two standard errors of the difference."
+    if math.isnan(error):
+        how = "n = 1 does not say whether that is more than noise"
+    else:
+        how = f"{'beyond' if second.value - best.value > 2 * error else 'within'} two standard errors of the difference"
+    said += f", before {others[0].name} with {second}: {how}."
     if len({entry.d_sae for entry in entries}) > 1:
         gaps = [entry for entry in (first, *others) if entry.norms is not None and entry.norms.gap is not None]
         least = min(gaps, key=lambda entry: entry.norms.gap.value)  # type: ignore[union-attr]
@@ -138,7 +140,10 @@ def table(entries: Sequence[Entry]) -> Table:
 def build_page(entries: Sequence[Entry], *, data: str | None) -> Page:
     """The verdict, the table, and the ZF plot of every dictionary that was measured on text."""
     text = "no text, decoders alone" if data is None else f"text: {data}"
-    page = Page("How nearly orthogonal dictionaries are", subtitle=f"{len(entries)} dictionaries · {text}")
+    page = Page(
+        "How nearly orthogonal dictionaries are",
+        subtitle=f"{len(entries)} dictionar{'y' if len(entries) == 1 else 'ies'} · {text}",
+    )
     page.text(verdict(entries)).table(COLUMNS, rows(entries)).text(LEGEND)
     measured = [entry for entry in entries if entry.norms is not None and entry.norms.afa is not None]
     if measured:

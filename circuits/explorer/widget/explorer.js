@@ -64,9 +64,15 @@ function render({ model, el }) {
       const { [name]: _gone, ...groups } = state.get("groups");
       state.change({ groups });
     },
+    // Why a group cannot have a name, in words; empty where it can.
+    refused(name, wanted) {
+      if (!wanted) return "A group needs a name.";
+      if (wanted !== name && Object.hasOwn(state.get("groups"), wanted)) return `Another group is called ${wanted}.`;
+      return state.graph().nodes.some((node) => node.id === wanted) ? `A node is called ${wanted}.` : "";
+    },
     rename(name, wanted) {
       const groups = state.get("groups");
-      if (!wanted || wanted === name || Object.hasOwn(groups, wanted) || state.graph().nodes.some((node) => node.id === wanted)) return draw();
+      if (wanted === name) return draw();
       if (focused.id === name) focused = { ...focused, id: wanted };
       state.change({ groups: Object.fromEntries(Object.entries(groups).map(([own, ids]) => [own === name ? wanted : own, ids])) });
     },
@@ -80,7 +86,7 @@ function render({ model, el }) {
     // The same in the tip, the panel, the list and for screen readers: all of what is drawn.
     describe(node) {
       const graph = state.graph();
-      const edges = graph.edges.length ? [`${node.into} edges in, ${node.out} out`] : [];
+      const edges = graph.edges.length ? [`${node.into} ${node.into === 1 ? "edge" : "edges"} in, ${node.out} out`] : [];
       if (node.kind === "group") return [node.label, `${node.members.length} nodes`, `${about.shares ? "influence" : "score"} ${number(node.score)}`, ...edges];
       const named = node.name ? [node.name, ...(node.text ? [node.text] : []), ...node.facts] : null;
       const where = graph.by_position && typeof node.position === "number" && !named

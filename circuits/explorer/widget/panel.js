@@ -14,7 +14,7 @@ function makePanel(state, actions) {
   const tabs = leaves.map(([name], i) => button(name, `Show: ${name}`, () => open(i), { role: "tab" }));
   const root = make("div", { className: "panel" },
     make("div", { className: "switch tabs", role: "tablist" }, ...tabs), ...leaves.map(([, leaf]) => leaf));
-  let renaming = null;
+  let [renaming, refused] = [null, ""];
   let opened = 0;
   let sorting = "score";
   let all = false;
@@ -59,14 +59,17 @@ function makePanel(state, actions) {
       name.oninput = () => (renaming = name.value);
       const rename = () => {
         const wanted = name.value.trim();
-        renaming = null;
-        actions.rename(group, wanted);
+        refused = actions.refused(group, wanted);
+        renaming = refused ? wanted : null;
+        if (refused) actions.redraw();
+        else actions.rename(group, wanted);
       };
       name.onkeydown = (event) => event.key === "Enter" && rename();
       parts.push(make("div", { className: "actions" }, name, button("Rename", "Give the group this name", rename)));
+      if (refused) parts.push(make("p", { className: "failed", role: "alert" }, refused));
       parts.push(make("p", { className: "soft" }, chosen[0].members.map((member) => member.name ?? member.id).join(", ")));
     } else {
-      renaming = null;
+      [renaming, refused] = [null, ""];
     }
     refill(selected, ...parts);
   }

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 
 from interp.files.tensor_files import read_sealed, write_sealed
+from interp.terminal.progress import counted
 from interp.vla.policy.experts import act
 from interp.vla.policy.words import DIRECTIONS, REACH, SPEEDS, TASKS
 from interp.vla.simulator import Camera, Reach
@@ -60,7 +61,7 @@ def demonstrate(
     if missing := [file for file in files if file not in shards]:
         environment = Reach(seed=seed, own_goals=camera is not None)
         with nullcontext() if camera is None else Camera(environment, size=camera) as eye:
-            for file in missing:
+            for file in counted(missing, "demonstrate", unit=f"shards of {SHARD} episodes"):
                 first = int(file.stem)
                 last = min(first + SHARD, episodes)
                 steps = [step for i in range(first, last) for step in _episode(environment, eye, i, seed=seed)]

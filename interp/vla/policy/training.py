@@ -5,7 +5,6 @@ continues from its last save as if nothing had happened.
 """
 
 import logging
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from interp.files.outside import read_json
 from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import write_json
 from interp.inference_mode import refuse_inference_mode
+from interp.terminal.progress import progress
 from interp.vla.policy import words
 from interp.vla.policy.demonstrations import EPISODES, Demonstrations, demonstrate
 from interp.vla.policy.policy import PolicyConfig, VLAPolicy
@@ -101,23 +101,19 @@ def _train(recipe: Recipe, out: Path, *, save_every: int) -> VLAPolicy:
     except ValueError as error:
         first = 0
         logger.warning("%s; not used, training starts over", error)
-    began = time.monotonic()
-    for step in range(first, recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
-        losses = _losses(policy, demonstrations, recipe, step)
-        optimizer.zero_grad()
-        (losses["scene"] + recipe.text_weight * losses.get("text", 0.0) + losses.get("goal", 0.0)).backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), _CLIP)
-        optimizer.step()
-        done = step + 1
-        if done % save_every == 0 or done == recipe.steps:
-            _save_state(policy, optimizer, done, state_file)
-        if done % 50 == 0 or done == recipe.steps:
-            pace = (time.monotonic() - began) / (done - first)
-            numbers = ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
-            left = pace * (recipe.steps - done)
-            logger.info("step %d of %d: %s; %.0f s left", done, recipe.steps, numbers, left)
+    with progress("train", recipe.steps, done=first, unit="steps") as advance:
+        for step in range(first, recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+            losses = _losses(policy, demonstrations, recipe, step)
+            optimizer.zero_grad()
+            (losses["scene"] + recipe.text_weight * losses.get("text", 0.0) + losses.get("goal", 0.0)).backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), _CLIP)
+            optimizer.step()
+            done = step + 1
+            if done % save_every == 0 or done == recipe.steps:
+                _save_state(policy, optimizer, done, state_file)
+            advance(1, ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items()))
     policy.save(out, notes={"recipe": asdict(recipe)})
     return policy.eval()
 

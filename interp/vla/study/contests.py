@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 from interp import metrics
 from interp.metrics import Estimate
 from interp.models.feed_forward import Neuron
+from interp.terminal.progress import counted
 from interp.value_vectors.clusters import Cluster, matched_random_sets
 from interp.value_vectors.projection import Layers, find
 from interp.vla.policy.policy import VLAPolicy
@@ -159,7 +160,8 @@ def dose(bench: Bench, between: Contest, instruction: str, value: float, *, step
     baseline = bench.measure(Condition(instruction=instruction, steps=steps))
     steered = measure(between.cluster.neurons)
     effect = difference(steered, baseline, target.metric)
-    random = tuple(difference(measure(each), baseline, target.metric).value for each in between.random)
+    sets = counted(between.random, f"{instruction}, strength {value:g}", unit="random sets")
+    random = tuple(difference(measure(each), baseline, target.metric).value for each in sets)
     low, high = np.quantile(random, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
     at_least = sum(target.sign * each >= target.sign * effect.value for each in random)
     p = (1 + at_least) / (1 + len(random))

@@ -15,6 +15,7 @@ from interp.files.writing import write_json
 from interp.metrics import Estimate
 from interp.models.feed_forward import Neuron
 from interp.steering.positions import SCOPES
+from interp.terminal.progress import counted
 from interp.vla.policy import words
 from interp.vla.policy.policy import VLAPolicy
 from interp.vla.study import effects as side_effects
@@ -218,7 +219,8 @@ def _study(policy: VLAPolicy, arena: Arena, options: Options, *, name: str, out:
         outcomes=_outcomes(bench, between, options),
         side_effects=side_effects.measure(policy, options.concept, neurons, options.value, inputs=inputs),
         random_side_effects=tuple(
-            side_effects.measure(policy, options.concept, each, options.value, inputs=inputs) for each in between.random
+            side_effects.measure(policy, options.concept, each, options.value, inputs=inputs)
+            for each in counted(between.random, "side effects", unit="random sets")
         ),
     )
     write_json(out / "study.json", asdict(found))

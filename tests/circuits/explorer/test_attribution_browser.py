@@ -77,7 +77,7 @@ def test_the_sliders_prune_as_python_does(window: Any, graph: Any, tmp_path: Pat
         assert set(drawn(page, ".stage .node")) == {names[i] for i in pruned.kept.tolist() if i not in alone}
         label = node(page, names[len(graph) - 1])
         into = sum(link[1] == len(graph) - 1 for link in pruned.links)
-        assert f"{into} edges in, 0 out" in label.get_attribute("aria-label")
+        assert f"{into} edge{'s' * (into != 1)} in, 0 out" in label.get_attribute("aria-label")
 
 
 @pytest.mark.parametrize("width", [1300, 420])
@@ -115,8 +115,8 @@ def test_tip_panel_and_list_say_the_same_while_a_slider_moves(window: Any, graph
     assert fewer != whole
     into, out = (int(re.search(r"(\d+) edge", text)[1]) for text in fewer)
     node(page, chosen).hover()
-    assert page.locator(".tip").inner_text().split("\n")[-1] == f"{into} edges in, {out} out"
-    assert f"{into} edges in, {out} out" in node(page, chosen).get_attribute("aria-label")
+    assert page.locator(".tip").inner_text().split("\n")[-1] == f"{into} edge{'s' * (into != 1)} in, {out} out"
+    assert f"{into} edge{'s' * (into != 1)} in, {out} out" in node(page, chosen).get_attribute("aria-label")
     # Back where it began without a step of the history, and all is as before.
     slide(page, EDGES, 0.98, 1.0)
     let_go(page, EDGES)

@@ -72,7 +72,7 @@ def test_select_undo_filter_and_point(window: Any, tmp_path: Path) -> None:
     page.get_by_role("button", name="Clear").click()
     assert lit(page) == []
     node(page, "m1").hover()
-    assert page.locator(".tip").inner_text().split("\n") == ["m1", "score 1", "1 edges in, 1 out"]
+    assert page.locator(".tip").inner_text().split("\n") == ["m1", "score 1", "1 edge in, 1 out"]
     # In the middle of the only edge between the two, whose sign is negative.
     ends = [node(page, name).bounding_box() for name in ("a0.h0", "m1")]
     x, y = (sum(box[axis] + box[size] / 2 for box in ends) / 2 for axis, size in (("x", "width"), ("y", "height")))
@@ -99,9 +99,16 @@ def test_groups_and_pins_by_keyboard(window: Any, tmp_path: Path) -> None:
     assert drawn(page, ".stage .node.group") == ["group 1"]
     assert node(page, "a0.h0").count() == 0
     name = page.get_by_label("Name of the group")
+    for wrong, said in (("m1", "A node is called m1."), (" ", "A group needs a name.")):
+        name.fill(wrong)
+        page.get_by_role("button", name="Rename").click()
+        assert page.get_by_role("alert").inner_text() == said
+        assert drawn(page, ".stage .node.group") == ["group 1"]
+        assert name.input_value() == wrong.strip()
     name.fill(f"both {WILD}")
     page.get_by_role("button", name="Rename").click()
     assert drawn(page, ".stage .node.group") == [f"both {WILD}"]
+    assert page.get_by_role("alert").count() == 0
     group = page.locator(".stage .node.group")
     assert group.inner_text() == f"both {WILD}"
     assert "score 2" in group.get_attribute("aria-label")  # of two nodes with 1 each

@@ -47,6 +47,18 @@ def test_a_page_of_all_neurons(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert page.read_text().count("<tr>") == 385
 
 
+def test_of_a_language_model_the_strongest_neurons_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "all.html"
+    assert run("project", "embedded", "--layers", "1,2", "--top-k", "4", "--html", str(page)) == 0
+    plan, *strongest, last = capsys.readouterr().out.splitlines()
+    assert plan == "the 4 tokens that every neuron of embedded raises most; layers: 1,2"
+    found = [re.match(r"layer ([12]), neuron (\d+), largest logit ([\d.]+): '", line) for line in strongest]
+    logits = [float(each[3]) for each in found if each]
+    assert len(logits) == 3
+    assert logits == sorted(logits, reverse=True)
+    assert last == f"Report: {page}"
+
+
 def test_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
     for options, message in (
         (["--words", "antidisestablishment"], "'antidisestablishment' is not one token of this vocabulary"),

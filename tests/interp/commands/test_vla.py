@@ -51,6 +51,13 @@ def test_evaluate_writes_a_report_and_measures_nothing_twice(
     assert "data:image/gif;base64," in page
     assert "Wilson" in page
     assert figure.read_text().startswith("<svg")
+    plan, *_, answered, where = capsys.readouterr().out.splitlines()
+    assert plan.startswith("2 episodes of 3 steps for each of 3 random sets, of 2 strengths")
+    assert answered.startswith(
+        f"'move up', strength 3 of 'fast': {found['doses'][1]['effect']['value']:+.2f} mm a step"
+    )
+    assert found["doses"][1]["verdict"] in answered
+    assert where == f"The report is {tmp_path / 'report.html'}: open it in a browser."
 
     measured = tmp_path / "measured.json"
     before = measured.stat().st_mtime_ns

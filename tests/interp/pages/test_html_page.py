@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from interp.pages.html_page import Page
 from interp.pages.templates import render
+from tests.circuits.explorer.browsers import browser_window
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -46,6 +47,34 @@ def test_numbers_are_right_aligned(tmp_path: Path) -> None:
     page = Page("t").table(["name", "loss (nats)"], [["clean", 3.14159265], ["zero", 12]])
     html = page.write(tmp_path / "page.html").read_text(encoding="utf-8")
     assert '<td>clean</td><td class="number">3.142</td>' in html
+
+
+SEEN = """() => [...document.querySelectorAll("td, th, .xtitle, .ytitle, .card b")].every(one => {
+  const {left, right, top, width} = one.getBoundingClientRect();
+  const frame = one.closest("figure, .card, body").getBoundingClientRect();
+  return !width || left >= frame.left && right <= Math.min(frame.right, innerWidth) && top >= frame.top; })"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_on_a_phone(scheme: str, tmp_path: Path) -> None:
+    """A table of many columns, long cells, a long value on a card, long titles of axes, errors of bars."""
+    long = "what the activations are set to, where 0 is unsteered, in units of something"
+    figure = go.Figure(go.Bar(x=[1, 2], y=[1, 2], error_y={"array": [0.5, 0.5]}))
+    figure.update_xaxes(title=long).update_yaxes(title=long)
+    page = Page("t").cards([("effect", "+1.10 mm a step and more", "n")] * 3).figures((figure, "a caption"))
+    page.table([f"column {i}" for i in range(9)], [["first", *[f"{i} ± 0.001" for i in range(7)], long]] * 2)
+    page.table(["figure", "definition"], [["R² of the error vector", long]])
+    with browser_window(color_scheme=scheme) as window:
+        window.set_viewport_size({"width": 420, "height": 900})
+        window.goto(page.write(tmp_path / "page.html").as_uri())
+        window.wait_for_function("document.querySelectorAll('.xtitle tspan').length > 1")
+        window.wait_for_function(SEEN, timeout=60_000)
+        assert window.evaluate("document.documentElement.scrollWidth") == 420
+        ink = window.evaluate("getComputedStyle(document.querySelector('.yerror')).stroke")
+        assert (min(map(int, re.findall(r"\d+", ink)[:3])) > 127) == (scheme == "dark")
+        window.set_viewport_size({"width": 1300, "height": 900})
+        assert window.locator("tr >> text=column 8").first.is_visible()
 
 
 def test_a_ragged_table_is_refused() -> None:

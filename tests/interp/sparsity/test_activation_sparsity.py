@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -16,7 +17,7 @@ from interp.embedded import TEXT_FOLDER
 from interp.embedded import steps as embedded_steps
 from interp.models.loading import load_model
 from interp.sites.capturing import capture
-from interp.sparsity.activation_sparsity import nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
+from interp.sparsity.activation_sparsity import first_crossing, nonzeros, ppl_sparsity, pruned, sparsity_at, topk_mlps
 from interp.sparsity.over_training import sparsity_over_training
 from interp.sparsity.truncation_error import ErrorCurve, cett
 from interp.tokens.sequences import text_rows
@@ -142,6 +143,23 @@ def test_thresholds_keep_to_the_error_and_the_share_is_theirs(gelu: Any, text: t
     with pruned(gelu, found.thresholds):
         after = loss(gelu, text)
     assert found.perplexity_ratio == pytest.approx(math.exp(after - loss(gelu, text)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("points", "first", "rises"),
+    [
+        ([(0, 1), (1, 2)], 0.01, True),
+        ([(0, 1), (0.5, 1.005), (1, 2)], 0.5 + 0.5 * 0.005 / 0.995, True),
+        ([(0, 1), (1, 1.009)], 1.0, True),  # never
+        ([(0, 1), (0.1, 1.02), (0.2, 1), (1, 1.02)], 0.05, False),  # a hump below the last crossing, at 0.6
+        ([(0, 1), (0.1, 1.02), (0.2, 1), (1, 1)], 0.05, False),  # and one that comes back for good
+        ([(0, 1), (0.01, 1.02), (0.02, 1), (0.1, 1.02), (0.2, 1), (1, 1.02)], 0.005, False),  # two humps
+    ],
+)
+def test_the_first_crossing_is_found(points: list[tuple[float, float]], first: float, rises: bool) -> None:
+    """Of piecewise linear functions, to 1e-4 of their values."""
+    found = first_crossing(lambda level: float(np.interp(level, *zip(*points, strict=True))), 1.01)
+    assert found == (pytest.approx(first, abs=6e-4), rises)
 
 
 def test_nothing_is_dropped_at_zero_and_more_with_p(relu: Any, gelu: Any, text: torch.Tensor) -> None:
