@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
 from interp import metrics
@@ -15,9 +17,10 @@ from interp.metrics import Estimate
 from interp.terminal.progress import counted
 
 with extra("sklearn", "clustering facets"):
+    from sklearn import config_context
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import adjusted_rand_score, silhouette_score
+    from sklearn.metrics import adjusted_rand_score
 
 MOST = 8
 _DIMS = 50
@@ -125,9 +128,9 @@ def facets(
     best, labels = _best(points, most, seed, restarts=10)
     rng = np.random.default_rng(seed)
     covariance = np.cov(x.numpy() / np.linalg.norm(x.numpy(), axis=1, keepdims=True), rowvar=False)
-    mean = (x / x.norm(dim=1, keepdim=True)).mean(0).numpy()
+    draw = _gaussian((x / x.norm(dim=1, keepdim=True)).mean(0).numpy(), covariance, len(x))
     nulls = [
-        _best(_reduced(torch.from_numpy(_gaussian(rng, mean, covariance, len(x)))), most, seed, restarts=3)[0]
+        _best(_reduced(torch.from_numpy(draw(rng))), most, seed, restarts=3)[0]
         for _ in counted(range(_NULLS), "cluster noise", unit="draws")
     ]
     limit = float(np.quantile(nulls, 0.95))
@@ -163,27 +166,42 @@ def _reduced(x: Float[Tensor, "n d"]) -> np.ndarray:
     return (left[:, :kept] * values[:kept]).numpy()
 
 
-def _gaussian(rng: np.random.Generator, mean: np.ndarray, covariance: np.ndarray, n: int) -> np.ndarray:
+def _gaussian(mean: np.ndarray, covariance: np.ndarray, n: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """Draws n rows; what is the same of every draw is done once."""
     values, vectors = np.linalg.eigh(covariance)
-    noise = rng.standard_normal((n, len(values))) * np.sqrt(np.maximum(values, 0))
-    return mean + noise @ vectors.T
+    deviations = np.sqrt(np.maximum(values, 0))
+    return lambda rng: mean + (rng.standard_normal((n, len(values))) * deviations) @ vectors.T
+
+
+def _silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over points of (b - a) / max(a, b), a the mean distance to the others of its cluster and b that to the
+    nearest other cluster; 0 of a point alone (Rousseeuw 1987)."""
+    inside = labels[:, None] == np.unique(labels)
+    sums, counts = distances @ inside, inside.sum(0)
+    own = (sums * inside).sum(1) / np.maximum(counts @ inside.T - 1, 1)
+    other = np.where(inside, np.inf, sums / counts).min(1)
+    larger = np.maximum(own, other)
+    alone = (counts @ inside.T == 1) | (larger == 0)
+    return float(np.where(alone, 0.0, (other - own) / np.where(alone, 1.0, larger)).mean())
 
 
 def _best(points: np.ndarray, most: int, seed: int, *, restarts: int) -> tuple[float, np.ndarray]:
     """The best silhouette over numbers of clusters, and those clusters."""
     best, chosen = -math.inf, np.zeros(len(points), dtype=np.int64)
+    distances = squareform(pdist(points))
     for k in range(2, most + 1):
         labels = _clustered(points, k, seed, restarts)
         if len(np.unique(labels)) < 2:
             continue
-        score = float(silhouette_score(points, labels))
+        score = _silhouette(distances, labels)
         if score > best:
             best, chosen = score, labels
     return best, chosen
 
 
 def _clustered(points: np.ndarray, k: int, seed: int, restarts: int) -> np.ndarray:
-    with warnings.catch_warnings():
+    # What is checked of points and options at every call takes as long as clustering so few points.
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters
         labels: np.ndarray = KMeans(k, n_init=restarts, random_state=seed).fit_predict(points)
     return labels

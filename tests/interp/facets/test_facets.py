@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist, squareform
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 from torch.nn import functional
 
 from interp.commands.dynamics.facets import app
 from interp.embedded import TEXT_FOLDER
 from interp.facets import contexts_of, facets
+from interp.facets.clustering import _silhouette
 from interp.sites.capturing import capture
 from tests.tiny_models import VOCAB, as_bridge, tiny_model
 
@@ -52,6 +56,16 @@ def test_one_reason_is_one_facet_in_a_few_seeds() -> None:
     assert [len(each.facets) for each in found] == [1, 1]
     assert found[0].stability is None
     assert found[0].facets[0].share.value == 1
+
+
+def test_silhouettes_are_scikit_learns() -> None:
+    """With a point alone in its cluster, whose own is 0, and with points that are all the same."""
+    generator = np.random.default_rng(0)
+    points, labels = generator.standard_normal((40, 5)), generator.integers(0, 4, 40)
+    labels[7] = 9
+    assert _silhouette(squareform(pdist(points)), labels) == pytest.approx(silhouette_score(points, labels), abs=1e-12)
+    same, halves = np.zeros((6, 2)), np.array([0, 0, 0, 1, 1, 1])
+    assert _silhouette(squareform(pdist(same)), halves) == silhouette_score(same, halves) == 0
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
