@@ -1,8 +1,12 @@
-"""BatchTopK's threshold at the end of a run: what makes single rows as sparse as the batches of training were.
+"""Thresholds at the end of a run: what makes rows as sparse as training was to make them.
 
-In training the k · rows largest latents of a batch are kept; alone, a row keeps those above a threshold. The running
-mean of the smallest value kept is of weights that have changed since: after a short run it is far too high (after 200
-steps at k 8, 4.8 latents a row in place of 8). With the final weights a few batches of the training data tell it.
+Of BatchTopK: in training the k · rows largest latents of a batch are kept; alone, a row keeps those above a threshold.
+The running mean of the smallest value kept is of weights that have changed since: after a short run it is far too high
+(after 200 steps at k 8, 4.8 latents a row in place of 8). With the final weights a few batches of the training data
+tell it.
+
+Of JumpReLU with a number of latents asked for (``TrainConfig.l0``): what the controller of its loss has missed, as in a
+short run at an L0 that it reaches from below, is made up for by one shift of all thresholds.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saes.activations import BatchTopK
+from saes.activations import BatchTopK, JumpReLU
 from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
+from saes.selection import kth_largest
 from saes.training.checkpoints import TrainState
 from saes.training.config import TrainConfig
 from saes.training.sources import Source, as_read, batches
@@ -27,9 +32,12 @@ LEAST_BATCHES = 4
 
 
 @torch.no_grad()
-def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]]) -> None:
+def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]], l0: float | None = None) -> None:
     """Set every part's threshold to the mean, over batches of what it reads in training, of the smallest score that
-    training would keep now. Nothing where the activation has no such threshold, or no batch has a latent above zero."""
+    training would keep now; of JumpReLU shift all thresholds so that ``l0`` latents a part are active, if it is given.
+    Nothing where the activation has no such threshold, or no batch has a latent above zero."""
+    if isinstance(sae.activation, JumpReLU) and l0 is not None:
+        _shift_thresholds(sae, inputs, l0)
     if not isinstance(sae.activation, BatchTopK):
         return
     sae.train()
@@ -42,6 +50,18 @@ def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n 
     for part, its in zip(parts_of(sae), torch.stack(smallest, dim=1), strict=True):
         if (known := its[its.isfinite()]).numel():
             part.threshold.fill_(known.mean())
+
+
+def _shift_thresholds(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]], l0: float) -> None:
+    group, shifts, parts = sae.group, [], parts_of(sae)
+    for xs in inputs:
+        reads = [sae.part_input(places, xs) for _, places in sae.placed()] if isinstance(sae, Dictionary) else xs
+        pre = [part.pre_activations(x) - part.threshold for part, x in zip(parts, reads, strict=True)]
+        scores = pre[0] if len(pre) == 1 else torch.cat(pre, dim=-1)
+        rows = group.count(scores.numel()) // (sae.d_sae * group.latent_shards * len(parts))
+        shifts.append(kth_largest(scores, max(1, round(l0 * len(parts) * rows)), group))
+    for part in parts:
+        part.threshold.add_(torch.stack(shifts).mean()).clamp_(min=0)
 
 
 def batch_count(tokens: int, batch_size: int) -> int:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from saes import TrainConfig, train
-from saes.training import train_dictionary
+from saes.training import initial_state, train_dictionary
+from saes.training.calibration import calibrate
 from tests.saes.places import test_training as places
 from tests.saes.sources import MemorySource, planted
 
@@ -24,6 +25,29 @@ def test_held_out_rows_are_as_sparse_as_training_was(variant: dict[str, Any], st
         MemorySource(data[:6144]),
     )
     assert float(sae.encode(data[6144:]).l0.float().mean()) == pytest.approx(K, rel=0.05)
+
+
+@pytest.mark.parametrize("asked", [6.0, 10.0])
+def test_jumprelu_has_the_number_asked_for_however_short_the_run(asked: float, tmp_path: Path) -> None:
+    """Twelve steps at so low a rate, after a start at another number: the controller can do next to nothing."""
+    data = planted(8192, d=32)[0]
+    options = {"activation": "jumprelu", "l0": 8.0, "d_sae": 128, "batch_size": 256, "tokens": 256 * 12, "lr": 1e-4}
+    config = TrainConfig(site="s", out=tmp_path, **options)  # type: ignore[arg-type]
+    state = initial_state(config, MemorySource(data[:6144]))
+    calibrate(state.sae, ([rows * state.scale] for rows in data[:6144].split(256)), asked)
+    assert float(state.alone.encode(data[6144:] * state.scale).l0.float().mean()) == pytest.approx(asked, rel=0.05)
+    sae = train(config, MemorySource(data[:6144]))
+    assert float(sae.encode(data[6144:]).l0.float().mean()) == pytest.approx(8, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["transcoders", "crosscoder"])
+def test_parts_have_that_number_on_average(kind: str, tmp_path: Path) -> None:
+    source = places.source(4000)
+    config = places.config(tmp_path, kind, "jumprelu", k=None, l0=3.0, tokens=256 * 20, lr=3e-3)
+    dictionary = train_dictionary(config, source)
+    xs = [source.at[place] for place in config.places[0]]
+    l0 = sum(float(latents.l0.float().mean()) for latents in dictionary.encode(xs))
+    assert l0 == pytest.approx(3 * len(dictionary.parts), rel=0.05)
 
 
 @pytest.mark.parametrize(("kind", "budget"), [("transcoders", "part"), ("transcoders", "all"), ("crosscoder", "part")])
