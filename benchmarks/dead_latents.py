@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from interleave import RESULTS, machine
-from sae_quality import BATCH, D_SAE, OURS, SITE, Rows, fvu, prepared
+from sae_quality import BATCH, EMBEDDED, OURS, Rows, fvu, prepared
 
 from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/sae-quality"), help="where the rows are, or come to be")
     parser.add_argument("--tokens", type=parse_count, default=400_000)
-    parser.add_argument("--d-sae", type=int, default=D_SAE)
+    parser.add_argument("--d-sae", type=int, default=EMBEDDED.d_sae)
     parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ours", nargs="*", default=["jumprelu", "gated"], choices=list(OURS))
@@ -58,7 +58,7 @@ def main() -> None:
     torch.set_num_threads(1)
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    data, choice = prepared(out, TEXT_FOLDER / "train.jsonl", 300_000)
+    data, choice = prepared(EMBEDDED, out, TEXT_FOLDER / "train.jsonl", 300_000)
     table = []
     print("| k or L0 asked for | SAE | AuxK | FVU | L0 | dead |\n|---:|---|---|---:|---:|---:|", flush=True)
     folder = out / "dead-latents"
@@ -69,12 +69,12 @@ def main() -> None:
                 for seed in range(options.seeds):
                     number = {"l0": float(k)} if OURS[who] else {"k": k}
                     config = TrainConfig(
-                        site=SITE, out=folder, activation=who, d_sae=options.d_sae, batch_size=BATCH,
+                        site=EMBEDDED.site, out=folder, activation=who, d_sae=options.d_sae, batch_size=BATCH,
                         tokens=options.tokens, seed=seed, data_seed=seed,
                         loss_weights={"aux": WEIGHT[who] if revived else 0.0}, **number,  # type: ignore[arg-type]
                     )  # fmt: skip
                     shutil.rmtree(folder, ignore_errors=True)
-                    its.append(figures(train(config, Rows(data)), choice))
+                    its.append(figures(train(config, Rows(data, EMBEDDED.model)), choice))
                     shutil.rmtree(folder)
                 table.append({"k": k, "who": who, "aux": revived, "seeds": its})
                 cells = [shown([one[name] for one in its], n) for name, n in (("fvu", 4), ("l0", 1), ("dead", 3))]

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from interleave import RESULTS, machine
-from sae_quality import BATCH, D_SAE, SITE, Rows, prepared, summary
+from sae_quality import BATCH, EMBEDDED, SMOLLM2, Rows, Setting, prepared, summary
 
 from interp import cache_activations, load_model, rows_for
 from interp.counts import parse_count
@@ -44,12 +44,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ADAMS: dict[str, dict[str, Any]] = {
     "adam, betas 0.9 0.95": {"adam_betas": (0.9, 0.95)},
-    "adam, betas 0.8 0.95": {"adam_betas": (0.8, 0.95)},
+    "adam, betas 0.9 0.999": {"adam_betas": (0.9, 0.999)},
     "adam, betas 0 0.999": {"adam_betas": (0.0, 0.999)},
     "adam, eps 6.25e-10": {"adam_eps": 6.25e-10},
     "adam, eps 1e-8": {"adam_eps": 1e-8},
 }
-"""Beside Adam's default, betas 0.9 0.999 and eps 1e-18."""
+"""Beside Adam's default, betas 0.8 0.95 and eps 1e-18."""
 CONTESTANTS = {name: {"optimizer": name} for name in KINDS} | ADAMS
 FIGURES = {"fvu": 4, "l0": 1, "dead": 3}
 """What is measured, and digits."""
@@ -62,7 +62,7 @@ class Point:
 
     k: int
     steps: int
-    d_sae: int = D_SAE
+    d_sae: int = EMBEDDED.d_sae
     rates: tuple[float, ...] = RATES
 
 
@@ -72,7 +72,7 @@ POINTS = (
     Point(k=16, steps=400, d_sae=3072),
     Point(k=16, steps=1950, rates=(1e-3, 2.9e-3, 6e-3)),
 )
-SMOLLM2 = Point(k=32, steps=150, d_sae=4608, rates=(3.8e-4, 1e-3, 2e-3, 4e-3, 8e-3))
+SMOLLM2_POINT = Point(k=32, steps=200, d_sae=4608, rates=(3.8e-4, 1e-3, 2e-3, 4e-3, 8e-3))
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Runs:
     def file(self) -> Path:
         return self.out / "measured.json"
 
-    def figures(self, site: str = SITE, **settings: Any) -> dict[str, float]:
+    def figures(self, setting: Setting = EMBEDDED, **settings: Any) -> dict[str, float]:
         """FVU, L0 and share of dead latents on each of ``measured_on``, and seconds of one processor."""
         name = json.dumps(settings, sort_keys=True)
         if name not in self.known:
@@ -100,7 +100,8 @@ class Runs:
             shutil.rmtree(folder, ignore_errors=True)
             began = time.process_time()
             try:
-                sae = train(TrainConfig(site=site, out=folder, batch_size=BATCH, **settings), Rows(self.rows))
+                config = TrainConfig(site=setting.site, out=folder, batch_size=BATCH, **settings)
+                sae = train(config, Rows(self.rows, setting.model))
                 found = {"seconds": time.process_time() - began}
                 for where, x in self.measured_on.items():
                     found |= {f"{where}.{figure}": value for figure, value in figures_of(sae, x).items()}
@@ -131,7 +132,7 @@ def held_out(out: Path, tokens: int) -> torch.Tensor:
     """Activations of the held-out text."""
     model = load_model("embedded", device="cpu")
     rows = rows_for(model, TEXT_FOLDER / "heldout.jsonl", out / "heldout-tokens", tokens=tokens)
-    return cache_activations(model, rows, SITE, out / "heldout-acts").read(SITE)
+    return cache_activations(model, rows, EMBEDDED.site, out / "heldout-acts").read(EMBEDDED.site)
 
 
 def optimizers(
@@ -142,8 +143,12 @@ def optimizers(
     print("| variant | optimiser | rate | FVU | L0 | dead | seconds |\n|---|---|---:|---:|---:|---:|---:|")
     for variant in variants:
         for who in contestants:
-            options = CONTESTANTS[who] | VARIANTS[variant] | {"activation": variant, "d_sae": D_SAE, "tokens": tokens}
-            config = TrainConfig(site=SITE, out=runs.out, batch_size=BATCH, **options)
+            options = (
+                CONTESTANTS[who]
+                | VARIANTS[variant]
+                | {"activation": variant, "d_sae": EMBEDDED.d_sae, "tokens": tokens}
+            )
+            config = TrainConfig(site=EMBEDDED.site, out=runs.out, batch_size=BATCH, **options)
             rates = [config.peak_lr(runs.rows.shape[1]) * multiple for multiple in MULTIPLES]
             if who in ADAMS:
                 rates = rates[:1]
@@ -165,7 +170,7 @@ def shown(found: tuple[float, float | None], digits: int) -> str:
 
 
 def learning_rates(
-    runs: Runs, model: str, points: tuple[Point, ...], who: str, site: str = SITE, **options: Any
+    runs: Runs, points: tuple[Point, ...], who: str, setting: Setting = EMBEDDED, **options: Any
 ) -> None:
     """The table of rates: of Adam those of the points, of others half, once and twice the default."""
     if who != "adam":
@@ -174,28 +179,17 @@ def learning_rates(
     for point in points:
         settings = {"k": point.k, "d_sae": point.d_sae, "tokens": point.steps * BATCH, **options}
         width = runs.rows.shape[1]
-        default = TrainConfig(site=site, out=runs.out, batch_size=BATCH, **settings).peak_lr(width)
+        default = TrainConfig(site=setting.site, out=runs.out, batch_size=BATCH, **settings).peak_lr(width)
         cells = []
         for rate in point.rates if who == "adam" else (default / 2, default, default * 2):
-            found = runs.figures(site, lr=rate, seed=0, data_seed=0, **settings)
+            found = runs.figures(setting, lr=rate, seed=0, data_seed=0, **settings)
             dead = round(found["choice.dead"] * point.d_sae)
             cells.append(f"{rate:.2g}: {found['choice.fvu']:.4f} ({dead:,})")
         print(
-            f"| {model}, {width}, {point.d_sae:,} | {point.k} | {point.steps:,} | {'; '.join(cells)};"
+            f"| {setting.model}, {width}, {point.d_sae:,} | {point.k} | {point.steps:,} | {'; '.join(cells)};"
             f" default {default:.2g} |",
             flush=True,
         )
-
-
-def smollm2_rows(out: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """111,000 activations of block 15 on the embedded model's books, and rows to choose by."""
-    model = load_model("smollm2-135m", device="cpu")
-    rows = rows_for(model, TEXT_FOLDER / "train.jsonl", out / "smollm2-tokens", tokens=123_000)
-    x = cache_activations(model, rows, SMOLLM2_SITE, out / "smollm2-acts").read(SMOLLM2_SITE).float()
-    return x[:111_000], x[111_000 + 512 :]
-
-
-SMOLLM2_SITE = "blocks.15.hook_resid_post"
 
 
 def main() -> None:
@@ -218,18 +212,18 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     about = machine()
     if options.smollm2:
-        rows, choice = smollm2_rows(out)
-        folder = out / "smollm2"
+        folder = out / SMOLLM2.model
         folder.mkdir(exist_ok=True)
+        rows, choice = prepared(SMOLLM2, folder, options.text, options.distinct)
         runs = Runs(folder, rows, {"choice": choice})
         who = options.learning_rates or "adam"
-        learning_rates(runs, "SmolLM2-135M", (SMOLLM2,), who, SMOLLM2_SITE, precision="bfloat16")
+        learning_rates(runs, (SMOLLM2_POINT,), who, SMOLLM2)
     else:
-        rows, choice = prepared(out, options.text, options.distinct)
+        rows, choice = prepared(EMBEDDED, out, options.text, options.distinct)
         runs = Runs(out, rows, {"choice": choice, "held": held_out(out, options.heldout_tokens)})
         print(f"{len(rows):,} activations to train on, {len(choice):,} to choose by, batch {BATCH:,}\n")
         if options.learning_rates:
-            learning_rates(runs, "embedded", POINTS, options.learning_rates)
+            learning_rates(runs, POINTS, options.learning_rates)
         else:
             table = optimizers(runs, options.variants, options.contestants, options.tokens, options.seeds)
             settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "text")}

@@ -1,11 +1,9 @@
-r"""How good are SAEs with defaults, next to peers with theirs, at equal rows, tokens and number of active latents?
+"""How good are SAEs with defaults, next to peers with theirs, at equal rows, tokens and number of active latents?
 
     python benchmarks/sae_quality.py --tokens 400k --k 8 16 32 --seeds 3 --figure docs/sae-quality.svg
 
-The residual stream of the embedded model, layer 2 (96 wide), 768 latents, batches of 2,048; or of another model:
-
-    python benchmarks/sae_quality.py --model smollm2-135m --site blocks.15.hook_resid_post --d-sae 4608 \
-        --drop-norm-above 10 --k 32 --out runs/sae-quality-smollm2
+The residual stream of the embedded model, layer 2 (96 wide), 768 latents, batches of 2,048; or with ``--model
+smollm2-135m`` that of SmolLM2-135M, block 15 (576 wide), 4,608 latents, without tokens of massive norm.
 
 Everybody sees the same batches. A peer is trained with its default learning rate and with two others; which of the
 three is its best is chosen on rows of the training documents that nobody is trained on, with one seed, and every figure
@@ -87,6 +85,11 @@ class Setting:
     def names(self) -> tuple[str, ...]:
         """Of the figures."""
         return FIGURES if self.drop_norm_above is None else (*FIGURES[:-1], "CE added")
+
+
+EMBEDDED = Setting(model="embedded", site="blocks.2.hook_resid_post", d_sae=768, drop_norm_above=None)
+SMOLLM2 = Setting(model="smollm2-135m", site="blocks.15.hook_resid_post", d_sae=4608, drop_norm_above=10)
+SETTINGS = {setting.model: setting for setting in (EMBEDDED, SMOLLM2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +233,10 @@ def summary(its: Sequence[dict[str, float]]) -> dict[str, tuple[float, float | N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/sae-quality"))
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--site", default="blocks.2.hook_resid_post")
-    parser.add_argument("--d-sae", type=int, default=768)
-    parser.add_argument("--drop-norm-above", type=float, help="leave massive tokens out, of so many median norms")
+    parser.add_argument("--model", default="embedded", choices=list(SETTINGS))
+    parser.add_argument(
+        "--out", type=Path, help="by default runs/sae-quality, with the name of another model behind it"
+    )
     parser.add_argument("--text", type=Path, default=TEXT_FOLDER / "train.jsonl", help="to train on")
     parser.add_argument("--distinct", type=parse_count, default=300_000, help="most activations; passes repeat them")
     parser.add_argument("--tokens", type=parse_count, nargs="+", default=[400_000])
@@ -246,11 +248,10 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="an SVG of FVU against L0")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    out: Path = options.out.resolve()
+    setting = SETTINGS[options.model]
+    name = "sae-quality" if setting == EMBEDDED else f"sae-quality-{setting.model}"
+    out: Path = (options.out or Path("runs") / name).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    setting = Setting(
-        model=options.model, site=options.site, d_sae=options.d_sae, drop_norm_above=options.drop_norm_above
-    )
     rows, choice = prepared(setting, out, options.text, options.distinct)
 
     def named(who: str, k: int, tokens: int, seed: int, lr: float | None = None) -> Trained:
@@ -287,7 +288,7 @@ def main() -> None:
                 lr = rates[who, k, tokens] if what == "best of three" else None
                 table.append({"tokens": tokens, "k": k, "who": label, "lr": lr, "seeds": options.seeds, **found})
                 curves.setdefault((tokens, label), []).append(found)
-    print(f"\n{len(rows):,} activations to train on, {len(choice):,} to choose by; {options.d_sae:,} latents\n")
+    print(f"\n{len(rows):,} activations to train on, {len(choice):,} to choose by; {setting.d_sae:,} latents\n")
     columns = ["activations", "k or L0 asked for", "SAE", *setting.names]
     print(f"| {' | '.join(columns)} |\n|---:|---:|---{'|---:' * 4}|")
     for line in table:
@@ -300,10 +301,8 @@ def main() -> None:
     about = machine()
     print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
     settings = {name: str(value) for name, value in vars(options).items()}
-    name = "-".join(
-        map(str, ["sae-quality", *([] if setting.model == "embedded" else [setting.model]), *options.tokens])
-    )
-    write_json(RESULTS / f"{name}.json", {"machine": about, "settings": settings, "table": table})
+    file = "-".join(map(str, [name, *options.tokens]))
+    write_json(RESULTS / f"{file}.json", {"machine": about, "settings": settings, "table": table})
     if options.figure:
         draw(curves, options.figure)
 

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,7 +45,10 @@ from saes.training.checkpoints import (
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.initial import fresh_state
 from saes.training.loop import update
-from saes.training.optimiser.together import set_learning_rate
+from saes.training.optimiser.together import optimizer_for, set_learning_rate
+
+BETAS = (0.9, 0.999)
+"""Of Adam, as is usual: others were compared in training from activations alone."""
 
 
 @torch.enable_grad()
@@ -145,7 +149,8 @@ def _initial_state(sae: SAE, model: Model, rows: TokenRows, site: Site, config: 
         scale = math.sqrt(sae.d_in) / float(x.norm(dim=-1).median())
     own = copy.deepcopy(sae).to(x.device)
     own.provenance = sae.provenance | {"finetune": config.to_json()}
-    return fresh_state(own.fold_scales(1 / scale), (scale,), (scale,), decoder=config.decoder)
+    made_by = partial(optimizer_for, betas=BETAS)
+    return fresh_state(own.fold_scales(1 / scale), (scale,), (scale,), decoder=config.decoder, made_by=made_by)
 
 
 def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from interp import Site
 from saes import TrainConfig, train
-from saes.training.optimiser.kinds import ADAM_EPS
+from saes.training.optimiser.kinds import ADAM_BETAS, ADAM_EPS
 from tests.saes.sources import MemorySource, planted
 
 STEPS, ROWS, K = 12, 128, 4
@@ -39,7 +39,7 @@ def test_the_steps_are_those_of_one_matrix(config: TrainConfig) -> None:
     assert torch.allclose(start.W_enc, start.W_dec.T, atol=1e-6)
     W = functional.normalize(start.W_dec.detach(), dim=-1).clone().requires_grad_()
     b_enc, b_dec = (p.detach().clone().requires_grad_() for p in (start.b_enc, start.b_dec))
-    optimizer = torch.optim.Adam([W, b_enc, b_dec], lr=config.lr, eps=ADAM_EPS)
+    optimizer = torch.optim.Adam([W, b_enc, b_dec], lr=config.lr, betas=ADAM_BETAS, eps=ADAM_EPS)
     (place,) = [Site.parse(config.site)]
     for batch in source.batches_of([place], ROWS):
         x = batch[place]
