@@ -17,7 +17,7 @@ from saes.training import loop, train_all
 from saes.training.checkpoints import TrainState
 from saes.training.config import check
 from saes.training.optimiser import adam
-from saes.training.optimiser.kinds import KINDS
+from saes.training.optimiser.kinds import ADAM_BETAS, ADAM_EPS, KINDS
 from saes.training.optimiser.soap import Soap
 from saes.training.optimiser.together import optimizer_for, take_step
 from saes.training.plan import plan
@@ -133,7 +133,7 @@ def test_how_a_matrix_lies_in_memory_does_not_matter(kind: str, monkeypatch: pyt
     torch.testing.assert_close(ends[0][0], ends[1][0], rtol=0, atol=1e-3 if kind == "muon" else 1e-6)
     assert (ends[0][0] - matrix()).abs().max() > 0.02
     alone = nn.Parameter(torch.zeros(5))
-    other = torch.optim.Adam([alone], lr=0.01, eps=1e-18)
+    other = torch.optim.Adam([alone], lr=0.01, betas=ADAM_BETAS, eps=ADAM_EPS)
     for gradient in gradients(25):
         alone.grad = gradient[:, 0].float()
         other.step()
@@ -266,7 +266,9 @@ def test_betas_and_eps_are_adams(tmp_path: Path) -> None:
     default = train(config(tmp_path / "default", "adam"), source())
     assert (trained.W_enc - default.W_enc).abs().max() > 1e-3
     assert {key: trained.provenance["train"][key] for key in asked} == {"adam_betas": [0.0, 0.9], "adam_eps": 1.0}
-    assert not {"optimizer", *asked} & set(default.provenance["train"])  # as runs were described before
+    usual = train(config(tmp_path / "usual", "adam", adam_betas=(0.9, 0.999)), source())
+    assert not {"optimizer", *asked} & set(usual.provenance["train"])  # as runs were described before
+    assert default.provenance["train"]["adam_betas"] == list(ADAM_BETAS)
     with pytest.raises(ValueError, match="adam_eps"):
         train(replace(run, adam_eps=1e-18), source())
 

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from saes import TrainConfig, train
 from saes.training import initial_state
+from saes.training.optimiser.kinds import ADAM_BETAS, ADAM_EPS
 from tests.saes.sources import MemorySource, planted
 
 STEPS, BATCH, D, D_SAE, WEIGHT, RATE = 150, 128, 32, 128, 1.5, 5e-3
@@ -21,7 +22,7 @@ def plain(start: dict[str, Tensor], batches: Iterator[Tensor]) -> dict[str, Tens
     """Bricken et al. 2023: rows of W_dec keep norm 1, and the gradient along them is taken out."""
     weights = {name: start[name].clone().requires_grad_() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     W_enc, b_enc, W_dec, b_dec = weights.values()
-    optimizer = torch.optim.Adam(weights.values(), eps=1e-18)
+    optimizer = torch.optim.Adam(weights.values(), betas=ADAM_BETAS, eps=ADAM_EPS)
     for step, x in zip(range(STEPS), batches, strict=False):
         latents = torch.relu((x - b_dec) @ W_enc + b_enc)
         error = (x - latents @ W_dec - b_dec).square().mean()

@@ -50,7 +50,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(activation: str, tmp_path: P
     torch.set_num_threads(1)
     try:
         own = {"tokens": 30 * 128, "checkpoint_every": 7, "log_every": 1, "dead_after_tokens": 128}
-        run = config(tmp_path / "run", activation, 6.0, **own)
+        run = config(tmp_path / "run", activation, 3.0, **own)
         source = MemorySource(DATA[:2000])
         straight = train(replace(run, out=tmp_path / "straight"), source)
         _interrupt(run, source, step=17)
