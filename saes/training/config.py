@@ -67,8 +67,8 @@ class TrainConfig:
     batch_size: int = 4096
     """Number of activations in each step."""
     lr: float | None = None
-    """Peak learning rate; by default 0.08 / sqrt(d_in), of afa a quarter of that, in runs of more than 1000 steps times
-    sqrt(1000 / steps)."""
+    """Peak learning rate; by default 0.08 / sqrt(d_in), of relu twice, of afa a quarter of that, in runs of more than
+    1000 steps times sqrt(1000 / steps)."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     decay: float = 0.2
