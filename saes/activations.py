@@ -120,6 +120,7 @@ class ReLU(_Common):
 
     name: ClassVar[str] = "relu"
     loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"l1": 3.0})
+    rate_scale: ClassVar[float] = 2.0  # what L1 shrinks takes long to grow again (docs/sae-quality.md)
     starts_sparse_by: ClassVar[str | None] = "b_enc"
 
     def select(self, sae: "saes.sae.SAE", pre: PreActivations, x_centred: Float[Tensor, "*batch d_in"]) -> Latents:

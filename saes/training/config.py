@@ -68,8 +68,8 @@ class TrainConfig:
     optimizer: Literal["adam", "signum", "muon", "soap"] = "adam"
     """What moves the weights. Signum, Muon and SOAP move matrices, and Adam the biases and thresholds beside them."""
     lr: float | None = None
-    """Peak learning rate; by default 0.08 / sqrt(d_in) (signum 0.03, muon 0.3), of afa a quarter of that, in runs of
-    more than 1000 steps times sqrt(1000 / steps)."""
+    """Peak learning rate; by default 0.08 / sqrt(d_in) (signum 0.03, muon 0.3), of relu twice, of afa a quarter of
+    that, in runs of more than 1000 steps times sqrt(1000 / steps)."""
     adam_betas: tuple[float, float] = ADAM_BETAS
     """How much of Adam's running means, of gradients and of their squares, each step keeps."""
     adam_eps: float = ADAM_EPS
