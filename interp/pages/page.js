@@ -6,6 +6,9 @@ const ink = () => document.querySelectorAll('.js-plotly-plot').forEach(plot => {
   Object.keys(plot._fullLayout).filter(key => /^[xy]axis/.test(key)).forEach(axis => {
     change[axis + '.gridcolor'] = line; change[axis + '.zerolinecolor'] = line; change[axis + '.linecolor'] = line;
   });
+  // An axis of less than a decade and a half would have one tick or two.
+  Object.entries(plot._fullLayout).filter(([key, axis]) => /^[xy]axis/.test(key) && axis.type === 'log'
+    && axis.dtick === 1 && Math.abs(axis.range[1] - axis.range[0]) < 1.5).forEach(([key]) => { change[key + '.dtick'] = 'D2'; });
   Object.keys(plot._fullLayout).filter(key => /^scene\d*$/.test(key)).forEach(scene => ['x', 'y', 'z'].forEach(axis => {
     const walls = `${scene}.${axis}axis`;
     change[walls + '.backgroundcolor'] = dark.matches ? '#191f28' : '#fff'; change[walls + '.gridcolor'] = line;

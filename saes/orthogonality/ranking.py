@@ -78,8 +78,8 @@ def verdict(entries: Sequence[Entry]) -> str:
     """Of ranked entries, which is first, and whether by more than noise."""
     first = entries[0]
     if first.norms is None or first.norms.afa is None:
-        least = f"the least root mean square of decoder cosines, {first.overlap.rms:.4g}"
-        return f"{first.name} has {least if len(entries) > 1 else least.removeprefix('the least ')}."
+        which = "the least root mean square" if len(entries) > 1 else "a root mean square"
+        return f"{first.name} has {which} of decoder cosines, {first.overlap.rms:.4g}."
     best = first.norms.afa.epsilon_lbo_median
     others = [entry for entry in entries[1:] if entry.norms is not None and entry.norms.afa is not None]
     if not others:

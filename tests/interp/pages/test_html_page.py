@@ -62,7 +62,9 @@ def test_nothing_is_cut_on_a_phone(scheme: str, tmp_path: Path) -> None:
     long = "what the activations are set to, where 0 is unsteered, in units of something"
     figure = go.Figure(go.Bar(x=[1, 2], y=[1, 2], error_y={"array": [0.5, 0.5]}))
     figure.update_xaxes(title=long).update_yaxes(title=long)
-    page = Page("t").cards([("effect", "+1.10 mm a step and more", "n")] * 3).figures((figure, "a caption"))
+    steep = go.Figure(go.Scatter(x=[1, 2], y=[6, 20])).update_yaxes(type="log", dtick=1)
+    page = Page("t").cards([("effect", "+1.10 mm a step and more", "n")] * 3)
+    page.figures((figure, "a caption"), (steep, "less than a decade"))
     page.table([f"column {i}" for i in range(9)], [["first", *[f"{i} ± 0.001" for i in range(7)], long]] * 2)
     page.table(["figure", "definition"], [["R² of the error vector", long]])
     with browser_window(color_scheme=scheme) as window:
@@ -71,6 +73,7 @@ def test_nothing_is_cut_on_a_phone(scheme: str, tmp_path: Path) -> None:
         window.wait_for_function("document.querySelectorAll('.xtitle tspan').length > 1")
         window.wait_for_function(SEEN, timeout=60_000)
         assert window.evaluate("document.documentElement.scrollWidth") == 420
+        assert window.locator("#figure-2 .ytick").count() >= 2
         ink = window.evaluate("getComputedStyle(document.querySelector('.yerror')).stroke")
         assert (min(map(int, re.findall(r"\d+", ink)[:3])) > 127) == (scheme == "dark")
         window.set_viewport_size({"width": 1300, "height": 900})

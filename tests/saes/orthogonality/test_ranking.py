@@ -56,3 +56,10 @@ def test_a_difference_is_held_against_its_error(errors: tuple[float, float], sai
 def test_of_different_widths_both_rankings_are_named() -> None:
     wide, narrow = entry("wide", 1.0, 0.01, d_sae=32), entry("narrow", 1.5, 0.01)
     assert verdict(ranked([narrow, wide])).endswith("by ε (h - 1) the first is narrow.")
+
+
+def test_one_alone_is_not_the_least() -> None:
+    assert verdict([entry("alone", 1.0, 0.01)]) == "alone has ε_LBO 1 ± 0.01."
+    bare = [replace(entry(name, 1.0, 0.01), norms=None) for name in ("a", "b")]
+    assert verdict(bare[:1]) == "a has a root mean square of decoder cosines, 0."
+    assert verdict(ranked(bare)) == "a has the least root mean square of decoder cosines, 0."
