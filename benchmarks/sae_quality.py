@@ -214,7 +214,7 @@ def measured(setting: Setting, asked: Sequence[Trained], out: Path, heldout: int
     for begin in range(0, len(missing), 12):
         some = missing[begin : begin + 12]
         saes = [load(setting, one) for one in some]
-        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some))
+        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some), batch_rows=2)
         known |= {one.name: setting.figures(report) for one, report in zip(some, reports, strict=True)}
         write_json(file, known)
         print(f"measured {begin + len(some)} of {len(missing)}", flush=True)
