@@ -54,12 +54,15 @@ def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n 
 
 def _shift_thresholds(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]], l0: float) -> None:
     group, shifts, parts = sae.group, [], parts_of(sae)
+    lowest = group.smallest(-torch.stack([part.threshold for part in parts]))  # all thresholds are 0 there
     for xs in inputs:
         reads = [sae.part_input(places, xs) for _, places in sae.placed()] if isinstance(sae, Dictionary) else xs
-        pre = [part.pre_activations(x) - part.threshold for part, x in zip(parts, reads, strict=True)]
-        scores = pre[0] if len(pre) == 1 else torch.cat(pre, dim=-1)
+        pre = [part.pre_activations(x) for part, x in zip(parts, reads, strict=True)]
+        # Below zero nothing is active, however low the threshold: what is there does not compete.
+        above = [(p - part.threshold).where(p > 0, -torch.inf) for part, p in zip(parts, pre, strict=True)]
+        scores = above[0] if len(above) == 1 else torch.cat(above, dim=-1)
         rows = group.count(scores.numel()) // (sae.d_sae * group.latent_shards * len(parts))
-        shifts.append(kth_largest(scores, max(1, round(l0 * len(parts) * rows)), group))
+        shifts.append(kth_largest(scores, max(1, round(l0 * len(parts) * rows)), group).clamp_min(lowest))
     for part in parts:
         part.threshold.add_(torch.stack(shifts).mean()).clamp_(min=0)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from saes import TrainConfig, train
+from saes import SAE, JumpReLU, TrainConfig, train
 from saes.training import initial_state, train_dictionary
 from saes.training.calibration import calibrate
 from tests.saes.places import test_training as places
@@ -38,6 +39,20 @@ def test_jumprelu_has_the_number_asked_for_however_short_the_run(asked: float, t
     assert float(state.alone.encode(data[6144:] * state.scale).l0.float().mean()) == pytest.approx(asked, rel=0.05)
     sae = train(config, MemorySource(data[:6144]))
     assert float(sae.encode(data[6144:]).l0.float().mean()) == pytest.approx(8, rel=0.05)
+
+
+@pytest.mark.parametrize(("asked", "active"), [(1.0, 1.0), (3.0, 3.0), (6.0, 4.0)])
+def test_what_is_below_zero_does_not_count_as_near_its_threshold(asked: float, active: float) -> None:
+    """Latents 4 to 7 are below zero on every row and close below their thresholds, which no shift helps; the others
+    are far below theirs, and can be active. More than these four there cannot be."""
+    x = torch.rand(1000, 8, generator=torch.Generator().manual_seed(0)) + torch.tensor([1.0] * 4 + [-1.1] * 4)
+    sae = SAE(8, 8, JumpReLU(), subtract_b_dec=False)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.eye(8))
+        sae.b_enc.zero_()
+        sae.threshold.copy_(torch.tensor([5.0] * 4 + [0.05] * 4))
+    calibrate(sae, [[x]], asked)
+    assert float(sae.eval().encode(x).l0.float().mean()) == pytest.approx(active, rel=0.002)
 
 
 @pytest.mark.parametrize("kind", ["transcoders", "crosscoder"])
