@@ -150,7 +150,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
-        object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
+        if isinstance(self.adam_betas, list):
+            object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
 
     def peak_lr(self, d_in: int) -> float:
         """See ``lr``; ``d_in`` is the width that an SAE, or each part of a dictionary, reads."""
@@ -259,7 +260,9 @@ def check(config: TrainConfig) -> None:
 def _check_optimizer(config: TrainConfig) -> None:
     if config.optimizer not in KINDS:
         raise ValueError(f"optimizer is {config.optimizer!r}; it must be one of {', '.join(KINDS)}")
-    if not (len(config.adam_betas) == 2 and all(0 <= beta < 1 for beta in config.adam_betas)):
+    betas: Any = config.adam_betas
+    two = isinstance(betas, tuple) and len(betas) == 2 and all(isinstance(beta, float | int) for beta in betas)
+    if not (two and all(0 <= beta < 1 for beta in betas)):
         raise ValueError(f"adam_betas are {config.adam_betas}; they must be two numbers from 0 to below 1")
     if config.latent_shards > 1 and KINDS[config.optimizer].whole:
         able = ", ".join(name for name, kind in KINDS.items() if not kind.whole)

@@ -284,6 +284,8 @@ def test_the_optimiser_makes_a_run_another_one(tmp_path: Path) -> None:
     [
         ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of adam, signum, muon, soap"),
         ({"adam_betas": (0.9, 1.0)}, r"adam_betas are \(0.9, 1.0\); they must be two numbers from 0 to below 1"),
+        ({"adam_betas": 0.9}, "adam_betas are 0.9; they must be two numbers"),
+        ({"adam_betas": ("a", "b")}, "they must be two numbers from 0 to below 1"),
         ({"adam_betas": (0.9,)}, r"adam_betas are \(0.9,\); they must be two numbers"),
         ({"adam_eps": 0.0}, "adam_eps is 0.0; it must be above 0"),
         ({"optimizer": "muon", "latent_shards": 2}, "a step of muon takes all latents of a matrix together"),
