@@ -5,6 +5,7 @@ A page needs no widget. Without anywidget an explorer is made and saved; only in
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import Any
 
 from interp.arguments.extras import extra
@@ -24,7 +25,7 @@ class PlainTrait:
         self.name = name
 
     def __get__(self, of: Any, _owner: type) -> Any:
-        return self if of is None else of.__dict__["traits"].get(self.name, self.default)
+        return self if of is None else of.__dict__["traits"].setdefault(self.name, copy(self.default))
 
     def __set__(self, of: "Plain", value: Any) -> None:
         value = self.checked(value)
@@ -36,15 +37,16 @@ class PlainTrait:
                 see({"name": self.name, "old": before, "new": value})
 
     def checked(self, value: Any) -> Any:
-        """The value; ValueError where it, or what is in it, is of another kind."""
-        if self.kind is float and type(value) is int:
-            value = float(value)
+        """The value, lists and dictionaries as copies; ValueError where it, or what is in it, is of another kind."""
+        if (self.kind, type(value)) in ((float, int), (list, tuple)):
+            value = self.kind(value)
         if not issubclass(type(value), self.kind):
             raise ValueError(f"{self.name} is {value!r}; it is of the kind {self.kind.__name__}")
-        if self.item is not None:
-            for each in value.values() if self.kind is dict else value:
-                self.item.checked(each)
-        return value
+        if self.item is None:
+            return value
+        if self.kind is dict:
+            return {key: self.item.checked(each) for key, each in value.items()}
+        return [self.item.checked(each) for each in value]
 
 
 class Plain:

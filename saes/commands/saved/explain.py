@@ -113,7 +113,7 @@ def explain(
 
     chosen = None
     if latents is not None:
-        chosen, part = _one_part(read_latents(latents), part)
+        chosen, part = _one_part(latents, part)
     settings = Settings(
         scores=tuple(word.strip() for word in scored.scores.split(",")),
         **{name: value for name, value in vars(scored).items() if name != "scores"},
@@ -167,12 +167,16 @@ def _judge(kind: str, asked: JudgeOptions) -> "Judge":
     return LocalModel(asked.judge_model)
 
 
-def _one_part(chosen: list[tuple[int | None, int]], part: int | None) -> tuple[list[int], int | None]:
+def _one_part(latents: str, part: int | None) -> tuple[list[int], int | None]:
     """Numbers of latents, and the part that they are of."""
-    parts = {part, *(its for its, _ in chosen)} - {None}
+    chosen = read_latents(latents)
+    named = {its for its, _ in chosen}
+    if part is None and None in named and len(named) > 1:
+        raise ValueError(f"--latents {latents}: some are of a part, and some of none; give the part of each, or --part")
+    parts = {part, *named} - {None}
     if len(parts) > 1:
-        named = ", ".join(map(str, sorted(its for its in parts if its is not None)))
-        raise ValueError(f"latents of the parts {named}: explain one part at a time, each into a folder of its own")
+        which = ", ".join(map(str, sorted(its for its in parts if its is not None)))
+        raise ValueError(f"latents of the parts {which}: explain one part at a time, each into a folder of its own")
     return [latent for _, latent in chosen], next(iter(parts), None)
 
 

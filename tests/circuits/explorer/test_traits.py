@@ -32,6 +32,17 @@ def test_each_has_its_own_values_and_defaults() -> None:
     one.books = ["a"]
     assert (one.height, one.books) == (1.5, ["a"])
     assert (other.height, other.books, other.boxes) == (1.0, [], {})
+    one.boxes["x"] = ["a"]
+    given = ["b"]
+    one.books = given
+    given.append("c")
+    assert (one.boxes, one.books) == ({"x": ["a"]}, ["b"])
+    assert other.boxes == Shelf().boxes == {}
+
+
+def test_a_tuple_is_a_list_as_for_a_widget() -> None:
+    shelf = Shelf(books=("a", "b"), boxes={"x": ("a",)})
+    assert (shelf.books, shelf.boxes) == (["a", "b"], {"x": ["a"]})
 
 
 def test_values_are_checked_first() -> None:

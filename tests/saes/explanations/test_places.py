@@ -11,6 +11,7 @@ import torch
 import interp
 from interp.sites.site import Site
 from saes import SAE, ReLU
+from saes.commands.saved.explain import _one_part
 from saes.explanations import Settings, prepare
 from saes.explanations.effects import Clamping
 from saes.explanations.explained import explained_in
@@ -141,6 +142,14 @@ def test_what_is_not_defined_is_refused_by_name(embedded: Any, text: Text) -> No
         Clamping(
             backwards, embedded, Site.parse(LATER), [Site.parse(OUT[0])], torch.ones(1, 4).long(), torch.ones(1, 4) > 0
         ).logits(0, 1.0)
+
+
+def test_a_latent_without_its_part_is_not_taken_for_one_of_another_latents_part() -> None:
+    assert _one_part("0,2/5", 2) == ([0, 5], 2)
+    assert _one_part("2/0,2/5", None) == ([0, 5], 2)
+    assert _one_part("0,5", None) == ([0, 5], None)
+    with pytest.raises(ValueError, match="--latents 2,1/3: some are of a part, and some of none"):
+        _one_part("2,1/3", None)
 
 
 @pytest.mark.slow
