@@ -49,15 +49,15 @@ def read(folder: Path) -> Record:
     config = read_json(folder / _CONFIG)
     if config.get("reshape_activations") not in ("none", None, "hook_z"):
         raise ValueError(f"{folder}: reshape_activations is {config['reshape_activations']!r}, not none or hook_z")
+    architecture = config.get("architecture", "standard")
+    activation = _activation(_TRANSCODERS.get(architecture, architecture), config, folder)
     weights = renamed(read_safetensors(folder / _WEIGHTS), _NAMES, where=folder)
     if config.get("rescale_acts_by_decoder_norm"):
         norms = weights["W_dec"].norm(dim=-1)
         weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norms, weights["b_enc"] * norms
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
     check_sizes(weights, d_in=config.get("d_in"), d_sae=config.get("d_sae"), where=folder)
-    architecture = config.get("architecture", "standard")
     check_skip(weights, "skip" in str(architecture), said=f"architecture is {architecture!r}", where=folder)
-    activation = _activation(_TRANSCODERS.get(architecture, architecture), config, folder)
     subtract_b_dec = bool(config.get("apply_b_dec_to_input", True)) and architecture not in _TRANSCODERS
     weights, factor = _of_raw_inputs(weights, config, folder, subtract_b_dec=subtract_b_dec)
     return Record(

@@ -242,6 +242,9 @@ def check(config: TrainConfig) -> None:
         )
     if config.l0 is not None:
         _check_l0(config)
+    for name, weight in config.loss_weights.items():
+        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+            raise ValueError(f"loss_weights: {name} is {weight!r}; it must be a number of 0 or more")
     if unknown := sorted(set(config.loss_weights) - set(TERMS)):
         raise ValueError(f"there is no loss term {', '.join(unknown)}; there are {', '.join(TERMS)}")
     own = {"gate_l1": "gated", "gate_mse": "gated", "l0": "jumprelu", "tanh": "jumprelu", "pre_act": "jumprelu"}
@@ -251,6 +254,10 @@ def check(config: TrainConfig) -> None:
     _check_places(config)
     if config.decoder == "tied" and config.target_site is not None:
         raise ValueError("decoder='tied' is for SAEs: a transcoder's encoder and decoder belong to different sites")
+    if config.decoder == "tied" and config.d_sae == 1:
+        raise ValueError(
+            "d_sae is 1; with decoder='tied' it must be 2 or more: take decoder='unit_norm' for one latent"
+        )
     if config.normalise == "layer_norm" and config.target_site is not None:
         raise ValueError("normalise='layer_norm' is for SAEs: a transcoder's output has another mean and deviation")
     if config.skip and config.kind in (None, "crosscoder") and config.target_site is None:

@@ -102,7 +102,7 @@ def test_groups_and_pins_by_keyboard(window: Any, tmp_path: Path) -> None:
     for wrong, said in (("m1", "A node is called m1."), (" ", "A group needs a name.")):
         name.fill(wrong)
         page.get_by_role("button", name="Rename").click()
-        assert page.get_by_role("alert").inner_text() == said
+        page.get_by_role("alert").get_by_text(said, exact=True).wait_for()
         assert drawn(page, ".stage .node.group") == ["group 1"]
         assert name.input_value() == wrong.strip()
     name.fill(f"both {WILD}")
