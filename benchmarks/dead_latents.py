@@ -16,26 +16,15 @@ from pathlib import Path
 
 import torch
 from interleave import RESULTS, machine
-from sae_quality import BATCH, EMBEDDED, OURS, Rows, fvu, prepared
+from sae_quality import BATCH, EMBEDDED, OURS, Rows, figures_of, prepared
 
 from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
-from saes import SAE, TrainConfig, train
+from saes import TrainConfig, train
 
 WEIGHT = {"jumprelu": 1.0, "gated": 1.0, "relu": 1.0} | dict.fromkeys(("topk", "batchtopk", "matryoshka"), 1 / 32)
 """Of AuxK where it is on: the defaults, and for relu, which has none, what gated has."""
-
-
-@torch.no_grad()
-def figures(sae: SAE, x: torch.Tensor) -> dict[str, float]:
-    """FVU, active latents a row, and the share of latents that no row activates."""
-    times, active = torch.zeros(sae.d_sae), 0.0
-    for rows in x.split(4096):
-        latents = sae.encode(rows)
-        active += float(latents.l0.sum())
-        times += (latents.to_dense() != 0).sum(0)
-    return {"fvu": fvu(sae, x), "l0": active / len(x), "dead": float((times == 0).float().mean())}
 
 
 def shown(values: Sequence[float], digits: int) -> str:
@@ -74,7 +63,7 @@ def main() -> None:
                         loss_weights={"aux": WEIGHT[who] if revived else 0.0}, **number,  # type: ignore[arg-type]
                     )  # fmt: skip
                     shutil.rmtree(folder, ignore_errors=True)
-                    its.append(figures(train(config, Rows(data, EMBEDDED.model)), choice))
+                    its.append(figures_of(train(config, Rows(data, EMBEDDED.model)), choice))
                     shutil.rmtree(folder)
                 table.append({"k": k, "who": who, "aux": revived, "seeds": its})
                 cells = [shown([one[name] for one in its], n) for name, n in (("fvu", 4), ("l0", 1), ("dead", 3))]

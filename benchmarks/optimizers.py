@@ -26,13 +26,12 @@ from typing import Any
 
 import torch
 from interleave import RESULTS, machine
-from sae_quality import BATCH, EMBEDDED, SMOLLM2, Rows, Setting, prepared, summary
+from sae_quality import BATCH, EMBEDDED, SMOLLM2, Rows, Setting, figures_of, prepared, summary
 
-from interp import cache_activations, load_model, rows_for
 from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
-from saes import SAE, TrainConfig, train
+from saes import TrainConfig, train
 from saes.training.optimiser.kinds import KINDS
 
 MULTIPLES = (1.0, 0.4, 2.5)
@@ -112,27 +111,6 @@ class Runs:
             write_json(self.file, self.known)
             print(f"{name}: {found}", flush=True)
         return self.known[name]
-
-
-@torch.no_grad()
-def figures_of(sae: SAE, x: torch.Tensor) -> dict[str, float]:
-    """On one pass over ``x``; dead is the share of latents that no row activates."""
-    error = active = 0.0
-    seen = torch.zeros(sae.d_sae, dtype=torch.bool)
-    for rows in x.split(4096):
-        latents = sae.encode(rows)
-        error += float((rows - sae.decode(latents, rows)).square().sum())
-        active += float(latents.l0.sum())
-        seen[latents.indices[latents.values != 0]] = True
-    fvu = error / float((x - x.mean(0)).square().sum())
-    return {"fvu": fvu, "l0": active / len(x), "dead": 1 - float(seen.float().mean())}
-
-
-def held_out(out: Path, tokens: int) -> torch.Tensor:
-    """Activations of the held-out text."""
-    model = load_model("embedded", device="cpu")
-    rows = rows_for(model, TEXT_FOLDER / "heldout.jsonl", out / "heldout-tokens", tokens=tokens)
-    return cache_activations(model, rows, EMBEDDED.site, out / "heldout-acts").read(EMBEDDED.site)
 
 
 def optimizers(
@@ -220,7 +198,14 @@ def main() -> None:
         learning_rates(runs, (SMOLLM2_POINT,), who, SMOLLM2)
     else:
         rows, choice = prepared(EMBEDDED, out, options.text, options.distinct)
-        runs = Runs(out, rows, {"choice": choice, "held": held_out(out, options.heldout_tokens)})
+        runs = Runs(
+            out,
+            rows,
+            {
+                "choice": choice,
+                "held": EMBEDDED.activations(TEXT_FOLDER / "heldout.jsonl", options.heldout_tokens, out, "heldout-"),
+            },
+        )
         print(f"{len(rows):,} activations to train on, {len(choice):,} to choose by, batch {BATCH:,}\n")
         if options.learning_rates:
             learning_rates(runs, POINTS, options.learning_rates)

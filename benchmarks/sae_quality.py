@@ -36,7 +36,7 @@ from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
 from saes import SAE, TrainConfig, train
-from saes.evaluation.report import Report, evaluate_together
+from saes.evaluation.report import evaluate_together
 
 BATCH = 2048
 OURS = {
@@ -49,7 +49,9 @@ OURS = {
 }
 """Our variants, all with defaults: with k, or with --l0."""
 PEERS = ("sparsify", "saelens", "dictionary_learning")
-FIGURES = ("FVU", "L0", "dead", "CE recovered")
+FIGURES = {"fvu": ("FVU", 4), "l0": ("L0", 1), "dead": ("dead", 3), "ce_recovered": ("CE recovered", 4)}
+"""What is measured, with its title and digits. CE recovered is the embedded model's alone: it takes a pass of the model
+for every SAE."""
 
 
 def rates_of(peer: str, d_sae: int) -> tuple[float | None, ...]:
@@ -69,22 +71,14 @@ class Setting:
     drop_norm_above: float | None
     """Tokens of a larger norm, in medians, are neither trained on nor counted."""
 
-    def figures(self, report: Report) -> dict[str, float]:
-        """``FIGURES`` of one SAE. Where massive tokens do not count, CE added stands in for CE recovered, which is
-        against the ablation of all."""
-        if self.drop_norm_above is None:
-            found = (report.fvu, report.l0, report.dead_fraction, report.ce_recovered_zero)
-        else:
-            part = report.without_massive
-            assert part.fvu is not None
-            assert part.ce_difference is not None
-            found = (part.fvu, part.l0, report.dead_fraction, part.ce_difference)
-        return {name: one.value for name, one in zip(self.names, found, strict=True)}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the figures."""
-        return FIGURES if self.drop_norm_above is None else (*FIGURES[:-1], "CE added")
+    def activations(self, text: Path, tokens: int, out: Path, name: str = "") -> torch.Tensor:
+        """Of up to so many tokens of ``text``; kept in ``out``."""
+        model = load_model(self.model, device="cpu")
+        rows = rows_for(model, text, out / f"{name}tokens", tokens=tokens)
+        masks = Masks(drop_norm_above=self.drop_norm_above)
+        return cache_activations(model, rows, self.site, out / f"{name}acts", masks=masks, progress=True).read(
+            self.site
+        )
 
 
 EMBEDDED = Setting(model="embedded", site="blocks.2.hook_resid_post", d_sae=768, drop_norm_above=None)
@@ -130,11 +124,7 @@ def prepared(setting: Setting, out: Path, text: Path, distinct: int) -> tuple[to
     """Rows to train on, and rows to choose by: the last tenth of the training text."""
     file = out / "rows.safetensors"
     if not file.is_file():
-        model = load_model(setting.model, device="cpu")
-        rows = rows_for(model, text, out / "tokens", tokens=distinct)
-        masks = Masks(drop_norm_above=setting.drop_norm_above)
-        store = cache_activations(model, rows, setting.site, out / "acts", masks=masks, progress=True)
-        x = store.read(setting.site)
+        x = setting.activations(text, distinct, out)
         cut = len(x) * 9 // 10 // 256 * 256
         save_file({"x": x[:cut].contiguous(), "choice": x[cut:].contiguous()}, file)
     found = load_file(file)
@@ -142,9 +132,17 @@ def prepared(setting: Setting, out: Path, text: Path, distinct: int) -> tuple[to
 
 
 @torch.no_grad()
-def fvu(sae: SAE, x: torch.Tensor) -> float:
-    error = sum(float((rows - sae(rows)).square().sum()) for rows in x.split(4096))
-    return error / float((x - x.mean(0)).square().sum())
+def figures_of(sae: SAE, x: torch.Tensor) -> dict[str, float]:
+    """FVU, active latents a row, and the share of latents that no row activates."""
+    error = active = 0.0
+    seen = torch.zeros(sae.d_sae, dtype=torch.bool)
+    for rows in x.split(4096):
+        latents = sae.encode(rows)
+        error += float((rows - sae.decode(latents, rows)).square().sum())
+        active += float(latents.l0.sum())
+        seen[latents.indices[latents.values != 0]] = True
+    fvu = error / float((x - x.mean(0)).square().sum())
+    return {"fvu": fvu, "l0": active / len(x), "dead": 1 - float(seen.float().mean())}
 
 
 def train_ours(setting: Setting, one: Trained, rows: torch.Tensor) -> None:
@@ -194,7 +192,9 @@ def best_rates(
     """For each peer, k and budget the rate of the SAE that rebuilds the rows to choose by best."""
     found: dict[tuple[str, int, int], list[tuple[float, float | None]]] = {}
     for one in asked:
-        found.setdefault((one.who, one.k, one.tokens), []).append((fvu(load(setting, one), choice), one.lr))
+        found.setdefault((one.who, one.k, one.tokens), []).append(
+            (figures_of(load(setting, one), choice)["fvu"], one.lr)
+        )
     return {key: min(its, key=lambda pair: pair[0])[1] for key, its in found.items()}
 
 
@@ -209,13 +209,21 @@ def measured(setting: Setting, asked: Sequence[Trained], out: Path, heldout: int
     missing = [one for one in asked if one.name not in known]
     if not missing:
         return known
+    text = TEXT_FOLDER / "heldout.jsonl"
+    if setting is SMOLLM2:
+        x = setting.activations(text, heldout, out, "heldout-")
+        known |= {one.name: figures_of(load(setting, one), x) for one in missing}
+        write_json(file, known)
+        return known
     model = load_model(setting.model, device="cpu")
-    rows = rows_for(model, TEXT_FOLDER / "heldout.jsonl", out / "heldout", tokens=heldout)
+    rows = rows_for(model, text, out / "heldout", tokens=heldout)
     for begin in range(0, len(missing), 12):
         some = missing[begin : begin + 12]
         saes = [load(setting, one) for one in some]
-        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some), batch_rows=2)
-        known |= {one.name: setting.figures(report) for one, report in zip(some, reports, strict=True)}
+        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some))
+        for one, report in zip(some, reports, strict=True):
+            found = (report.fvu, report.l0, report.dead_fraction, report.ce_recovered_zero)
+            known[one.name] = {name: value.value for name, value in zip(FIGURES, found, strict=True)}
         write_json(file, known)
         print(f"measured {begin + len(some)} of {len(missing)}", flush=True)
     return known
@@ -289,13 +297,14 @@ def main() -> None:
                 table.append({"tokens": tokens, "k": k, "who": label, "lr": lr, "seeds": options.seeds, **found})
                 curves.setdefault((tokens, label), []).append(found)
     print(f"\n{len(rows):,} activations to train on, {len(choice):,} to choose by; {setting.d_sae:,} latents\n")
-    columns = ["activations", "k or L0 asked for", "SAE", *setting.names]
-    print(f"| {' | '.join(columns)} |\n|---:|---:|---{'|---:' * 4}|")
+    names = [name for name in FIGURES if name in table[0]]
+    columns = ["activations", "k or L0 asked for", "SAE", *(FIGURES[name][0] for name in names)]
+    print(f"| {' | '.join(columns)} |\n|---:|---:|---{'|---:' * len(names)}|")
     for line in table:
         rate = "" if line["lr"] is None else f" ({line['lr']:.2g})"
         cells = [f"{line['tokens']:,}", line["k"], line["who"] + rate]
-        for figure, digits in zip(setting.names, (4, 1, 3, 4), strict=True):
-            value, error = line[figure]
+        for figure in names:
+            (value, error), (_, digits) = line[figure], FIGURES[figure]
             cells.append(f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}"))
         print(f"| {' | '.join(map(str, cells))} |")
     about = machine()
@@ -317,11 +326,11 @@ def draw(curves: dict[tuple[int, str], list[dict[str, tuple[float, float | None]
         if tokens != budget:
             continue
         peer = "," in label
-        its = sorted(its, key=lambda found: found["L0"][0])
+        its = sorted(its, key=lambda found: found["l0"][0])
         figure.add_scatter(
-            x=[found["L0"][0] for found in its],
-            y=[found["FVU"][0] for found in its],
-            error_y={"array": [2 * (found["FVU"][1] or 0) for found in its], "thickness": 1},
+            x=[found["l0"][0] for found in its],
+            y=[found["fvu"][0] for found in its],
+            error_y={"array": [2 * (found["fvu"][1] or 0) for found in its], "thickness": 1},
             name=label if peer else f"deepfield {label}",
             mode="lines+markers",
             line={"dash": ("dot" if "default" in label else "dash") if peer else "solid"},
