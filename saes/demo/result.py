@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from interp.massive import SweepTable
 from interp.store.activation_store import ActivationStore
@@ -42,7 +43,7 @@ class SAEResult:
     """Its evaluation on held-out text."""
     dark_matter: Decomposition
     """Its error in a linear and a nonlinear part."""
-    curve: list[dict[str, float]]
+    curve: list[dict[str, Any]]
     """Lines of its training log."""
 
 
