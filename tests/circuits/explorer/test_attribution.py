@@ -184,9 +184,9 @@ def test_a_state_that_does_not_fit_changes_nothing(graph: Any, state: Any, messa
     assert explorer.view_state == before
 
 
-def test_details_of_a_latent(embedded: Any) -> None:
+def test_details_of_a_latent(embedded: Any, tmp_path: Path) -> None:
     """Its identity, where it is active, and passages: those that saes.top_examples finds."""
-    rows = interp.rows_for(embedded, interp.embedded.TEXT_FOLDER / "heldout.jsonl", "rows", tokens=2_000)
+    rows = interp.rows_for(embedded, interp.embedded.TEXT_FOLDER / "heldout.jsonl", tmp_path / "rows", tokens=2_000)
     graph = attribution_graph(embedded, "Emma and Tom went to the river. Tom", "embedded", max_nodes=64)
     one = graph.source.transcoders[1]
     text = Text(model=embedded, rows=rows, site=one.read, max_tokens=2_000)
