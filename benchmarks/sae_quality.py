@@ -309,7 +309,7 @@ def main() -> None:
         print(f"| {' | '.join(map(str, cells))} |")
     about = machine()
     print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
-    settings = {name: str(value) for name, value in vars(options).items()}
+    settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "text", "figure")}
     file = "-".join(map(str, [name, *options.tokens]))
     write_json(RESULTS / f"{file}.json", {"machine": about, "settings": settings, "table": table})
     if options.figure:
