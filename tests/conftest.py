@@ -10,7 +10,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["interp", "saes", "circuits"], "beartype.beartype").__enter__()
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from tests.left_out import (  # noqa: F401
@@ -20,6 +23,15 @@ from tests.left_out import (  # noqa: F401
     pytest_testnodedown,
     pytest_unconfigure,
 )
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums over several threads may be ordered otherwise than those of another process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from saes.convert import FORMATS, write
 from tests.peers.matrix import NEAR, OURS, READ, WRITTEN, Refused, Same, our_sae, read_table, written_table
 from tests.peers.worker_io import D_IN
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # as in the workers
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[1] / "docs" / "formats.md"
 # sparsify sums the decoder rows of active latents, as we do where they are few; the others multiply dense matrices.
@@ -48,15 +49,6 @@ def exchanged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return done[form]
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the workers: the order of sums may depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -1,7 +1,6 @@
 """Training of every kind: what it equals, that it resumes to the same bits, and what it finds where that is known."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +17,9 @@ from tests.saes.places.kinds import PlacesSource
 from tests.saes.sources import planted
 from tests.saes.training.killed import kill_in_the_middle, start_slowly
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parents[3]
 READS, WRITES = ("in0", "in1", "in2"), ("out0", "out1", "out2")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums over several threads may be ordered otherwise than those of another process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def source(rows: int = 1000) -> PlacesSource:

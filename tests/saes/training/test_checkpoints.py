@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,8 @@ from saes.training import loop
 from tests.saes.sources import MemorySource, planted
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS, STOPPED_AT = 12, 10
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,15 +47,6 @@ def killable(out: Path, activation: str) -> TrainConfig:
         lr=1e-3,
         dead_after_tokens=3 * 256,
     )
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums over several threads may be ordered otherwise than those of the killed process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

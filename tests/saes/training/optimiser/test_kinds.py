@@ -1,7 +1,6 @@
 """Every optimiser: what a step is, whatever lies how in memory; rows of norm 1; runs that are stopped and resumed."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,11 @@ from saes.training.plan import plan
 from tests.saes.places.kinds import PlacesSource
 from tests.saes.sources import MemorySource, planted
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BESIDE_ADAM = [name for name in KINDS if name != "adam"]
 LARGE = torch.tensor(1.0)
 STEPS, STOPPED_AT = 24, 17
 """With checkpoints at 7, 14 and 21; SOAP turns its directions at 11 and 21."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gradients(number: int) -> list[Tensor]:

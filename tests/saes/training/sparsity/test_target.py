@@ -43,20 +43,16 @@ def test_at_any_weight_that_it_starts_from(activation: str, l0: float, weight: f
     assert l0_on_held_out_rows(run) == pytest.approx(l0, rel=0.1)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("activation", ["jumprelu", "gated"])
 def test_an_interrupted_run_ends_with_the_same_bits(activation: str, tmp_path: Path) -> None:
     """What the controller has found is in the checkpoint, and which latents are dead; every weight is in the log."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        own = {"tokens": 30 * 128, "checkpoint_every": 7, "log_every": 1, "dead_after_tokens": 128}
-        run = config(tmp_path / "run", activation, 3.0, **own)
-        source = MemorySource(DATA[:2000])
-        straight = train(replace(run, out=tmp_path / "straight"), source)
-        _interrupt(run, source, step=17)
-        resumed = train(run, source)
-    finally:
-        torch.set_num_threads(threads)
+    own = {"tokens": 30 * 128, "checkpoint_every": 7, "log_every": 1, "dead_after_tokens": 128}
+    run = config(tmp_path / "run", activation, 3.0, **own)
+    source = MemorySource(DATA[:2000])
+    straight = train(replace(run, out=tmp_path / "straight"), source)
+    _interrupt(run, source, step=17)
+    resumed = train(run, source)
     for name, parameter in straight.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
     logs = [
