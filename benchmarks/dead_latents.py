@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from interleave import RESULTS, machine
-from sae_quality import BATCH, EMBEDDED, OURS, Rows, figures_of, prepared
+from sae_quality import BATCH, EMBEDDED, OURS, Rows, figures_of, prepared, shown, summary
 
 from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
@@ -25,14 +23,6 @@ from saes import TrainConfig, train
 
 WEIGHT = {"jumprelu": 1.0, "gated": 1.0, "relu": 1.0} | dict.fromkeys(("topk", "batchtopk", "matryoshka"), 1 / 32)
 """Of AuxK where it is on: the defaults, and for relu, which has none, what gated has."""
-
-
-def shown(values: Sequence[float], digits: int) -> str:
-    """Mean over seeds and its standard error."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) == 1:
-        return f"{mean} (n = 1)"
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
 
 
 def main() -> None:
@@ -66,11 +56,11 @@ def main() -> None:
                     its.append(figures_of(train(config, Rows(data, EMBEDDED.model)), choice))
                     shutil.rmtree(folder)
                 table.append({"k": k, "who": who, "aux": revived, "seeds": its})
-                cells = [shown([one[name] for one in its], n) for name, n in (("fvu", 4), ("l0", 1), ("dead", 3))]
-                print(f"| {k} | {who} | {'yes' if revived else 'no'} | {' | '.join(cells)} |", flush=True)
+                cells = " | ".join(shown(summary(its)))
+                print(f"| {k} | {who} | {'yes' if revived else 'no'} | {cells} |", flush=True)
     about = machine()
     print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
-    settings = {name: str(value) for name, value in vars(options).items()}
+    settings = {name: str(value) for name, value in vars(options).items() if name != "out"}
     write_json(RESULTS / "dead-latents.json", {"machine": about, "settings": settings, "table": table})
 
 

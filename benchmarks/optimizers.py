@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from interleave import RESULTS, machine
-from sae_quality import BATCH, EMBEDDED, SMOLLM2, Rows, Setting, figures_of, prepared, summary
+from sae_quality import BATCH, EMBEDDED, SMOLLM2, Rows, Setting, figures_of, prepared, shown, summary
 
 from interp.counts import parse_count
 from interp.embedded import TEXT_FOLDER
@@ -50,8 +50,8 @@ ADAMS: dict[str, dict[str, Any]] = {
 }
 """Beside Adam's default, betas 0.8 0.95 and eps 1e-18."""
 CONTESTANTS = {name: {"optimizer": name} for name in KINDS} | ADAMS
-FIGURES = {"fvu": 4, "l0": 1, "dead": 3}
-"""What is measured, and digits."""
+FIGURES = ("fvu", "l0", "dead")
+"""Of ``figures_of``."""
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
@@ -71,7 +71,7 @@ POINTS = (
     Point(k=16, steps=400, d_sae=3072),
     Point(k=16, steps=1950, rates=(1e-3, 2.9e-3, 6e-3)),
 )
-SMOLLM2_POINT = Point(k=32, steps=200, d_sae=4608, rates=(3.8e-4, 1e-3, 2e-3, 4e-3, 8e-3))
+SMOLLM2_POINT = Point(k=32, steps=200, d_sae=SMOLLM2.d_sae, rates=(3.8e-4, 1e-3, 2e-3, 4e-3, 8e-3))
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Runs:
             shutil.rmtree(folder, ignore_errors=True)
             began = time.process_time()
             try:
-                config = TrainConfig(site=setting.site, out=folder, batch_size=BATCH, **settings)
+                config = TrainConfig(site=setting.site, out=folder, **settings)
                 sae = train(config, Rows(self.rows, setting.model))
                 found = {"seconds": time.process_time() - began}
                 for where, x in self.measured_on.items():
@@ -114,19 +114,16 @@ class Runs:
 
 
 def optimizers(
-    runs: Runs, variants: list[str], contestants: list[str], tokens: int, seeds: int
+    runs: Runs, variants: list[str], contestants: list[str], seeds: int, **common: int
 ) -> list[dict[str, Any]]:
     """The table, of which it prints every line when it is known."""
     table = []
     print("| variant | optimiser | rate | FVU | L0 | dead | seconds |\n|---|---|---:|---:|---:|---:|---:|")
     for variant in variants:
         for who in contestants:
-            options = (
-                CONTESTANTS[who]
-                | VARIANTS[variant]
-                | {"activation": variant, "d_sae": EMBEDDED.d_sae, "tokens": tokens}
-            )
-            config = TrainConfig(site=EMBEDDED.site, out=runs.out, batch_size=BATCH, **options)
+            own = {"activation": variant, "d_sae": EMBEDDED.d_sae}
+            options = common | own | VARIANTS[variant] | CONTESTANTS[who]
+            config = TrainConfig(site=EMBEDDED.site, out=runs.out, **options)
             rates = [config.peak_lr(runs.rows.shape[1]) * multiple for multiple in MULTIPLES]
             if who in ADAMS:
                 rates = rates[:1]
@@ -137,14 +134,9 @@ def optimizers(
                 line = summary(its)
                 named = f"{rate:.2g}" + (" (default)" if rate == rates[0] else "") + (" best" * (best == rate))
                 table.append({"variant": variant, "who": who, "rate": rate, "choice": chosen, **line})
-                cells = [variant, who, named, *(shown(line[f"held.{figure}"], n) for figure, n in FIGURES.items())]
+                cells = [variant, who, named, *shown({name: line[f"held.{name}"] for name in FIGURES})]
                 print(f"| {' | '.join(cells)} | {line['seconds'][0]:.0f} |", flush=True)
     return table
-
-
-def shown(found: tuple[float, float | None], digits: int) -> str:
-    value, error = found
-    return f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}")
 
 
 def learning_rates(
@@ -155,9 +147,9 @@ def learning_rates(
         options |= CONTESTANTS[who]
     print("| model, d_in, d_sae | k | steps of 2,048 | rate: FVU (dead latents) |\n|---|---:|---:|---|")
     for point in points:
-        settings = {"k": point.k, "d_sae": point.d_sae, "tokens": point.steps * BATCH, **options}
+        settings = {"k": point.k, "d_sae": point.d_sae, "tokens": point.steps * BATCH, "batch_size": BATCH, **options}
         width = runs.rows.shape[1]
-        default = TrainConfig(site=setting.site, out=runs.out, batch_size=BATCH, **settings).peak_lr(width)
+        default = TrainConfig(site=setting.site, out=runs.out, **settings).peak_lr(width)
         cells = []
         for rate in point.rates if who == "adam" else (default / 2, default, default * 2):
             found = runs.figures(setting, lr=rate, seed=0, data_seed=0, **settings)
@@ -176,6 +168,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=TEXT_FOLDER / "train.jsonl", help="to train on")
     parser.add_argument("--distinct", type=parse_count, default=300_000, help="most activations; passes repeat them")
     parser.add_argument("--tokens", type=parse_count, default=400_000)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heldout-tokens", type=int, default=20_000)
     parser.add_argument("--variants", nargs="+", default=["topk", "jumprelu"], choices=list(VARIANTS))
@@ -198,21 +191,23 @@ def main() -> None:
         learning_rates(runs, (SMOLLM2_POINT,), who, SMOLLM2)
     else:
         rows, choice = prepared(EMBEDDED, out, options.text, options.distinct)
-        runs = Runs(
-            out,
-            rows,
-            {
-                "choice": choice,
-                "held": EMBEDDED.activations(TEXT_FOLDER / "heldout.jsonl", options.heldout_tokens, out, "heldout-"),
-            },
-        )
-        print(f"{len(rows):,} activations to train on, {len(choice):,} to choose by, batch {BATCH:,}\n")
+        held = EMBEDDED.activations(TEXT_FOLDER / "heldout.jsonl", options.heldout_tokens, out, "heldout-")
+        runs = Runs(out, rows, {"choice": choice, "held": held})
+        print(f"{len(rows):,} activations to train on, {len(choice):,} to choose by, batch {options.batch:,}\n")
         if options.learning_rates:
             learning_rates(runs, POINTS, options.learning_rates)
         else:
-            table = optimizers(runs, options.variants, options.contestants, options.tokens, options.seeds)
+            table = optimizers(
+                runs,
+                options.variants,
+                options.contestants,
+                options.seeds,
+                tokens=options.tokens,
+                batch_size=options.batch,
+            )
             settings = {name: str(value) for name, value in vars(options).items() if name not in ("out", "text")}
-            file = RESULTS / f"optimizers-{'-'.join(options.variants)}.json"
+            batch = "" if options.batch == BATCH else f"-{options.batch}"
+            file = RESULTS / f"optimizers-{'-'.join(options.variants)}{batch}.json"
             write_json(file, {"machine": about, "settings": settings, "table": table})
     print(f"\n{about['cpu']}, {about['cores']} cores, one thread, Python {about['python']}, {about['date']}.")
 

@@ -239,6 +239,16 @@ def summary(its: Sequence[dict[str, float]]) -> dict[str, tuple[float, float | N
     return found
 
 
+def shown(found: dict[str, tuple[float, float | None]]) -> list[str]:
+    """Those of ``FIGURES`` that were found, as cells of a table."""
+    cells = []
+    for name in FIGURES:
+        if name in found:
+            (value, error), (_, digits) = found[name], FIGURES[name]
+            cells.append(f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}"))
+    return cells
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded", choices=list(SETTINGS))
@@ -302,10 +312,7 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n|---:|---:|---{'|---:' * len(names)}|")
     for line in table:
         rate = "" if line["lr"] is None else f" ({line['lr']:.2g})"
-        cells = [f"{line['tokens']:,}", line["k"], line["who"] + rate]
-        for figure in names:
-            (value, error), (_, digits) = line[figure], FIGURES[figure]
-            cells.append(f"{value:.{digits}f}" + (" (n = 1)" if error is None else f" ± {error:.{digits}f}"))
+        cells = [f"{line['tokens']:,}", line["k"], line["who"] + rate, *shown(line)]
         print(f"| {' | '.join(map(str, cells))} |")
     about = machine()
     print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['date']}.")
