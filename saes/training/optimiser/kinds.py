@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 
 ADAM_BETAS = (0.8, 0.95)
-"""Shorter memories than is usual: FVU is 2 to 6 % lower for it in runs of 200 to 800 steps, at batches of 512 to 8,192,
-and 1 % in 2,000 steps (``docs/sae-quality.md``)."""
+"""Shorter memories than is usual: FVU is 1 to 5 % lower in runs of 200 to 2,000 steps (``docs/sae-quality.md``)."""
 ADAM_EPS = 1e-18
 """Only against 0 / 0: about the smallest number whose square float32 still holds. The loss is a mean over rows and
 dimensions, so that the root of the second moment of a latent that is rarely active can be 1e-8 and less: with
