@@ -49,9 +49,15 @@ OURS = {
 }
 """Our variants, all with defaults: with k, or with --l0."""
 PEERS = ("sparsify", "saelens", "dictionary_learning")
-FIGURES = {"fvu": ("FVU", 4), "l0": ("L0", 1), "dead": ("dead", 3), "ce_recovered": ("CE recovered", 4)}
-"""What is measured, with its title and digits. CE recovered is the embedded model's alone: it takes a pass of the model
-for every SAE."""
+FIGURES = {
+    "fvu": ("FVU", 4),
+    "l0": ("L0", 1),
+    "dead": ("dead", 3),
+    "ce_recovered": ("CE recovered", 4),
+    "ce_added": ("CE added (nats)", 4),
+}
+"""What is measured, with its title and digits. CE recovered is the embedded model's; of SmolLM2, whose massive tokens
+stay clean, it is what the SAE adds, on fewer tokens: it takes two passes of the model for every SAE."""
 
 
 def rates_of(peer: str, d_sae: int) -> tuple[float | None, ...]:
@@ -202,11 +208,13 @@ def load(setting: Setting, one: Trained) -> SAE:
     return SAE.load(one.folder, site=setting.site)
 
 
-def measured(setting: Setting, asked: Sequence[Trained], out: Path, heldout: int) -> dict[str, dict[str, float]]:
-    """Figures on the held-out text, by name; kept in ``out``."""
+def measured(
+    setting: Setting, asked: Sequence[Trained], out: Path, *, heldout: int, ce: int
+) -> dict[str, dict[str, float]]:
+    """Figures on the held-out text, by name; kept in ``out``. CE added is SmolLM2's, on ``ce`` tokens."""
     file = out / "measured.json"
     known: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
-    missing = [one for one in asked if one.name not in known]
+    missing = [one for one in asked if one.name not in known or (ce and "ce_added" not in known[one.name])]
     if not missing:
         return known
     text = TEXT_FOLDER / "heldout.jsonl"
@@ -214,16 +222,22 @@ def measured(setting: Setting, asked: Sequence[Trained], out: Path, heldout: int
         x = setting.activations(text, heldout, out, "heldout-")
         known |= {one.name: figures_of(load(setting, one), x) for one in missing}
         write_json(file, known)
-        return known
+        if not ce:
+            return known
     model = load_model(setting.model, device="cpu")
-    rows = rows_for(model, text, out / "heldout", tokens=heldout)
+    rows = rows_for(model, text, out / "heldout", tokens=ce or heldout)
     for begin in range(0, len(missing), 12):
         some = missing[begin : begin + 12]
         saes = [load(setting, one) for one in some]
-        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some))
+        batch_rows = 1 if setting is SMOLLM2 else 8
+        reports = evaluate_together(saes, model, rows, sites=[setting.site] * len(some), batch_rows=batch_rows)
         for one, report in zip(some, reports, strict=True):
+            if setting is SMOLLM2:
+                assert report.without_massive.ce_difference is not None
+                known[one.name]["ce_added"] = report.without_massive.ce_difference.value
+                continue
             found = (report.fvu, report.l0, report.dead_fraction, report.ce_recovered_zero)
-            known[one.name] = {name: value.value for name, value in zip(FIGURES, found, strict=True)}
+            known[one.name] = {name: value.value for name, value in zip(FIGURES, found, strict=False)}
         write_json(file, known)
         print(f"measured {begin + len(some)} of {len(missing)}", flush=True)
     return known
@@ -261,6 +275,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--heldout-tokens", type=int, default=20_000)
+    parser.add_argument("--ce-tokens", type=parse_count, default=0, help="of SmolLM2: tokens for CE added (0: none)")
     parser.add_argument("--ours", nargs="*", default=list(OURS), choices=list(OURS))
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--figure", type=Path, help="an SVG of FVU against L0")
@@ -296,7 +311,8 @@ def main() -> None:
         if one.who in OURS and not (Path(one.folder) / "cfg.json").is_file():
             train_ours(setting, one, rows)
             print(f"trained {one.name}", flush=True)
-    known = measured(setting, everything, out, options.heldout_tokens)
+    ce = options.ce_tokens if setting is SMOLLM2 else 0
+    known = measured(setting, everything, out, heldout=options.heldout_tokens, ce=ce)
 
     table, curves = [], {}
     for tokens in options.tokens:

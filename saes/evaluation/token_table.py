@@ -103,7 +103,8 @@ class TokenTable(NormTable):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the model was run for: as few times a batch as there are losses, four or five."""
+    """What the model was run for: as few times a batch as there are losses, four or five; of further SAEs of the same
+    place one or two."""
 
     table: TokenTable
     """The numbers of every measured token."""
@@ -180,13 +181,17 @@ def measure_together(
     """Run the model over the first ``count`` rows, and keep nothing wider than a number a token and SAE.
 
     Three sweeps, since the mean, and which tokens are massive, are known only after the first: clean (one run for all
-    SAEs), each SAE spliced and zero; spliced without massive tokens, in batches that have some; mean. Each later sweep
-    looks at the clean activation in the run that replaces it. An SAE's figures are those of measuring it alone.
+    SAEs), zero (one for all SAEs of a place) and each SAE spliced; each spliced without massive tokens, in batches that
+    have some; mean (one for all SAEs of a place). Each later sweep looks at the clean activation in the run that
+    replaces it. An SAE's figures are those of measuring it alone.
 
     Raises ValueError where an SAE has another width than its site, or its target runs before it.
     """
     device = next(model.parameters()).device
-    gathering = [_Gathering(member) for member in members]
+    every = [_OfSAE(member) for member in members]
+    places = {(one.site, one.target): _AtPlace([]) for one in members}
+    for one in every:
+        places[one.member.site, one.member.target].saes.append(one)
 
     def batches(sweep: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         steps = row_batches(rows, count, batch_rows, device=device)
@@ -196,81 +201,63 @@ def measure_together(
     for ids, documents, kept in batches("first"):
         seen: dict[Site, Tensor] = {}
         clean = edited_logits(model, ids, looking([s for m in members for s in (m.site, m.target)], seen))
-        for one in gathering:
-            _check_fit(one.member, seen)
-            one.first(model, ids, documents, kept, seen, clean)
-    for one in gathering:
-        one.find_massive()
+        for member in members:
+            _check_fit(member, seen)
+        for place in places.values():
+            place.first(model, ids, documents, kept, seen, clean)
+    for place in places.values():
+        place.find_massive()
     for number, (ids, _, kept) in enumerate(batches("second")):
-        for one in gathering:
-            one.without_massive(number, model, ids, kept)
-    for one in gathering:
-        one.find_means()
+        for place in places.values():
+            place.without_massive(number, model, ids, kept)
     for ids, _, kept in batches("third"):
-        for one in gathering:
-            one.about_means(model, ids, kept)
-    return [one.measured() for one in gathering]
+        for place in places.values():
+            place.about_means(model, ids, kept)
+    return [places[one.member.site, one.member.target].measured(one) for one in every]
 
 
-class _Gathering:
-    """What is kept of one SAE, a sweep at a time."""
+class _Columns:
+    """Of some columns the values of every batch so far."""
 
-    def __init__(self, member: Placed) -> None:
-        self.member, sae = member, member.sae
-        self.columns: dict[str, list[Tensor]] = defaultdict(list)
-        self.norms: list[Tensor] = []
-        self.active = torch.zeros(sae.d_sae, dtype=torch.int64)
-        self.total, self.total_massive = (
-            torch.zeros(sae.d_out, dtype=torch.float64, device=sae.W_enc.device) for _ in range(2)
-        )
+    def __init__(self) -> None:
+        self.parts: dict[str, list[Tensor]] = defaultdict(list)
 
     def keep(self, kept: Tensor, **values: Tensor) -> None:
         """The values of measured tokens."""
         for name, value in values.items():
-            self.columns[name].append(value[kept].cpu())
+            self.parts[name].append(value[kept].cpu())
 
-    def first(
-        self, model: Model, ids: Tensor, documents: Tensor, kept: Tensor, seen: dict[Site, Tensor], clean: Tensor
-    ) -> None:
-        """Of a batch what the clean run shows, and the runs with the reconstruction and with zero in its place."""
+
+class _OfSAE(_Columns):
+    """What is kept of one SAE, a sweep at a time."""
+
+    def __init__(self, member: Placed) -> None:
+        super().__init__()
+        self.member = member
+        self.active = torch.zeros(member.sae.d_sae, dtype=torch.int64)
+
+    def first(self, model: Model, ids: Tensor, kept: Tensor, seen: dict[Site, Tensor], clean: Tensor) -> None:
+        """Of a batch the run with the reconstruction in the activation's place."""
         sae, target = self.member.sae, self.member.target
         given = seen[self.member.site].to(sae.W_enc.dtype)
         latents = sae.encode(given)
         x, z, z_hat = seen[self.member.site].float(), seen[target].float(), sae.decode(latents, given).float()
         spliced = spliced_logits(model, ids, target, z_hat, where=kept)
-        zero = spliced_logits(model, ids, target, torch.zeros_like(z), where=kept)
         self.keep(
             kept,
-            documents=documents,
-            positions=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
-            predicts=functional.pad(kept[:, 1:], (0, 1)),
             error=(z - z_hat).square().sum(-1),
             cosine=functional.cosine_similarity(z, z_hat, dim=-1),
             **norms(sae, x, z, latents, z_hat),
-            kl=metrics.kl(clean, spliced),
-            ce_clean=_loss(clean, ids),
+            # A row at a time: the probabilities of a whole batch are several times its logits.
+            kl=torch.stack([metrics.kl(*pair) for pair in zip(clean, spliced, strict=True)]),
             ce_spliced=_loss(spliced, ids),
-            ce_zero=_loss(zero, ids),
         )
-        self.norms.append(x.norm(dim=-1)[kept].cpu())
         chosen = latents.indices[(latents.values != 0) & kept[..., None]]
         self.active += torch.bincount(chosen, minlength=sae.d_sae).cpu()
-        self.total += z[kept].double().sum(0)
 
-    def find_massive(self) -> None:
-        """After the first sweep: which tokens are massive."""
-        if not sum(map(len, self.norms)):
-            raise ValueError("no token is left to evaluate on: every token is special or left out; give more text")
-        self.massive_norm = MASSIVE_TIMES * float(torch.cat(self.norms).median())
-        self.columns["massive"] = [part > self.massive_norm for part in self.norms]
-
-    def without_massive(self, number: int, model: Model, ids: Tensor, kept: Tensor) -> None:
-        """Of a batch the run with the reconstruction in place of the tokens that are not massive."""
+    def without_massive(self, model: Model, ids: Tensor, kept: Tensor, massive: Tensor) -> Tensor:
+        """Of a batch the run with the reconstruction in place of the tokens that are not massive; the clean target."""
         member, seen = self.member, dict[Site, Tensor]()
-        massive = torch.zeros_like(kept).masked_scatter(kept, self.columns["massive"][number].to(kept.device))
-        if not massive.any():
-            self.columns["ce_ordinary"].append(self.columns["ce_spliced"][number])
-            return
         logits = spliced_logits(
             model,
             ids,
@@ -280,30 +267,76 @@ class _Gathering:
             before=looking((member.site, member.target), seen),
         )
         self.keep(kept, ce_ordinary=_loss(logits, ids))
-        self.total_massive += seen[member.target].float()[massive].double().sum(0)
+        return seen[member.target].float()
 
-    def find_means(self) -> None:
-        """After the second sweep: means of all tokens and of those that are not massive."""
-        is_massive = torch.cat(self.columns["massive"])
-        self.mean = (self.total / len(is_massive)).float()
-        self.ordinary_mean = ((self.total - self.total_massive) / (~is_massive).sum()).float()
+
+class _AtPlace(_Columns):
+    """What is kept of a place, whichever SAE is there: the clean activation, and the runs without it; and its SAEs."""
+
+    def __init__(self, saes: list[_OfSAE]) -> None:
+        super().__init__()
+        self.saes = saes
+        self.norms: list[Tensor] = []
+        self.total = self.total_massive = torch.zeros((), dtype=torch.float64)
+
+    def first(
+        self, model: Model, ids: Tensor, documents: Tensor, kept: Tensor, seen: dict[Site, Tensor], clean: Tensor
+    ) -> None:
+        """Of a batch what the clean run shows, and the runs with zero and with each reconstruction in its place."""
+        member = self.saes[0].member
+        z = seen[member.target].float()
+        zero = spliced_logits(model, ids, member.target, torch.zeros_like(z), where=kept)
+        self.keep(
+            kept,
+            documents=documents,
+            positions=torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+            predicts=functional.pad(kept[:, 1:], (0, 1)),
+            ce_clean=_loss(clean, ids),
+            ce_zero=_loss(zero, ids),
+        )
+        del zero
+        self.norms.append(seen[member.site].float().norm(dim=-1)[kept].cpu())
+        self.total = self.total.to(z.device) + z[kept].double().sum(0)
+        for one in self.saes:
+            one.first(model, ids, kept, seen, clean)
+
+    def find_massive(self) -> None:
+        """After the first sweep: which tokens are massive."""
+        if not sum(map(len, self.norms)):
+            raise ValueError("no token is left to evaluate on: every token is special or left out; give more text")
+        self.massive_norm = MASSIVE_TIMES * float(torch.cat(self.norms).median())
+        self.parts["massive"] = [part > self.massive_norm for part in self.norms]
+
+    def without_massive(self, number: int, model: Model, ids: Tensor, kept: Tensor) -> None:
+        """Of a batch the runs with a reconstruction in place of the tokens that are not massive."""
+        massive = torch.zeros_like(kept).masked_scatter(kept, self.parts["massive"][number].to(kept.device))
+        if not massive.any():
+            for one in self.saes:
+                one.parts["ce_ordinary"].append(one.parts["ce_spliced"][number])
+            return
+        for one in self.saes:
+            z = one.without_massive(model, ids, kept, massive)
+        self.total_massive = self.total_massive.to(z.device) + z[massive].double().sum(0)
 
     def about_means(self, model: Model, ids: Tensor, kept: Tensor) -> None:
         """Of a batch the run with the mean in the activation's place, and squares about means."""
-        target, seen = self.member.target, dict[Site, Tensor]()
-        logits = spliced_logits(model, ids, target, self.mean, where=kept, before=looking([target], seen))
+        target, seen = self.saes[0].member.target, dict[Site, Tensor]()
+        is_massive = torch.cat(self.parts["massive"])
+        mean = (self.total / len(is_massive)).float()
+        ordinary = ((self.total - self.total_massive.to(mean.device)) / (~is_massive).sum()).float()
+        logits = spliced_logits(model, ids, target, mean, where=kept, before=looking([target], seen))
         z = seen[target].float()
         self.keep(
             kept,
-            variance=(z - self.mean).square().sum(-1),
-            variance_ordinary=(z - self.ordinary_mean).square().sum(-1),
+            variance=(z - mean).square().sum(-1),
+            variance_ordinary=(z - ordinary).square().sum(-1),
             ce_mean=_loss(logits, ids),
         )
 
-    def measured(self) -> Measured:
-        """All of it."""
-        table = TokenTable(**{name: torch.cat(parts) for name, parts in self.columns.items()})
-        return Measured(table=table, active=self.active, massive_norm=self.massive_norm)
+    def measured(self, one: _OfSAE) -> Measured:
+        """All of one of its SAEs."""
+        columns = {name: torch.cat(parts) for name, parts in (self.parts | one.parts).items()}
+        return Measured(table=TokenTable(**columns), active=one.active, massive_norm=self.massive_norm)
 
 
 def _check_fit(member: Placed, seen: dict[Site, Tensor]) -> None:
