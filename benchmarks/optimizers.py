@@ -62,6 +62,7 @@ class Point:
     k: int
     steps: int
     d_sae: int = EMBEDDED.d_sae
+    batch: int = BATCH
     rates: tuple[float, ...] = RATES
 
 
@@ -70,6 +71,10 @@ POINTS = (
     Point(k=32, steps=200),
     Point(k=16, steps=400, d_sae=3072),
     Point(k=16, steps=1950, rates=(1e-3, 2.9e-3, 6e-3)),
+    Point(k=16, steps=782, batch=512, rates=(4e-3, 6e-3, 8e-3)),
+    Point(k=8, steps=196, batch=8192, rates=(8e-3, 1.4e-2, 2e-2)),
+    Point(k=16, steps=196, batch=8192, rates=(8e-3, 1.4e-2, 2e-2)),
+    Point(k=32, steps=196, batch=8192, rates=(8e-3, 1.4e-2, 2e-2)),
 )
 SMOLLM2_POINT = Point(k=32, steps=200, d_sae=SMOLLM2.d_sae, rates=(3.8e-4, 1e-3, 2e-3, 4e-3, 8e-3))
 
@@ -145,9 +150,10 @@ def learning_rates(
     """The table of rates: of Adam those of the points, of others half, once and twice the default."""
     if who != "adam":
         options |= CONTESTANTS[who]
-    print("| model, d_in, d_sae | k | steps of 2,048 | rate: FVU (dead latents) |\n|---|---:|---:|---|")
+    print("| model, d_in, d_sae | k | steps | batch | rate: FVU (dead latents) |\n|---|---:|---:|---:|---|")
     for point in points:
-        settings = {"k": point.k, "d_sae": point.d_sae, "tokens": point.steps * BATCH, "batch_size": BATCH, **options}
+        tokens = point.steps * point.batch
+        settings = {"k": point.k, "d_sae": point.d_sae, "tokens": tokens, "batch_size": point.batch, **options}
         width = runs.rows.shape[1]
         default = TrainConfig(site=setting.site, out=runs.out, **settings).peak_lr(width)
         cells = []
@@ -156,7 +162,8 @@ def learning_rates(
             dead = round(found["choice.dead"] * point.d_sae)
             cells.append(f"{rate:.2g}: {found['choice.fvu']:.4f} ({dead:,})")
         print(
-            f"| {setting.model}, {width}, {point.d_sae:,} | {point.k} | {point.steps:,} | {'; '.join(cells)};"
+            f"| {setting.model}, {width}, {point.d_sae:,} | {point.k} | {point.steps:,} | {point.batch:,} |"
+            f" {'; '.join(cells)};"
             f" default {default:.2g} |",
             flush=True,
         )

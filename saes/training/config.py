@@ -69,7 +69,8 @@ class TrainConfig:
     """What moves the weights. Signum, Muon and SOAP move matrices, and Adam the biases and thresholds beside them."""
     lr: float | None = None
     """Peak learning rate; by default 0.08 / sqrt(d_in) (signum 0.03, muon 0.3), of relu twice, of afa a quarter of
-    that, in runs of more than 1000 steps times sqrt(1000 / steps)."""
+    that, in runs of more than 1000 steps times sqrt(1000 / steps), of Adam with batches of 2,048 to
+    8,192 times (batch / 2048)^0.4."""
     adam_betas: tuple[float, float] = ADAM_BETAS
     """How much of Adam's running means, of gradients and of their squares, each step keeps."""
     adam_eps: float = ADAM_EPS
@@ -157,7 +158,9 @@ class TrainConfig:
         """See ``lr``; ``d_in`` is the width that an SAE, or each part of a dictionary, reads."""
         if self.lr is not None:
             return self.lr
-        return KINDS[self.optimizer].default_rate(d_in, self.steps, self.build_activation().rate_scale)
+        return KINDS[self.optimizer].default_rate(
+            d_in, steps=self.steps, batch_size=self.batch_size, scale=self.build_activation().rate_scale
+        )
 
     @property
     def dead_after(self) -> int:

@@ -135,7 +135,7 @@ def test_another_run_in_the_folder_is_refused(config: TrainConfig) -> None:
     source = MemorySource(planted(1000, d=32)[0], {"data": "one"})
     train(config, source)
     with pytest.raises(
-        ValueError, match=r"holds another run \(train.lr: there .* sqrt\(1000 / steps\)\)', asked 0.1\)"
+        ValueError, match=r"holds another run \(train.lr: there .* sqrt\(1000 / steps\)\) .*', asked 0.1\)"
     ):
         train(replace(config, lr=0.1), source)
     with pytest.raises(ValueError, match=r"source.data: there 'one', asked 'two'"):

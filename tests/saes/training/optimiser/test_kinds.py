@@ -250,6 +250,18 @@ def test_its_default_rate_learns_what_was_planted(kind: str, tmp_path: Path) -> 
     assert fvu < 0.1
 
 
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "factor"),
+    [(1000, 512, 1), (1000, 2048, 1), (4000, 2048, 0.5), (1000, 4096, 2**0.4), (4000, 2**16, 4**0.4 / 2)],
+)
+def test_default_rate_of_longer_runs_and_larger_batches(
+    steps: int, batch_size: int, factor: float, tmp_path: Path
+) -> None:
+    run = replace(config(tmp_path, "adam"), tokens=steps * batch_size, batch_size=batch_size)
+    assert run.peak_lr(64) == pytest.approx(0.01 * factor)
+    assert replace(run, optimizer="muon").peak_lr(64) == pytest.approx(0.0375 * min(1, (1000 / steps) ** 0.5))
+
+
 def test_betas_and_eps_are_adams(tmp_path: Path) -> None:
     """They reach its steps, and make a run another one."""
     asked = {"adam_betas": (0.0, 0.9), "adam_eps": 1.0}
