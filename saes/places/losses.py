@@ -45,12 +45,15 @@ class Forward:
         """Of every part."""
         return tuple(p.latents for p in self.passes)
 
-    def term(self, name: str) -> Float[Tensor, ""]:
-        """The unweighted term of that name in ``saes.losses.TERMS``."""
-        of_part = _WRITTEN_TOGETHER.get(name)
-        if of_part is not None:
-            return of_part(self)
-        return _total([TERMS[name](p) for p in self.passes])
+    def term(self, name: str, factors: Sequence[float] | None = None) -> Float[Tensor, ""]:
+        """The unweighted term of that name in ``saes.losses.TERMS``; what every part has of it, times its factor, where
+        there are ``factors``: not of the terms that parts have together."""
+        of_all = _WRITTEN_TOGETHER.get(name)
+        if of_all is not None:
+            return of_all(self)
+        return _total(
+            [TERMS[name](p) * f for p, f in zip(self.passes, factors or [1.0] * len(self.passes), strict=True)]
+        )
 
     def side_by_side(self, values: Sequence[Tensor], places: range) -> Float[Tensor, "n _"]:
         """Some of the places' values, one behind another."""

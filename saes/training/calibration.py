@@ -5,8 +5,10 @@ The running mean of the smallest value kept is of weights that have changed sinc
 (after 200 steps at k 8, 4.8 latents a row in place of 8). With the final weights a few batches of the training data
 tell it.
 
-Of JumpReLU with a number of latents asked for (``TrainConfig.l0``): what the controller of its loss has missed, as in a
-short run at an L0 that it reaches from below, is made up for by one shift of all thresholds.
+Of JumpReLU, Gated and ReLU with a number of latents asked for (``TrainConfig.l0``): what the controller of their loss
+has missed, as in a short run, is made up for by one shift of a part's thresholds, or of its biases b_enc. Thresholds,
+and the biases of gates, are not in the value of a latent that stays active. ReLU's are, which costs nothing beyond what
+the other number of latents does: L1 leaves too few, and too small (``docs/sae-quality.md``).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saes.activations import BatchTopK, JumpReLU
+from saes.activations import BatchTopK, Gated, JumpReLU, ReLU
 from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
 from saes.selection import kth_largest
@@ -32,12 +34,19 @@ LEAST_BATCHES = 4
 
 
 @torch.no_grad()
-def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]], l0: float | None = None) -> None:
+def calibrate(
+    sae: SAE | Dictionary,
+    inputs: Iterable[Sequence[Float[Tensor, "n _"]]],
+    l0: float | None = None,
+    *,
+    together: bool = False,
+) -> None:
     """Set every part's threshold to the mean, over batches of what it reads in training, of the smallest score that
-    training would keep now; of JumpReLU shift all thresholds so that ``l0`` latents a part are active, if it is given.
-    Nothing where the activation has no such threshold, or no batch has a latent above zero."""
-    if isinstance(sae.activation, JumpReLU) and l0 is not None:
-        _shift_thresholds(sae, inputs, l0)
+    training would keep now; of JumpReLU, Gated and ReLU shift what keeps latents silent so that ``l0`` are active in
+    every part, or on average over parts that are taken ``together``, if it is given. Nothing where the activation has
+    no such weight, or no latent is above zero."""
+    if isinstance(sae.activation, JumpReLU | Gated | ReLU) and l0 is not None:
+        _shift(sae, inputs, l0, together=together)
     if not isinstance(sae.activation, BatchTopK):
         return
     sae.train()
@@ -52,19 +61,45 @@ def calibrate(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n 
             part.threshold.fill_(known.mean())
 
 
-def _shift_thresholds(sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]], l0: float) -> None:
-    group, shifts, parts = sae.group, [], parts_of(sae)
-    lowest = group.smallest(-torch.stack([part.threshold for part in parts]))  # all thresholds are 0 there
+def _shift(
+    sae: SAE | Dictionary, inputs: Iterable[Sequence[Float[Tensor, "n _"]]], l0: float, *, together: bool
+) -> None:
+    parts = parts_of(sae)
+    shifts = []
     for xs in inputs:
         reads = [sae.part_input(places, xs) for _, places in sae.placed()] if isinstance(sae, Dictionary) else xs
-        pre = [part.pre_activations(x) for part, x in zip(parts, reads, strict=True)]
-        # Below zero nothing is active, however low the threshold: what is there does not compete.
-        above = [(p - part.threshold).where(p > 0, -torch.inf) for part, p in zip(parts, pre, strict=True)]
-        scores = above[0] if len(above) == 1 else torch.cat(above, dim=-1)
-        rows = group.count(scores.numel()) // (sae.d_sae * group.latent_shards * len(parts))
-        shifts.append(kth_largest(scores, max(1, round(l0 * len(parts) * rows)), group).clamp_min(lowest))
-    for part in parts:
-        part.threshold.add_(torch.stack(shifts).mean()).clamp_(min=0)
+        scores = [_above(part, x) for part, x in zip(parts, reads, strict=True)]
+        shared = [torch.cat(scores, dim=-1)] if together and len(parts) > 1 else scores
+        shifts.append(torch.stack([_reached_by(its, l0, sae) for its in shared]))
+    mean = torch.stack(shifts).mean(0)
+    for part, shift in zip(parts, mean.expand(len(parts)), strict=True):
+        if isinstance(part.activation, JumpReLU):
+            part.threshold.add_(shift).clamp_(min=0)
+        else:
+            part.b_enc.sub_(shift)
+
+
+def _above(part: SAE, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
+    """How far every latent is above what keeps it silent. Minus infinity where it would be silent without that too,
+    which does not compete: JumpReLU's pre-activation, or Gated's magnitude, below zero."""
+    pre = part.pre_activations(x)
+    if isinstance(part.activation, JumpReLU):
+        return (pre - part.threshold).where(pre > 0, -torch.inf)
+    if isinstance(part.activation, Gated):
+        return pre.where((pre - part.b_enc) * part.r_mag.exp() + part.b_mag > 0, -torch.inf)
+    return pre
+
+
+def _reached_by(scores: Float[Tensor, "n latents"], l0: float, sae: SAE | Dictionary) -> Float[Tensor, ""]:
+    """The score that ``l0`` latents a part and row reach; where fewer can be active, all that can."""
+    group, latents = sae.group, sae.d_sae * sae.group.latent_shards
+    parts = scores.shape[-1] // sae.d_sae
+    rows = group.count(scores.numel()) // (latents * parts)
+    reached = kth_largest(scores, max(1, round(l0 * parts * rows)), group)
+    if reached.isfinite():
+        return reached
+    lowest = group.smallest(scores[scores.isfinite()])
+    return lowest.where(lowest.isfinite(), 0)
 
 
 def batch_count(tokens: int, batch_size: int) -> int:

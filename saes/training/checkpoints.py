@@ -46,8 +46,9 @@ class TrainState:
     """So are those at every place written; of an SAE equal to ``scales``."""
     silent: Int[Tensor, "*parts d_sae"]
     """Tokens since the last step in which each latent was active; of a dictionary over places a row a part."""
-    sparsity: float = 1.0
-    """What the weights of sparsity losses are multiplied with before the last error counts (``TrainConfig.l0``)."""
+    sparsity: tuple[float, ...] = (1.0,)
+    """What every part's weights of sparsity losses are multiplied with before the last error counts
+    (``TrainConfig.l0``)."""
     step: int = 0
     """How many steps are done."""
     finished: bool = False
@@ -110,7 +111,7 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
     if not group.leads:
         return
     header = {"step": state.step, "scale": _plain(state.scales), "target_scale": _plain(state.target_scales)}
-    header["sparsity"] = state.sparsity
+    header["sparsity"] = _plain(state.sparsity)
     sync_log(folder)
     path = folder / _CHECKPOINTS / f"step{state.step:09d}.safetensors"
     write_sealed(path, tensors, {"state": json.dumps(header)})
@@ -162,8 +163,10 @@ def _restore(state: TrainState, path: Path) -> None:
         raise ValueError(f"{path} does not hold the weights and moments of this run")
     try:
         header = json.loads(metadata["state"])
-        step, scales, target_scales = int(header["step"]), _scales(header["scale"]), _scales(header["target_scale"])
-        sparsity = float(header.get("sparsity", 1.0))  # files of before there was an L0 target
+        step, scales, target_scales = int(header["step"]), _numbers(header["scale"]), _numbers(header["target_scale"])
+        sparsity = _numbers(header.get("sparsity", 1.0))  # files of before there was an L0 target
+        if len(sparsity) == 1:  # and of before every part had its own
+            sparsity *= len(state.sparsity)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say which step it is of") from error
     for key, part in wanted.items():
@@ -171,12 +174,12 @@ def _restore(state: TrainState, path: Path) -> None:
     state.step, state.scales, state.target_scales, state.sparsity = step, scales, target_scales, sparsity
 
 
-def _plain(scales: tuple[float, ...]) -> float | list[float]:
+def _plain(numbers: tuple[float, ...]) -> float | list[float]:
     """As it is written: a number where there is one, as in the files before there were several places."""
-    return scales[0] if len(scales) == 1 else list(scales)
+    return numbers[0] if len(numbers) == 1 else list(numbers)
 
 
-def _scales(written: Any) -> tuple[float, ...]:
+def _numbers(written: Any) -> tuple[float, ...]:
     return tuple(map(float, written)) if isinstance(written, list) else (float(written),)
 
 

@@ -45,7 +45,8 @@ class TrainConfig:
     writes: tuple[str, ...] = ()
     """Places that transcoders and clt write, one for each that is read, for example blocks.*.hook_mlp_out."""
     budget: Literal["part", "all"] = "part"
-    """batchtopk of transcoders and clt: part, every layer has its own k; all, layers share k times their number."""
+    """--k of batchtopk, and --l0, of transcoders and clt: part, every layer has so many latents active; all, layers
+    share that times their number, so that it is their mean."""
     target_site: str | None = None
     """A transcoder's output, for example blocks.2.hook_mlp_out for the site blocks.2.hook_mlp_in."""
     skip: bool = False
@@ -55,8 +56,9 @@ class TrainConfig:
     k: int | None = None
     """Latents active at once: topk each, batchtopk and matryoshka on average; the others find their own number."""
     l0: float | None = None
-    """Latents active a token that relu, gated and jumprelu are brought to, on average, while they are trained: their
-    weight of the sparsity loss is controlled. By default the weight is kept, and they find their own number."""
+    """Latents active a token, on average, that relu, gated and jumprelu are brought to while they are trained, by the
+    weight of their sparsity loss: of transcoders and clt in each layer (see --budget), whereas l0 in the log is the sum
+    over layers. By default the weight is kept, and they find their own number."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of the activation, such as bandwidth of jumprelu."""
     d_sae: int = 8192
@@ -305,7 +307,7 @@ def _check_places(config: TrainConfig) -> None:
         if config.reads or config.writes:
             raise ValueError("reads and writes are for a kind (transcoders, clt, crosscoder); an SAE has a site")
         if config.budget != "part":
-            raise ValueError("budget is for a kind of several parts: an SAE has one k")
+            raise ValueError("budget is for a kind of several parts: an SAE has one k, or l0")
         return
     if config.site is not None or config.target_site is not None:
         raise ValueError(f"a {config.kind} has reads and writes; leave site and target_site out")
@@ -317,5 +319,7 @@ def _check_places(config: TrainConfig) -> None:
         raise ValueError(f"normalise='layer_norm' is for SAEs of one site, not for a {config.kind}: variance")
     if config.init_from is not None:
         raise ValueError(f"init_from is for SAEs of one site, not for a {config.kind}; leave it out")
-    if config.budget == "all" and config.activation not in ("batchtopk", "matryoshka"):
-        raise ValueError(f"budget='all' is for batchtopk and matryoshka; {config.activation} has no budget to share")
+    if config.budget == "all" and config.l0 is None and config.activation not in ("batchtopk", "matryoshka"):
+        raise ValueError(
+            f"budget='all' is for batchtopk and matryoshka, and for an l0; {config.activation} has no budget to share"
+        )

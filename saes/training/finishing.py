@@ -19,7 +19,7 @@ STEPS = "steps"
 
 def finish(state: TrainState, config: TrainConfig, store: Source) -> None:
     """In place: what is trained is ready to be used and saved."""
-    calibrate(state.sae, first_inputs(state, config, store), config.l0)
+    calibrate(state.sae, first_inputs(state, config, store), config.l0, together=config.budget == "all")
     collect(state.sae)
     if isinstance(state.sae, SAE):
         state.sae.fold_scales(state.scale, state.target_scales[0])

@@ -56,7 +56,7 @@ def initial_state(
             d_sae=config.d_sae,
             activation=config.build_activation(),
             skip=config.skip,
-            budget=config.budget,
+            budget="part" if config.l0 else config.budget,  # that of an L0 is in the weights of its losses
             provenance=provenance,
         )
         dictionary.initialise(seed=config.seed, means=means)
@@ -106,7 +106,7 @@ def fresh_state(
     optimizer = made_by(learned)
     shape = (sae.d_sae,) if isinstance(sae, SAE) else (len(parts), sae.d_sae)
     silent = torch.zeros(shape, dtype=torch.int64, device=parts[0].W_enc.device)
-    return TrainState(sae.train(), optimizer, scales, target_scales, silent)
+    return TrainState(sae.train(), optimizer, scales, target_scales, silent, (1.0,) * len(parts))
 
 
 def device_of(config: TrainConfig) -> torch.device:

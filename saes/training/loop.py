@@ -326,7 +326,10 @@ def train_step(
         state.metrics = _metrics(forward, latents, targets, x_hats, found, gradient, state) if logged else {}
         if logged and config.l0 is not None:
             own = config.weights(parts_of(sae)[0].activation)
-            state.metrics |= {f"weight.{name}": own[name] * factor for name, factor in sparsity.items()}
+            for name, factors in sparsity.items():
+                state.metrics[f"weight.{name}"] = own[name] * sum(factors) / len(factors)
+                if len(factors) > 1:
+                    state.metrics |= {f"weight.{name}.{i}": own[name] * factor for i, factor in enumerate(factors)}
 
 
 def _power(values: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -391,15 +394,21 @@ def update(
     return gradient
 
 
-def _sparsity(state: TrainState, latents: Sequence[Latents], config: TrainConfig) -> dict[str, float]:
-    """What the weight of each sparsity term is multiplied with in this step: it grows over the warm-up, or brings L0 to
-    what was asked for, whose state moves on."""
+def _sparsity(state: TrainState, latents: Sequence[Latents], config: TrainConfig) -> dict[str, list[float]]:
+    """What every part's weight of each sparsity term is multiplied with in this step: it grows over the warm-up, or
+    brings L0 to what was asked for, whose state moves on. Parts that share a budget have the same."""
     if config.l0 is None:
-        return dict.fromkeys(SPARSITY, min(1.0, (state.step + 1) / max(1.0, config.sparsity_warmup * config.steps)))
-    l0 = sum(_mean_l0(its, state) for its in latents) / len(latents)
+        factor = min(1.0, (state.step + 1) / max(1.0, config.sparsity_warmup * config.steps))
+        return dict.fromkeys(SPARSITY, [factor] * len(latents))
+    l0 = [_mean_l0(its, state) for its in latents]
+    if config.budget == "all":
+        l0 = [sum(l0) / len(l0)] * len(l0)
     terms = [term for term in config.weights(parts_of(state.sae)[0].activation) if term in SPARSITY]
-    now = {term: weight_factor(state.sparsity, l0, config.l0, term=term) for term in terms}
-    state.sparsity = next_factor(state.sparsity, l0, config.l0, steps=config.steps, terms=terms)
+    its = list(zip(state.sparsity, l0, strict=True))
+    now = {term: [weight_factor(factor, found, config.l0, term=term) for factor, found in its] for term in terms}
+    state.sparsity = tuple(
+        next_factor(factor, found, config.l0, steps=config.steps, terms=terms) for factor, found in its
+    )
     return now
 
 
@@ -409,16 +418,19 @@ def _mean_l0(latents: Latents, state: TrainState) -> float:
 
 
 def loss_terms(
-    forward: Pass | Forward, config: TrainConfig, *, sparsity: Mapping[str, float]
+    forward: Pass | Forward, config: TrainConfig, *, sparsity: Mapping[str, Sequence[float]]
 ) -> dict[str, Float[Tensor, ""]]:
-    """The weighted terms of the loss; those of sparsity are multiplied with ``sparsity``."""
+    """The weighted terms of the loss; those of sparsity are multiplied with ``sparsity``, which has a factor a part."""
     terms = {}
     activation = forward.sae.activation if isinstance(forward, Pass) else forward.dictionary.activation
     for name, weight in config.weights(activation).items():
         if name == "aux" and not forward.n_dead:
             continue
-        term = TERMS[name](forward) if isinstance(forward, Pass) else forward.term(name)
-        terms[name] = weight * sparsity.get(name, 1.0) * term
+        factors = sparsity.get(name)
+        if isinstance(forward, Pass):
+            terms[name] = weight * (factors[0] if factors else 1.0) * TERMS[name](forward)
+        else:
+            terms[name] = weight * forward.term(name, factors)
     return terms
 
 

@@ -1,5 +1,7 @@
 """A training state on several processes: each gets its part from the leader, and a whole SAE is put together again."""
 
+from itertools import chain, islice
+
 import torch
 
 from saes.distributed.group import ALONE, Group
@@ -15,10 +17,11 @@ def spread(state: TrainState, group: Group) -> None:
     All processes bring a state of the whole SAE, as before the first step; only the leader's numbers count.
     """
     sae, moments = state.sae, state.optimizer.state
-    numbers = (state.step, state.finished, state.sparsity, *state.scales, *state.target_scales)
-    step, finished, state.sparsity, *scales = group.agree(list(map(float, numbers)))
-    state.step, state.finished = int(step), bool(finished)
-    state.scales, state.target_scales = tuple(scales[: len(state.scales)]), tuple(scales[len(state.scales) :])
+    several = (state.scales, state.target_scales, state.sparsity)
+    numbers = (state.step, state.finished, *chain.from_iterable(several))
+    agreed = iter(group.agree(list(map(float, numbers))))
+    state.step, state.finished = int(next(agreed)), bool(next(agreed))
+    state.scales, state.target_scales, state.sparsity = (tuple(islice(agreed, len(its))) for its in several)
     state.silent = group.part("silent", state.silent)
     for name, parameter in sae.named_parameters():
         if parameter in moments and not state.finished:  # the leader has loaded what is finished, without moments

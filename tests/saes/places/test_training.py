@@ -237,7 +237,7 @@ def test_a_clt_finds_one_latent_for_what_is_written_at_two_layers(tmp_path: Path
         ({"decoder": "tied"}, "decoder='tied' is for SAEs of one site, not for a clt"),
         ({"normalise": "layer_norm"}, "normalise='layer_norm' is for SAEs of one site"),
         ({"init_from": Path("x")}, "init_from is for SAEs of one site, not for a clt"),
-        ({"budget": "all"}, "budget='all' is for batchtopk and matryoshka; topk has no budget"),
+        ({"budget": "all"}, "budget='all' is for batchtopk and matryoshka, and for an l0; topk has no"),
         ({"kind": "crosscoder", "writes": ()}, "skip is for transcoders"),
         ({"kind": None}, "no site: name one"),
         ({"kind": None, "site": "in0"}, "reads and writes are for a kind"),
