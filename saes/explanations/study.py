@@ -296,7 +296,7 @@ class Study:
         for request, some in zip(asked, _batches(items, self.settings.per_request), strict=True):
             if request not in answers:
                 return None
-            said += read_words(answers[request].text, len(some), WORDS[score])
+            said += read_words(answers[request].text, [item.text for item in some], WORDS[score])
         truths, kinds = [item.truth for item in items], [item.kind for item in items]
         return score_of(truths, said, kinds, pairs=score == "effects")
 
