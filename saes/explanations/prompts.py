@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,12 @@ _TEMPLATES = ("explanation", *WORDS)
 _LONGEST_EXPLANATION = 400
 WIDEST_EXPLANATION = "\U00020000" * _LONGEST_EXPLANATION
 """No sentence that is read has more characters, or more bytes."""
+_NAMED = r"explanation\W{0,3}[:\uff1a][\s*]*(.*)"
+_REFUSES = re.compile(
+    r"(?:(?:I['\u2019]m|I am) )?(?:sorry|unable)\b|I can(?:not|['\u2019]t)\b|as an AI\b", re.IGNORECASE
+)
+_UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+"""Terminals obey some of them, and some turn the text behind them around."""
 
 
 @cache
@@ -72,36 +78,52 @@ def score_request(score: str, items: Sequence[str], explanation: str, *, seed: i
 
 
 def read_explanation(text: str) -> str | None:
-    """The sentence behind "Explanation:", else the first line; None where an answer holds none."""
+    """The sentence behind "Explanation:", or an answer of one line that is no refusal; None where there is neither."""
     text = _spoken(text)
-    named = re.search(r"explanation\W{0,3}:[\s*]*(.*)", text, re.IGNORECASE)
-    line = named[1] if named else next((line for line in text.splitlines() if line.strip()), "")
-    line = " ".join(re.sub(r"[\0-\x1f\x7f-\x9f]", " ", line).split()).strip("*\"'` ")  # terminals obey some of them
+    named = re.search(rf"^[^\w\n]*{_NAMED}", text, re.IGNORECASE | re.MULTILINE) or re.search(
+        _NAMED, text, re.IGNORECASE
+    )
+    lines = [line for line in text.splitlines() if line.strip()]
+    if named is None and (len(lines) != 1 or _REFUSES.match(lines[0].strip())):
+        return None
+    line = " ".join(_UNSEEN.sub(" ", named[1] if named else lines[0]).split())
+    line = re.sub(r'"\s*\}$', "", line).strip("*\"'` ")
     return line[:_LONGEST_EXPLANATION] if any(sign.isalnum() for sign in line) else None
 
 
-def read_words(text: str, count: int, words: tuple[str, str]) -> list[bool | None]:
-    """For each of ``count`` items whether the answer says the first word or the second; None where it says neither.
+def read_words(text: str, items: Sequence[str], words: tuple[str, str]) -> list[bool | None]:
+    """For each of the ``items`` whether the answer says the first word or the second; None where it says neither.
 
     ``3: yes`` is about the third item; after the word the line ends, or a sign follows. Of a single item the word may
-    stand alone at the beginning. What is said twice, and not alike, is not said.
+    stand alone in a line. What is said twice, and not alike, is not said, nor is what repeats an item that begins with
+    such a word; and where items are counted from 0, it is not known which are meant.
     """
     text, either = _spoken(text), "|".join(words)
     said: dict[int, set[bool]] = {}
-    ended = r"[ \t]*(?:$|[.,:;!)*(|\-–—])"  # noqa: RUF001  # "1: A list of" is no A
-    numbered = rf"^[^\w\n]*(?:passage |line )?(\d{{1,9}})\W{{1,8}}({either}){ended}"  # in time linear in the answer
-    for number, word in re.findall(numbered, text, re.IGNORECASE | re.MULTILINE):
-        said.setdefault(int(number), set()).add(word.lower() == words[0].lower())
-    alone = re.match(rf"\W*({either}){ended}", text, re.IGNORECASE | re.MULTILINE)
-    if count == 1 and not said and alone:
-        said[1] = {alone[1].lower() == words[0].lower()}
-    return [next(iter(said[item])) if len(said.get(item, ())) == 1 else None for item in range(1, count + 1)]
+    word = rf"\b({either})[^\S\n]*(?:$|[.,;!)*(|\-–—])"  # noqa: RUF001  # "1: A list of" is no A
+    numbered = rf"^[^\w\n]*(?:passage |line )?(\d{{1,9}})\W{{1,8}}(?={word})(.*)"  # in time linear in the answer
+    for number, _, line in re.findall(numbered, text, re.IGNORECASE | re.MULTILINE):
+        if (
+            1 <= int(number) <= len(items)
+            and " " in line.strip()
+            and items[int(number) - 1].strip().startswith(line[:16])
+        ):
+            continue
+        said.setdefault(int(number), set()).update(_firsts(re.findall(word, line, re.IGNORECASE), words))
+    if len(items) == 1 and not said:
+        said[1] = _firsts(re.findall(rf"^[^\w\n]*({either})[^\w\n]*$", text, re.IGNORECASE | re.MULTILINE), words)
+    meant = {} if 0 in said else said
+    return [next(iter(meant[item])) if len(meant.get(item, ())) == 1 else None for item in range(1, len(items) + 1)]
+
+
+def _firsts(said: Iterable[str], words: tuple[str, str]) -> set[bool]:
+    return {word.casefold() == words[0].casefold() for word in said}
 
 
 def _spoken(text: str) -> str:
-    """Without what a model thinks aloud before; nothing is left of an answer that ends within a thought."""
-    spoken = text.rpartition("</think>")[2]
-    return "" if spoken.lstrip().startswith("<think>") else spoken
+    """Without what a model thinks aloud, or ends within; with one sign for ends of lines."""
+    spoken = re.split(r"</think(?:ing)?>|<\|message\|>", text)[-1]
+    return "\n".join(re.split(r"<think(?:ing)?>", spoken)[0].splitlines())
 
 
 def _in_a_line(text: str) -> str:

@@ -168,8 +168,11 @@ class Study:
                 except Spent as spent:
                     stopped = str(spent)
                 except ConnectionError as error:
-                    kept = f"answers so far are kept in {folder}, and the same command continues"
-                    raise ConnectionError(f"{error}; {kept}") from error
+                    raise ConnectionError(
+                        f"{error}; {_kept(answers, folder)}, and the same command continues"
+                    ) from error
+                except ValueError as error:
+                    raise ValueError(f"{error}; {_kept(answers, folder)}") from error
             known = ([one] if isinstance(one, Request) else one.requests() for one in self._turns(answers))
             answers.arrange(request for some in known for request in some)
             findings = self._findings(answers, about, stopped)
@@ -293,7 +296,7 @@ class Study:
         for request, some in zip(asked, _batches(items, self.settings.per_request), strict=True):
             if request not in answers:
                 return None
-            said += read_words(answers[request].text, len(some), WORDS[score])
+            said += read_words(answers[request].text, [item.text for item in some], WORDS[score])
         truths, kinds = [item.truth for item in items], [item.kind for item in items]
         return score_of(truths, said, kinds, pairs=score == "effects")
 
@@ -431,6 +434,10 @@ def _about(whose: Explained, grid: Grid, settings: Settings) -> dict[str, Any]:
         },
         "settings": asdict(settings) | {"scores": list(settings.scores)},
     }
+
+
+def _kept(answers: Answers, folder: Path) -> str:
+    return f"every answer so far ({answers.requests:,}) is kept in {folder}"
 
 
 def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -24,6 +24,10 @@ _LARGEST_BODY = 4 << 20
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
+class _NoAnswer(ValueError):
+    """What came is no chat completion."""
+
+
 class _NoRedirects(HTTPRedirectHandler):
     """A request that goes elsewhere would take the key with it."""
 
@@ -88,11 +92,11 @@ class OpenAICompatible:
         return f"{self._model} at {self._address}"
 
     def ask(self, request: Request) -> Answer:
-        """Send it, again where the server is busy.
+        """Send it, again where the server is busy or sends what is no answer.
 
         Raises:
-            ValueError: the key is missing, the server refuses the request, or what it sends back is no answer.
-            ConnectionError: there was no answer after all tries.
+            ValueError: the key is missing, or the server refuses the request.
+            ConnectionError: there was no answer after all tries; it says what came last.
         """
         key = self._key()
         wait, said = self._first_wait, ""
@@ -109,7 +113,7 @@ class OpenAICompatible:
                     moved = "; it points elsewhere, name that address" if 300 <= error.code < 400 else ""
                     raise ValueError(f"{self.name} refused the request: {said}{moved}") from None
                 wait = max(wait, _asked_wait(error))
-            except (URLError, OSError, http.client.HTTPException) as error:
+            except (URLError, OSError, http.client.HTTPException, _NoAnswer) as error:
                 said = _without(reason(error), key)
         raise ConnectionError(f"{self.name} did not answer in {self._tries} tries (last: {said})")
 
@@ -143,33 +147,50 @@ class OpenAICompatible:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"the answer took more than {self._timeout:g} seconds")
                 if len(found) > _LARGEST_BODY:
-                    raise ValueError(f"{self.name} sent more than {_LARGEST_BODY:,} bytes for one answer")
+                    raise _NoAnswer(f"the server sent more than {_LARGEST_BODY:,} bytes for one answer")
             if response.length:  # read1 ends quietly where a connection does
                 raise http.client.IncompleteRead(found, response.length)
         return found
 
     def _answer(self, request: Request, body: bytes, key: str | None) -> Answer:
-        value = parse_json_text(body, self.name, "sent what is no JSON")
-        with reading(self.name, "sent what is no chat completion"):
-            text = value["choices"][0]["message"].get("content")
-            text = "" if text is None else text  # a refusal, or a call of a tool
-            if not isinstance(text, str):
-                raise ValueError(f"content is a {type(text).__name__}, not a text")
-            text = _without(text, key)
-            usage = value.get("usage") or {}
-            counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-            counted = all(type(count) is int and count >= 0 for count in counts)
-            if not counted:
-                counts = [estimated_tokens(request.text()), estimated_tokens(text)]
-            return Answer(text=text, prompt_tokens=counts[0], completion_tokens=counts[1], counted=counted)
+        try:
+            value = parse_json_text(body, "the server", "sent what is no JSON")
+            with reading("the server", "sent what is no chat completion"):
+                text, usage = _said(value["choices"][0]), value.get("usage")
+        except ValueError as error:
+            raise _NoAnswer(f"{error}; it begins {_shown(body, key)!r}" if body else "an empty answer") from None
+        text = _without(text, key)
+        usage = usage if isinstance(usage, dict) else {}
+        counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        counted = all(type(count) is int and count >= 0 for count in counts)
+        if not counted:
+            counts = [estimated_tokens(request.text()), estimated_tokens(text)]
+        return Answer(text=text, prompt_tokens=counts[0], completion_tokens=counts[1], counted=counted)
+
+
+def _said(choice: Any) -> str:
+    """Its text, which may be none where it says why: a refusal, a call of a tool, or an end other than the usual."""
+    message = choice["message"]
+    text = message.get("content")
+    if text is None and (
+        message.get("refusal") or message.get("tool_calls") or choice.get("finish_reason") not in (None, "stop")
+    ):
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"content is {'null' if text is None else f'a {type(text).__name__}'}, not a text")
+    return text
 
 
 def _beginning(error: HTTPError, key: str | None) -> str:
-    """The key goes before anything is cut, so that no half of it is left."""
     try:
-        return _without(" ".join(error.read(1 << 16).decode(errors="replace").split()), key)[:300]
+        return _shown(error.read(1 << 16), key)
     except (OSError, http.client.HTTPException):
         return ""
+
+
+def _shown(body: bytes, key: str | None) -> str:
+    """Its beginning; the key goes before anything is cut, so that no half of it is left."""
+    return _without(" ".join(body[: 1 << 16].decode(errors="replace").split()), key)[:300]
 
 
 def _asked_wait(error: HTTPError) -> float:

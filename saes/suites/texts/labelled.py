@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from interp.files.outside import parse_json_text, reading
+from interp.files.outside import parse_json_text, reading, reason
 
 Position = Literal["mean", "last"]
 """What of a text's tokens stands for it: their mean, or the last one."""
@@ -141,10 +141,7 @@ def read_labelled(path: str | Path, *, position: Position = "mean", most: int = 
                 rows.append(_row(parse_json_text(line, f"{path.name}, line {number}"), f"{path.name}, line {number}"))
                 if (rows[-1][3] is None) != (rows[0][3] is None):
                     raise ValueError(f"{path.name}, line {number}: give every text a second label, or none of them")
-    if (whole := len(rows)) <= most:
-        return _of(path.name, rows, position)
-    drawn = np.sort(np.random.default_rng(0).permutation(whole)[:most])
-    return _of(f"{path.name}, {most:,} of {whole:,}", [rows[i] for i in drawn], position)
+    return _drawn(path.name, rows, position, most=most)
 
 
 _Row = tuple[str, str, str | None, str | None]
@@ -163,7 +160,8 @@ def _row(entry: Any, where: str) -> _Row:
 
 
 def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> LabelledTexts:
-    """A public set of :data:`PUBLIC`, by its name; the first ``most`` texts.
+    """A public set of :data:`PUBLIC`, by its name; ``most`` of the first ten times as many texts of its training split,
+    drawn at random, since some sets are in the order of their labels.
 
     Raises ValueError where the hub cannot be reached and the set is not in the cache of ``datasets``.
 
@@ -177,15 +175,34 @@ def from_hub(name: str, *, position: Position = "mean", most: int = 4000) -> Lab
     if name not in PUBLIC:
         raise ValueError(f"{name!r} is no public set known here; there are {', '.join(PUBLIC)}")
     repo, text, label = PUBLIC[name]
-    data, _ = open_hub_dataset(repo, config=None, split="train")
-    rows = [(_column(entry, text, repo), _column(entry, label, repo), None, None) for entry in islice(data, most)]
-    return _of(name, rows, position)
+    try:
+        data, _ = open_hub_dataset(repo, config=None, split="train")
+        entries = list(islice(data, 10 * most))
+    except Exception as error:  # of the network, in the middle too
+        raise ValueError(
+            f"the public set {name} cannot be had: {reason(error)}; load it once where the hub can be reached, or give"
+            " texts of your own in a JSONL file of objects with text and label"
+        ) from error
+    named = getattr((data.features or {}).get(label), "names", None)
+    rows: list[_Row] = []
+    for entry in entries:
+        its = _column(entry, label, repo)
+        rows.append((str(_column(entry, text, repo)), str(its if named is None else named[its]), None, None))
+    return _drawn(name, rows, position, most=most)
 
 
-def _column(entry: Mapping[str, Any], name: str, repo: str) -> str:
+def _column(entry: Mapping[str, Any], name: str, repo: str) -> Any:
     if name not in entry:
         raise ValueError(f"{repo} has no column {name!r} now; it has {', '.join(entry)}")
-    return str(entry[name])
+    return entry[name]
+
+
+def _drawn(name: str, rows: Sequence[_Row], position: Position, *, most: int) -> LabelledTexts:
+    """All, or ``most`` at random, in their order, which the name says."""
+    if (whole := len(rows)) <= most:
+        return _of(name, rows, position)
+    drawn = np.sort(np.random.default_rng(0).permutation(whole)[:most])
+    return _of(f"{name}, {most:,} of {whole:,}", [rows[i] for i in drawn], position)
 
 
 def _of(name: str, rows: Sequence[_Row], position: Position) -> LabelledTexts:

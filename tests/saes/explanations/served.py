@@ -8,7 +8,8 @@ from typing import Any
 
 
 class Server(ThreadingHTTPServer):
-    """Answers what it is told to, in order, or what ``judge`` says, several at once; and keeps what it was sent."""
+    """Answers what it is told to, in order, or what ``judge`` says, several at once (bytes as they are); and keeps what
+    it was sent."""
 
     daemon_threads = True
 
@@ -16,7 +17,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.replies: list[tuple[int, dict[str, str], bytes]] = []
         self.seen: list[tuple[str, dict[str, str], Any]] = []
-        self.judge: Callable[[str], str | tuple[int, dict[str, str]]] | None = None
+        self.judge: Callable[[str], str | bytes | tuple[int, dict[str, str]]] | None = None
         self.inside = self.most_inside = 0
         self._count = Lock()
 
@@ -47,8 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.come(1)
             said = self.server.judge(body["messages"][0]["content"])
             self.server.come(-1)
-            status, headers = (200, {}) if isinstance(said, str) else said
+            status, headers = said if isinstance(said, tuple) else (200, {})
             reply = json.dumps(completion(said) if isinstance(said, str) else {"error": "busy"}).encode()
+            reply = said if isinstance(said, bytes) else reply
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -40,7 +40,7 @@ def test_a_request_is_sent_and_its_answer_read(server: Server, monkeypatch: pyte
 
 def test_without_a_variable_no_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    server.reply(200, completion(None))
+    server.reply(200, completion(""))
     answer = OpenAICompatible(server.url, "m").ask(request_of("x" * 40))
     assert answer == Answer(text="", prompt_tokens=10, completion_tokens=0, counted=False)
     assert "Authorization" not in server.seen[0][1]
@@ -100,16 +100,45 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(server: Server) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"<html>", "sent what is no JSON"),
+        (b"<html>", r"sent what is no JSON: .*; it begins '<html>'"),
+        (b"", "an empty answer"),
+        (json.dumps(completion("yes")).encode()[:30], "sent what is no JSON: .*begins '{\"choices"),
+        (b"null", "sent what is no chat completion"),
+        (b"[" * 100_000, "nested too deeply"),
+        ({"error": {"message": "no such model"}}, "it lacks 'choices'; it begins .*no such model"),
         ({"choices": []}, "sent what is no chat completion"),
+        ({"choices": [{"message": "hi"}]}, "sent what is no chat completion"),
         ({"choices": [{"message": {"content": ["a"]}}]}, "content is a list, not a text"),
+        (completion(None), "content is null, not a text"),
         ([1], "sent what is no chat completion"),
+        (b" " * (5 << 20), "the server sent more than 4,194,304 bytes"),
     ],
 )
-def test_what_is_no_answer_is_refused(server: Server, body: Any, message: str) -> None:
+def test_what_is_no_answer_is_asked_for_again(server: Server, body: Any, message: str) -> None:
+    judge = OpenAICompatible(server.url, "m", tries=2, first_wait=0.0)
     server.reply(200, body)
-    with pytest.raises(ValueError, match=message):
-        OpenAICompatible(server.url, "m").ask(request_of())
+    server.reply(200, completion("yes"))
+    assert judge.ask(request_of()).text == "yes"
+    server.reply(200, body)
+    server.reply(200, body)
+    with pytest.raises(ConnectionError, match=rf"did not answer in 2 tries \(last: .*{message}"):
+        judge.ask(request_of())
+    assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"message": {"content": None, "refusal": "I cannot"}},
+        {"message": {"content": None, "tool_calls": [{}]}},
+        {"message": {"content": None}, "finish_reason": "length"},
+    ],
+)
+def test_no_text_with_a_reason_is_an_answer(server: Server, choice: Any) -> None:
+    """Which would be the same again: it is counted as one that cannot be read."""
+    server.reply(200, {"choices": [choice], "usage": [1]})
+    answer = OpenAICompatible(server.url, "m").ask(request_of())
+    assert (answer.text, answer.counted, len(server.seen)) == ("", False, 1)
 
 
 @pytest.mark.parametrize(

@@ -104,10 +104,38 @@ def test_verdicts() -> None:
         ("<think>\n1: yes\n2: no, or", 2, [None, None]),
         ("9" * 5000 + ": yes\n1: no", 1, [False]),
         (" \n" * 20_000 + "." * 40_000, 1, [None]),  # would take a minute, were it not linear
+        ("1: YES\r\n2: no\r\n3:\u00a0yes\u00a0\r\n", 3, [True, False, True]),
+        ("\u0661: yes\n\uff12\uff1a no\n03: ye\u017f", 3, [True, False, True]),  # digits and letters of other scripts
+        ("\n".join(f"{number}: yes" for number in range(1, 50)), 2, [True, True]),
+        ("6: yes\n7: no", 2, [None, None]),
+        ("0: yes\n1: no\n2: yes", 3, [None, None, None]),
+        ("All of them: yes", 2, [None, None]),
+        ("1-2: yes", 2, [None, None]),
+        ("1: yes, 2: no", 2, [None, None]),
+        ("1: no - but perhaps yes\n2: no, there is no other", 2, [None, False]),
+        ('{"1": "yes", "2": "no"}', 2, [None, None]),
+        ('["yes", "no"]', 2, [None, None]),
+        ("- yes\n- no", 1, [None]),
+        ("I'm sorry, but I can't help with that.", 1, [None]),
+        ("No, I can't help with that.", 1, [None]),
+        ("1: ja\n2: nein", 2, [None, None]),
+        ("1: \u0443\u0435s", 1, [None]),  # Cyrillic letters that look the same
+        ("<thinking>1: no</thinking>\n1: yes\n<think>\n2: no", 2, [True, None]),
+        ("<|channel|>analysis<|message|>\n1: no\n<|channel|>final<|message|>1: yes", 1, [True]),
     ],
 )
 def test_words_that_are_read(text: str, count: int, expected: list[bool | None]) -> None:
-    assert read_words(text, count, ("yes", "no")) == expected
+    assert read_words(text, ["an item"] * count, ("yes", "no")) == expected
+
+
+def test_what_repeats_an_item_is_no_answer() -> None:
+    items = ["No, he said, and went home", "No. 5"]
+    assert read_words("1: No, he said, and\n2: no.", items, ("yes", "no")) == [None, False]
+    assert read_words("1: No, he said: yes\n2: No. 5", items, ("yes", "no")) == [None, None]
+    pairs = ['A: "x", "y"  |  B: "z"', 'A: "x"  |  B: "z"']
+    assert read_words('1: A: "x", "y"\n2: A: "else", "no', pairs, ("A", "B")) == [None, None]
+    assert read_words("1: A | B\n2: A, B", pairs, ("A", "B")) == [None, None]
+    assert read_words("1: A | lists of names\n2: B. A is of verbs", pairs, ("A", "B")) == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +143,7 @@ def test_words_that_are_read(text: str, count: int, expected: list[bool | None])
     [("1: A\n2: b", [True, False]), ("A list of things", [None, None]), ("1: A list\n2: B (surely)", [None, False])],
 )
 def test_letters_that_are_read(text: str, expected: list[bool | None]) -> None:
-    assert read_words(text, 2, ("A", "B")) == expected
+    assert read_words(text, ["an item"] * 2, ("A", "B")) == expected
 
 
 @pytest.mark.parametrize(
@@ -123,10 +151,21 @@ def test_letters_that_are_read(text: str, expected: list[bool | None]) -> None:
     [
         ("Explanation: Names of towns.", "Names of towns."),
         ('thinking …\n**Explanation:** "names  of\ttowns"\nmore', "names of towns"),
-        ("names of towns\n\nand so on", "names of towns"),
+        ("\n names of towns\n", "names of towns"),
+        ("Sure! Here is one sentence:\nnames of towns", None),
+        ("I'm sorry, but I can't help with that.", None),
+        ("As an AI, I have no access to units.", None),
+        ("The word explanation: see below\n> Explanation: names of towns\nExplanation: else", "names of towns"),
+        ("# Explanation\n\nnames of towns", None),
+        ('{"explanation": "names of towns"}', "names of towns"),
+        ('["names", "of towns"]\n[]', None),
+        ("Explanation: " + "word " * 2000, "word " * 80),
+        ("Explanation\uff1a\u4eba\u540d\u304c\u73fe\u308c\u308b", "\u4eba\u540d\u304c\u73fe\u308c\u308b"),
+        ("Explanation: \u202eevil\u202c\u200b", "evil"),
+        ("Explanation: names\rof towns", "names"),
         ("  \n", None),
         ("Explanation: ...", None),
-        ("x" * 1000, "x" * 400),
+        ("Explanation:" + "x" * 1000, "x" * 400),
         ("Explanation:" + "\n" * 40_000, None),
         ("<think>\nThe user wants an explanation: towns", None),
         ("Explanation: {{ 7 * 7 }} and <b>", "{{ 7 * 7 }} and <b>"),

@@ -165,6 +165,25 @@ def test_several_at_once_are_the_same_files(study: Study, server: Server, tmp_pa
         assert (several / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+def test_what_is_no_answer_ends_a_run_that_continues(study: Study, server: Server, tmp_path: Path) -> None:
+    """Now and then it is asked again; where nothing else comes, the error says so, what is kept and how to go on."""
+    server.judge = planted_answer
+    study.run(OpenAICompatible(server.url, "m"), tmp_path / "one")
+    judge = OpenAICompatible(server.url, "m", tries=2, first_wait=0.0)
+    server.seen.clear()
+    server.judge = lambda text: b"<html>busy" if len(server.seen) % 2 else planted_answer(text)
+    study.run(judge, tmp_path / "two", cap=Cap(requests=12))
+    assert len(server.seen) == 24
+    server.judge = lambda text: b"<html>gone"
+    kept = rf"begins '<html>gone'\); every answer so far \(12\) is kept in {tmp_path / 'two'}, and the same command"
+    with pytest.raises(ConnectionError, match=kept):
+        study.run(judge, tmp_path / "two", concurrent=3)
+    server.judge = planted_answer
+    study.run(judge, tmp_path / "two")
+    for name in ("answers.jsonl", "explanations.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
 def test_the_plan_is_near_what_is_asked(study: Study, tmp_path: Path) -> None:
     judge = Judging(named(study), knows)
     found = study.run(judge, tmp_path / "run")

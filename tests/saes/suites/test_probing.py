@@ -191,5 +191,42 @@ def test_what_cannot_be_probed_is_named(embedded: TransformerBridge) -> None:
         built_in("colour", embedded.tokenizer)
     with pytest.raises(ValueError, match="no public set known here; there are ag_news"):
         from_hub("imdb")
-    with pytest.raises(ValueError, match="HF_HUB_OFFLINE forbids to ask the hub"):
+    with pytest.raises(ValueError, match=r"HF_HUB_OFFLINE forbids to ask the hub.*; load it once where"):
         from_hub("ag_news")
+
+
+def test_public_sets_are_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the columns and splits that the hub's cards state; one in the order of its labels, one with names for them."""
+    import datasets
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    news = {"text": Value("string"), "label": ClassLabel(names=["World", "Sports"])}
+    reviews = {"text": Value("string"), "category": Value("int64"), "rating": Value("float64")}
+    for repo, features, labels in (
+        ("fancyzhx/ag_news", news, {"label": [i % 2 for i in range(30)]}),
+        (
+            "canrager/amazon_reviews_mcauley_1and5",
+            reviews,
+            {"category": [0] * 30, "rating": [1.0] * 20 + [5.0] * 10},
+        ),
+    ):
+        rows = Dataset.from_dict({"text": [f"text {i}" for i in range(30)], **labels}, features=Features(features))
+        files = {split: str(tmp_path / f"{split}.parquet") for split in ("train", "test")}
+        rows.to_parquet(files["train"])
+        rows.select(range(3)).to_parquet(files["test"])
+        builder = datasets.load_dataset_builder("parquet", data_files=files, cache_dir=str(tmp_path / "made"))
+        builder.download_and_prepare()
+        place = tmp_path / "cache" / repo.replace("/", "___") / "default/0.0.0" / ("a" * 40)
+        place.parent.mkdir(parents=True)
+        Path(builder.cache_dir).rename(place)
+        for split in files:
+            (place / f"parquet-{split}.arrow").rename(place / f"{repo.split('/')[1]}-{split}.arrow")
+        facts = json.loads((place / "dataset_info.json").read_text())
+        named = {"dataset_name": repo.split("/")[1], "config_name": "default"}
+        (place / "dataset_info.json").write_text(json.dumps(facts | named))
+    found = from_hub("ag_news")
+    assert (found.name, len(found.texts), found.classes) == ("ag_news", 30, ("Sports", "World"))
+    assert found.labels[:2] == ("World", "Sports")
+    found = from_hub("amazon_reviews", most=12)  # of which the first twelve have one label
+    assert (found.name, found.classes) == ("amazon_reviews, 12 of 30", ("1.0", "5.0"))
