@@ -107,6 +107,12 @@ def patch_page(comparison: Comparison, task: Task, *, model_name: str) -> Page:
         " patching changes at all. Correlations do not see scale: the slope does, and is 1 where"
         " estimates have the right size."
     )
+    page.text(
+        "AtP: the change of the activation times the metric's gradient. The others take relevance in the gradient's"
+        " place (Relevance Patching). LN: the scale of norms is held constant. Id: an activation function of x counts"
+        " as x times the constant f(x) / x. Half: each branch of a product gets half. All four: attention patterns"
+        " are held constant too, so that queries and keys have no share."
+    )
     for family, exact in comparison.exact.items():
         page.heading(_NAMES.get(family, family))
         most = float(exact.values.abs().max())
@@ -243,7 +249,14 @@ def circuit_page(
             ("Area", f"{curve.area:.3f}", "under faithfulness by size"),
             ("Distance", f"{curve.distance:.3f}", "area under its distance from 1"),
         ]
-        + ([] if mib is None else [("CPR", f"{mib.cpr:.3f}", "by MIB's recipe"), ("CMD", f"{mib.cmd:.3f}", "the same")])
+        + (
+            []
+            if mib is None
+            else [
+                ("CPR", f"{mib.cpr:.3f}", "circuit performance ratio, by MIB's recipe"),
+                ("CMD", f"{mib.cmd:.3f}", "circuit-model distance, by MIB's recipe: 0 is best"),
+            ]
+        )
     )
     caption = "Nodes are heads and MLPs; an edge is drawn to each head that shares its reader."
     if explorer is None:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -11,6 +11,14 @@ from interp.counts import Count
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
 from interp.terminal.mode import say_plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from circuits.graphs.graph import AttributionGraph, PrunedGraph
+
+_SHOWN = 8
+"""Nodes, and pairs of sources, that are printed."""
 
 app = App(
     name="graph",
@@ -111,7 +119,6 @@ def graph(
     from circuits.graphs.exchange.writing import write_neuronpedia
     from circuits.graphs.linear.targets import Difference, Targets
     from circuits.graphs.measured.measuring import measure as measure_edges
-    from circuits.graphs.qk import score_pairs
     from interp.files.scratch import scratch_folder
     from interp.files.writing import write_json
     from interp.models.loading import load_model
@@ -144,32 +151,8 @@ def graph(
             say_plan(f"{tokens:,} tokens of text at most, read once for every layer with nodes")
         found = attribution_graph(language_model, text, dictionary, **options)
         kept = found.prune(nodes=nodes, edges=edges)
-        shares = list(zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True))
-        named = ", ".join(f"{name!r} {weight:.3f}" for name, weight in shares)
-        console.print(f"{found.prompt!r} -> {named}", markup=False)
-        console.print(
-            f"Replacement {found.scores.replacement:.3f}, completeness {found.scores.completeness:.3f};"
-            f" {len(kept):,} of {len(found):,} nodes and {len(kept.links):,} edges hold {nodes:.0%} and {edges:.0%}"
-            " of the influence"
-            f" ({found.cost['seconds']:.1f} s)"
-        )
-        if found.left_out_positions:
-            console.print(
-                f"Left out at positions {', '.join(map(str, found.left_out_positions))}: what MLPs write there."
-            )
-        for node in found.top(8):
-            console.print(f"  {node.influence:.3f}  {node}", markup=False)
-        why = None
-        if entry is not None:
-            layer, head, query, key = entry
-            score = score_pairs(found, layer, head, query=query, key=key)
-            pairs = [{"query": of_query, "key": of_key, "adds": adds} for of_query, of_key, adds in score.top(8)]
-            why = {"score": score.score, "pairs": pairs}
-            where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
-            line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
-            console.print(line, markup=False)
-            for of_query, of_key, adds in score.top(8):
-                console.print(f"  {adds:+.3f}  {of_query}  x  {of_key}", markup=False)
+        said = _say_graph(console, kept)
+        why = None if entry is None else _say_reason(console, found, *entry)
         measured = None
         if measure:
             measured = measure_edges(kept, prompts=drawn, mode=mode, seed=seed)
@@ -177,24 +160,56 @@ def graph(
                 console.print(line, markup=False)
             if save is not None:
                 write_json(save, measured.to_json())
-        answer(
-            {
-                "prompt": found.prompt,
-                "targets": dict(shares),
-                "scores": found.scores,
-                "nodes": len(found),
-                "kept": {"nodes": len(kept), "edges": len(kept.links)},
-                "top": [{"node": str(node), "influence": node.influence} for node in found.top(8)],
-                "why_attends": why,
-                "measured": None if measured is None else measured.to_json(),
-            }
-        )
+        answer({**said, "why_attends": why, "measured": None if measured is None else measured.to_json()})
         if neuronpedia is not None:
             path = write_neuronpedia(kept, neuronpedia, slug=neuronpedia.stem, scan=model, measurement=measured)
             console.print(f"The graph is {path}.")
         if html is not None:
             page = graph_page(kept, measurement=measured, text=read)
             console.print(f"The page is {page.write(html)}: open it in a browser.")
+
+
+def _say_graph(console: "Console", kept: "PrunedGraph") -> dict[str, Any]:
+    """Print what the graph explains, how much of it, and its largest nodes; returns that as data."""
+    found = kept.graph
+    shares = list(zip(found.target_names, found.weights[-len(found.target_names) :].tolist(), strict=True))
+    named = ", ".join(f"{name!r} {weight:.3f}" for name, weight in shares)
+    console.print(f"{found.prompt!r} -> {named}", markup=False)
+    console.print(
+        f"Replacement {found.scores.replacement:.3f}, completeness {found.scores.completeness:.3f};"
+        f" {len(kept):,} of {len(found):,} nodes and {len(kept.links):,} edges hold {kept.settings['nodes']:.0%} and"
+        f" {kept.settings['edges']:.0%} of the influence ({found.cost['seconds']:.1f} s)"
+    )
+    if found.left_out_positions:
+        console.print(f"Left out at positions {', '.join(map(str, found.left_out_positions))}: what MLPs write there.")
+    top = found.top(_SHOWN)
+    for node in top:
+        console.print(f"  {node.influence:.3f}  {node}", markup=False)
+    return {
+        "prompt": found.prompt,
+        "targets": dict(shares),
+        "scores": found.scores,
+        "nodes": len(found),
+        "kept": {"nodes": len(kept), "edges": len(kept.links)},
+        "top": [{"node": str(node), "influence": node.influence} for node in top],
+    }
+
+
+def _say_reason(
+    console: "Console", found: "AttributionGraph", layer: int, head: int, query: int, key: int
+) -> dict[str, Any]:
+    """Print which pairs of sources add most to one score of attention; returns them as data."""
+    from circuits.graphs.qk import score_pairs
+
+    score = score_pairs(found, layer, head, query=query, key=key)
+    where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
+    line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
+    console.print(line, markup=False)
+    top = score.top(_SHOWN)
+    for of_query, of_key, adds in top:
+        console.print(f"  {adds:+.3f}  {of_query}  x  {of_key}", markup=False)
+    pairs = [{"query": of_query, "key": of_key, "adds": adds} for of_query, of_key, adds in top]
+    return {"score": score.score, "pairs": pairs}
 
 
 def _entry(text: str) -> tuple[int, int, int, int]:

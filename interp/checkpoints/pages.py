@@ -1,5 +1,6 @@
 """One page for all curves over training: a figure a quantity, fits on request, and what is wrong with checkpoints."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from interp.checkpoints.curves import Curves, Measurement, Quantity
 from interp.checkpoints.results_file import Flags
+from interp.checkpoints.text_report import cell
 from interp.pages.html_page import COLORS, Page
 
 _LINES = 12
@@ -76,7 +78,7 @@ def curve_figure(curves: Curves, name: str) -> tuple[go.Figure, str]:
     if len(labels) > _LINES:
         trace = go.Heatmap(x=[f"{s:g}" for s in steps], y=list(labels), z=values, colorscale="Viridis")
         figure = go.Figure(trace, {"title": title})
-        figure.update_xaxes(title="training step", type="category").update_yaxes(type="category")
+        figure.update_xaxes(title="training step", type="category").update_yaxes(type="category", title=_part(labels))
         return figure, f"{len(steps)} checkpoints, {samples} at each."
     traces = []
     for i, label in enumerate(labels):
@@ -84,7 +86,8 @@ def curve_figure(curves: Curves, name: str) -> tuple[go.Figure, str]:
         color = {"color": COLORS[i % len(COLORS)], "dash": "solid" if i < len(COLORS) else "dot"}
         traces.append(go.Scatter(x=x, y=values[i], name=label, error_y=bars, line=color, mode="lines+markers"))
     figure = go.Figure(traces, {"title": title})
-    figure.update_xaxes(type="log", title="training step").update_layout(showlegend=len(labels) > 1)
+    figure.update_xaxes(type="log", title="training step")
+    figure.update_layout(showlegend=len(labels) > 1, legend_title_text=_part(labels))
     error = ", ± one standard error" if np.isfinite(errors).any() else ""
     return figure, f"{len(steps)} checkpoints (step 0 drawn at 0.5), {samples} at each{error}."
 
@@ -96,7 +99,7 @@ def model_page(title: str, found: Sequence[tuple[Measurement, Mapping[str, Quant
         if len(found) > 1:
             page.heading(what.name.capitalize())
         shown = {name: each for name, each in quantities.items() if name in what.titles}
-        single = [(what.titles[n], f"{q.values[0]:.4g}", f"n = {q.n}") for n, q in shown.items() if _one(q)]
+        single = [(what.titles[n], cell(q, 0), f"{_named(q)}n = {q.n:,}") for n, q in shown.items() if _one(q)]
         page.cards(single)
         page.figures(*(_bars(what.titles[name], each) for name, each in shown.items() if len(each.labels) > 1))
     return page
@@ -106,10 +109,22 @@ def _one(found: Quantity) -> bool:
     return len(found.labels) == 1 and found.values[0] is not None
 
 
+def _named(found: Quantity) -> str:
+    """Of what the only value is, where that is no number."""
+    return "" if found.labels[0].isdigit() else f"{found.labels[0]}; "
+
+
 def _bars(title: str, found: Quantity) -> tuple[go.Figure, str]:
     known = any(error is not None for error in found.standard_errors)
     error = {"type": "data", "array": [error or 0.0 for error in found.standard_errors]} if known else None
     bars = go.Bar(x=list(found.labels), y=list(found.values), error_y=error, marker_color=COLORS[0])
     figure = go.Figure(bars, {"title": title})
-    figure.update_xaxes(type="category")
+    figure.update_xaxes(type="category", title=_part(found.labels))
     return figure, f"n = {found.n:,}{', ± one standard error' if known else ''}."
+
+
+def _part(labels: Sequence[str]) -> str:
+    """What labels count, where they are bare numbers: blocks, or heads of blocks."""
+    if all(label.isdigit() or label == "all" for label in labels):
+        return "block"
+    return "block.head" if all(re.fullmatch(r"\d+\.\d+", label) for label in labels) else ""

@@ -16,11 +16,20 @@ def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
     return lines
 
 
-def check_same(found: Mapping[str, Any], asked: Mapping[str, Any], *, where: object) -> None:
-    """Refuse to continue in ``where`` what was asked otherwise.
+def check_same(
+    found: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    *,
+    where: object,
+    unsaid: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Refuse to continue in ``where`` what was asked otherwise; ``unsaid`` is what entries of a part stand for where a
+    description leaves them out.
 
     Raises:
         ValueError: with every difference.
     """
+    for part, entries in (unsaid or {}).items():
+        found, asked = ({**its, part: {**entries, **its[part]}} if part in its else its for its in (found, asked))
     if lines := differences(found, asked):
         raise ValueError(f"{where} holds another run ({'; '.join(lines)}); choose another folder")

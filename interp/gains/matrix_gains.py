@@ -119,7 +119,12 @@ def measurement() -> Measurement:
         >>> interp.gains.measurement().name
         'gains'
     """
-    words = {"sigma1": "Top singular value", "sigma2": "Second", "stable_rank": "Stable rank", "gain": "Gain on real x"}
+    words = {
+        "sigma1": "Top singular value",
+        "sigma2": "Second singular value",
+        "stable_rank": "Stable rank",
+        "gain": "Gain on text",
+    }
     titles = {f"{figure}_{name}": f"{text}: {name}" for figure, text in words.items() for name in MATRICES}
     return Measurement(
         name="gains", code=CODE, run=lambda model, tokens: _quantities(gains(model, tokens)), titles=titles

@@ -8,5 +8,5 @@ from .judges import LocalModel as LocalModel
 from .judges import Message as Message
 from .judges import OpenAICompatible as OpenAICompatible
 from .judges import Request as Request
+from .preparing import prepare as prepare
 from .study import Settings as Settings
-from .study import prepare as prepare

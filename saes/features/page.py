@@ -178,8 +178,8 @@ def _attends(books: Sequence[FeatureBook]) -> str:
     (first, *others) = sorted(block for block in blocks if block is not None)
     named = f"block {first}" if not others else "the last block before"
     return (
-        f"Underlined: what the marked token attends to in {named}, mean of the heads; the darkest is the most in the"
-        " passage besides the row's first token. Shares are shown on hover."
+        f"Underlined: what the marked token attends to in {named}, mean of the heads; the strongest line is the most in"
+        " the passage besides the row's first token. Shares are shown on hover."
     )
 
 

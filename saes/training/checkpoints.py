@@ -23,6 +23,7 @@ from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import atomic_path, sync_file, sync_folder, told_if_full, write_json
 from saes.places.dictionary import Dictionary
 from saes.sae import CONFIG, SAE
+from saes.training.config import UNSAID
 from saes.training.optimiser.together import Together
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def claim(folder: Path, asked: dict[str, dict[str, Any]]) -> Iterator[None]:
     asked = json.loads(json.dumps(asked))  # as it will be read again: a tuple is a list there
     with nullcontext() if is_finished(folder) else alone_in(folder, below=[_CHECKPOINTS]):
         if path.is_file():
-            check_same(read_json(path), asked, where=folder)
+            check_same(read_json(path), asked, where=folder, unsaid={"train": UNSAID})
         elif is_finished(folder):
             raise ValueError(
                 f"{folder} holds an SAE that no run there has made (no {path.name}); choose another folder"

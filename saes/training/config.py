@@ -4,11 +4,13 @@ The command line is made from this class, so nothing slow is imported before som
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from interp.arguments.fields import require_fields
 from interp.counts import Count, Counts
 from saes.training.optimiser.kinds import ADAM_BETAS, ADAM_EPS, KINDS
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 LEAST_DEAD_AFTER = 20_480
 """Fewest tokens of silence after which a latent counts as dead by default, however short the run."""
+UNSAID = {
+    "adam_betas": [0.9, 0.999], "adam_eps": 1e-18, "budget": "part", "kind": None, "l0": None, "optimizer": "adam",
+    "reads": [], "writes": [],
+}  # fmt: skip
+"""What a run's description leaves out where it is this: as runs were described before it could be another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +159,12 @@ class TrainConfig:
         return math.ceil(self.tokens / self.batch_size)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
-        if isinstance(self.adam_betas, list):
-            object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
+        for name in ("out", "init_from"):
+            if isinstance(value := getattr(self, name), str | os.PathLike):
+                object.__setattr__(self, name, Path(value))
+        for name in ("reads", "writes", "adam_betas", "keep_steps", "log_to"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
 
     def peak_lr(self, d_in: int) -> float:
         """See ``lr``; ``d_in`` is the width that an SAE, or each part of a dictionary, reads."""
@@ -197,12 +207,8 @@ class TrainConfig:
         plain["lr"] = KINDS[self.optimizer].rule if self.lr is None else self.lr
         plain["dead_after_tokens"] = self.dead_after
         del plain["dead_after_steps"]
-        before = {"l0": None, "optimizer": "adam", "adam_betas": (0.9, 0.999), "adam_eps": 1e-18}
-        for name, value in before.items():  # what runs were, whose descriptions do not say it
-            if getattr(self, name) == value:
-                del plain[name]
-        if self.kind is None:  # as runs were described before there were kinds
-            plain = {name: v for name, v in plain.items() if name not in ("kind", "reads", "writes", "budget")}
+        of_kind = ("kind", "reads", "writes", "budget") if self.kind is not None else ()
+        plain = {name: v for name, v in plain.items() if name in of_kind or name not in UNSAID or v != UNSAID[name]}
         return plain | {"init_from": None if self.init_from is None else str(self.init_from)}
 
 
@@ -215,6 +221,7 @@ def check(config: TrainConfig) -> None:
 
     Raises ValueError naming the setting, what is allowed, and the fix.
     """
+    require_fields(config)
     from saes.activations import ACTIVATIONS
     from saes.losses import TERMS
     from saes.training.figures.sinks import SINKS
@@ -248,7 +255,7 @@ def check(config: TrainConfig) -> None:
     if config.l0 is not None:
         _check_l0(config)
     for name, weight in config.loss_weights.items():
-        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+        if not 0 <= weight < math.inf:
             raise ValueError(f"loss_weights: {name} is {weight!r}; it must be a number of 0 or more")
     if unknown := sorted(set(config.loss_weights) - set(TERMS)):
         raise ValueError(f"there is no loss term {', '.join(unknown)}; there are {', '.join(TERMS)}")
@@ -259,10 +266,6 @@ def check(config: TrainConfig) -> None:
     _check_places(config)
     if config.decoder == "tied" and config.target_site is not None:
         raise ValueError("decoder='tied' is for SAEs: a transcoder's encoder and decoder belong to different sites")
-    if config.decoder == "tied" and config.d_sae == 1:
-        raise ValueError(
-            "d_sae is 1; with decoder='tied' it must be 2 or more: take decoder='unit_norm' for one latent"
-        )
     if config.normalise == "layer_norm" and config.target_site is not None:
         raise ValueError("normalise='layer_norm' is for SAEs: a transcoder's output has another mean and deviation")
     if config.skip and config.kind in (None, "crosscoder") and config.target_site is None:
@@ -270,11 +273,7 @@ def check(config: TrainConfig) -> None:
 
 
 def _check_optimizer(config: TrainConfig) -> None:
-    if config.optimizer not in KINDS:
-        raise ValueError(f"optimizer is {config.optimizer!r}; it must be one of {', '.join(KINDS)}")
-    betas: Any = config.adam_betas
-    two = isinstance(betas, tuple) and len(betas) == 2 and all(isinstance(beta, float | int) for beta in betas)
-    if not (two and all(0 <= beta < 1 for beta in betas)):
+    if not all(0 <= beta < 1 for beta in config.adam_betas):
         raise ValueError(f"adam_betas are {config.adam_betas}; they must be two numbers from 0 to below 1")
     if config.latent_shards > 1 and KINDS[config.optimizer].whole:
         able = ", ".join(name for name, kind in KINDS.items() if not kind.whole)

@@ -1,5 +1,6 @@
 """How an SAE is fine-tuned, as data; the command line is made from this class, so nothing slow is imported."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +45,8 @@ class FinetuneConfig:
     """Steps from one line of log.jsonl to the next."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(self.out))
+        if isinstance(self.out, str | os.PathLike):
+            object.__setattr__(self, "out", Path(self.out))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without the folder: moving a run does not make it another one."""

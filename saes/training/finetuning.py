@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp import metrics
+from interp.arguments.fields import require_fields
 from interp.arguments.kinds import require
 from interp.inference_mode import refuse_inference_mode
 from interp.models.bridge import Model
@@ -117,6 +118,7 @@ def _loop(
 
 
 def _check(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig) -> Site:
+    require_fields(config)
     if is_transcoder(sae):
         raise ValueError("a transcoder's output stands at another site than its input; only SAEs are fine-tuned")
     for name in ("tokens", "batch_rows", "checkpoint_every", "log_every", "lr", "clip"):

@@ -1,6 +1,7 @@
 """What a run hands over: weights put together from all processes, thresholds calibrated, for raw activations."""
 
 import copy
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from saes.places.dictionary import Dictionary
 from saes.places.files import save_dictionary
 from saes.sae import SAE
 from saes.training.calibration import calibrate, first_inputs
-from saes.training.checkpoints import TrainState
+from saes.training.checkpoints import TrainState, is_finished
 from saes.training.config import TrainConfig
 from saes.training.sources import Source
 from saes.training.spread import collect
+
+logger = logging.getLogger(__name__)
 
 STEPS = "steps"
 """In a run's folder: a folder with an SAE for each of ``keep_steps``."""
@@ -45,4 +48,22 @@ def keep(state: TrainState, config: TrainConfig, store: Source) -> None:
     finish(kept, config, store)
     if group.leads:
         kept.sae.provenance = kept.sae.provenance | {"step": state.step}
-        save(kept.sae, config.out / STEPS / f"{state.step:09d}")
+        save(kept.sae, _folder(config, state.step))
+
+
+def tell_of_steps_gone_by(state: TrainState, config: TrainConfig) -> None:
+    """Warn of those of ``keep_steps`` that the run has passed without keeping them: their weights are not there."""
+    gone = [step for step in config.keep_steps if step <= state.step and not is_finished(_folder(config, step))]
+    if gone:
+        there = sorted(int(path.name) for path in (config.out / STEPS).glob("[0-9]*") if is_finished(path))
+        logger.warning(
+            "%s %s, so that keep_steps cannot keep %s any more: %s; train again in another folder for those",
+            config.out,
+            "is finished" if state.finished else f"is at step {state.step}",
+            ", ".join(map(str, gone)),
+            f"of its steps there are {', '.join(map(str, there))}" if there else "none of its steps was kept",
+        )
+
+
+def _folder(config: TrainConfig, step: int) -> Path:
+    return config.out / STEPS / f"{step:09d}"

@@ -1,6 +1,6 @@
 """The state of a run before its first step: weights, optimizer, and the scales of the data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -92,10 +92,10 @@ def fresh_state(
     target_scales: tuple[float, ...],
     *,
     decoder: str,
-    made_by: Callable[[Sequence[Tensor]], Together] = optimizer_for,
+    made_by: Callable[..., Together] = optimizer_for,
 ) -> TrainState:
     """An SAE or dictionary, on its device, with an optimizer that has taken no step, which ``made_by`` makes of the
-    weights to learn."""
+    weights to learn, and of those (``columns``) whose latents are columns."""
     parts = parts_of(sae)
     followers = [part.W_dec for part in parts] if decoder == "tied" else []  # each follows its W_enc
     learned = [
@@ -103,7 +103,7 @@ def fresh_state(
         for parameter in sae.parameters()
         if parameter.requires_grad and not any(parameter is follower for follower in followers)
     ]
-    optimizer = made_by(learned)
+    optimizer = made_by(learned, columns=[part.W_enc for part in parts])
     shape = (sae.d_sae,) if isinstance(sae, SAE) else (len(parts), sae.d_sae)
     silent = torch.zeros(shape, dtype=torch.int64, device=parts[0].W_enc.device)
     return TrainState(sae.train(), optimizer, scales, target_scales, silent, (1.0,) * len(parts))

@@ -36,7 +36,7 @@ from saes.training.checkpoints import TrainState, appended_log, claim, is_finish
 from saes.training.config import TrainConfig, check
 from saes.training.figures.sinks import OpenSinks
 from saes.training.figures.site_statistics import SiteStatistics
-from saes.training.finishing import finish, keep, save
+from saes.training.finishing import finish, keep, save, tell_of_steps_gone_by
 from saes.training.initial import device_of, initial_state
 from saes.training.optimiser.adam import remove_parallel
 from saes.training.optimiser.memory import keep_freed_memory
@@ -188,6 +188,7 @@ def _continue(state: TrainState, config: TrainConfig) -> None:
         state.sae, state.step, state.finished = load_any(config.out), config.steps, True
     else:
         resume(state, config.out)
+    tell_of_steps_gone_by(state, config)
 
 
 def _loop(runs: list[tuple[TrainState, TrainConfig]], store: Source, *, progress: bool) -> dict[str, Tensor]:

@@ -83,8 +83,8 @@ class Verdict:
     """Of several places written, their mean; None where the batch has no variance."""
     l0: float
     """Active latents a token, of all parts."""
-    dead: int
-    """Latents that counted as dead at the end."""
+    dead: int | None
+    """Latents that counted as dead at the end; None where the run was too short for any to count."""
     latents: int
     """Latents of all parts."""
     d_in: int
@@ -93,6 +93,8 @@ class Verdict:
     """Rows that FVU and L0 are of."""
     activation: str | None = None
     """Name of the activation; None in the files of earlier versions."""
+    dead_after: int | None = None
+    """Tokens of silence after which a latent counts as dead; None in the files of earlier versions."""
 
     def faults(self) -> list[str]:
         """What is wrong with it, with what helps."""
@@ -102,7 +104,7 @@ class Verdict:
                 f"FVU {self.fvu:.3g} is above 1: the mean of the activations is a better reconstruction; lower --lr, or"
                 " train on more tokens"
             )
-        if 2 * self.dead > self.latents:
+        if self.dead is not None and 2 * self.dead > self.latents:
             found.append(
                 f"{self.dead:,} of {self.latents:,} latents are dead: lower --d-sae or --lr, or train on more tokens"
             )
@@ -120,8 +122,13 @@ class Verdict:
 
     def __str__(self) -> str:
         fvu = "no FVU (the activations are all equal)" if self.fvu is None else f"FVU {self.fvu:.3f}"
-        figures = f"{fvu}, L0 {self.l0:.1f}, {self.dead:,} of {self.latents:,} latents dead"
-        return f"{figures} on {self.tokens:,} of the last activations of training"
+        dead = "" if self.dead is None else f", {self.dead:,} of {self.latents:,} latents dead"
+        untold = (
+            "; too short a run to tell which latents are dead: that takes"
+            f" {self.dead_after:,} activations of silence, so train on more --tokens, or lower --dead-after-tokens"
+        )
+        figures = f"{fvu}, L0 {self.l0:.1f}{dead} on {self.tokens:,} of the last activations of training"
+        return figures + (untold if self.dead is None else "")
 
     def to_json(self) -> dict[str, Any]:
         """Figures and faults, as plain data."""
@@ -130,7 +137,8 @@ class Verdict:
 
 @torch.no_grad()
 def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Tensor, "n _"]], *, dead: int) -> Verdict:
-    """Of what takes raw activations, as it will be saved, on the first rows of a batch.
+    """Of what takes raw activations, as it will be saved, on the first rows of a batch; ``dead`` latents count as such
+    at the end of the run.
 
     Raises FloatingPointError where the FVU is not finite or above ``RUINED``: that is not to be saved.
     """
@@ -151,11 +159,12 @@ def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Ten
     return Verdict(
         fvu=fvu,
         l0=sum(float(its.l0.float().mean()) for its in latents),
-        dead=dead,
+        dead=dead if config.tokens >= config.dead_after else None,
         latents=sum(part.d_sae for part in parts_of(sae)),
         d_in=sum(x.shape[-1] for x in reads),
         tokens=len(reads[0]),
         activation=config.activation,
+        dead_after=config.dead_after,
     )
 
 

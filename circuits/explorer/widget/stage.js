@@ -229,7 +229,6 @@ function makeStage(state, actions) {
       const marks = {
         negative: node.score < 0,
         zero: node.score === 0,
-        strong: share > 0.5,
         faint: node.faint && !chosen,
         chosen,
         pinned: node.members.some((member) => pinned.has(member.id)),
@@ -239,7 +238,8 @@ function makeStage(state, actions) {
       const names = ["node", node.kind, ...Object.keys(marks).filter((name) => marks[name])].join(" ");
       // Most stay as they are, and writing costs more than comparing.
       if (made.className !== names) made.className = names;
-      const look = `${Math.round(8 + 77 * share)}%|${node.x}|${node.y}|${asDot}|${node.width}|${node.label}`;
+      // The ink of a box is read on its tone: half of it at most.
+      const look = `${Math.round(8 + (asDot ? 77 : 42) * share)}%|${node.x}|${node.y}|${asDot}|${node.width}|${node.label}`;
       if (made.dataset.look !== look) {
         made.dataset.look = look;
         made.style.setProperty("--share", look.split("|")[0]);

@@ -55,8 +55,16 @@ def graph_page(
     page.part(explorer.fragment(details=len(explorer.graphs["position"]["nodes"])))
     if measurement is not None:
         _measured(page, measurement)
-    page.heading("Nodes").table(*_node_table(pruned, words), interactive=True)
-    page.heading("Edges").table(*_edge_table(pruned, measurement), interactive=True)
+    page.heading("Nodes").text(
+        "Influence: share in the targets, over all paths. Value: of a latent its activation, of a target its logit (or"
+        " difference of logits), of errors and tokens their norm. Layer -1 are tokens, the last one is the targets."
+        " Raises, lowers: the tokens whose logits a latent changes most."
+    )
+    page.table(*_node_table(pruned, words), interactive=True)
+    page.heading("Edges").text(
+        "What a source adds to its target: to a latent before its activation function, to the logit of a target."
+    )
+    page.table(*_edge_table(pruned, measurement), interactive=True)
     return page
 
 
@@ -92,7 +100,8 @@ def _measured(page: Page, found: Measurement) -> None:
     page.text(
         "Each source is taken out of the model, and each of its targets read. Direct: everything else is held, which is"
         " what an edge claims. Frozen attention: patterns are held, MLPs and norms answer. Live: nothing is held. The"
-        " effect has the sign of the edge where the edge is right."
+        " effect has the sign of the edge where the edge is right. r is Pearson's correlation of effects with edges; r,"
+        " paths, with what edges sum to over all paths, live."
     )
     figures = [(_scatter(found), _caption(found))]
     if found.replication is not None:
@@ -108,7 +117,7 @@ def _measured(page: Page, found: Measurement) -> None:
 
 def _caption(found: Measurement) -> str:
     mode = "live" if "live" in found.effects else found.null_mode
-    return f"Edges, and what taking out the source does ({mode}), by layers between; n = {len(found):,}"
+    return f"Edges, and what taking out the source does ({mode}), coloured by layers between; n = {len(found):,}"
 
 
 def _pair(agreement: Agreement) -> tuple[str, str]:
@@ -126,12 +135,14 @@ def _scatter(found: Measurement) -> go.Figure:
             x=found.predicted[chosen],
             y=values[chosen],
             mode="markers",
-            name=str(distance),
+            name=f"{distance:g} apart",
             marker={"size": 5, "opacity": 0.7, "color": COLORS[number % len(COLORS)]},
         )
     ends = [float(found.predicted.min()), float(found.predicted.max())]
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "gray"})
-    return figure.update_layout(title="Measured on predicted", xaxis_title="edge", yaxis_title="measured effect")
+    return figure.update_layout(
+        title="Measured on predicted", xaxis_title="edge (predicted effect)", yaxis_title="measured effect"
+    )
 
 
 def _verdicts(found: Measurement) -> go.Figure:
@@ -168,7 +179,13 @@ def _edge_table(
     name = pruned.graph.node
     if measurement is None:
         return ("source", "target", "edge"), [(str(name(s)), str(name(t)), f"{w:.4g}") for s, t, w in pruned.links]
-    columns: list[str] = ["source", "target", "edge", "all paths", *measurement.effects]
+    columns: list[str] = [
+        "source",
+        "target",
+        "edge",
+        "all paths",
+        *(mode.replace("_", " ") for mode in measurement.effects),
+    ]
     again, above = measurement.replication, measurement.above_null
     columns += [] if above is None else ["above the null"]
     columns += [] if again is None else ["mean, other prompts", "± standard error", "active in", "verdict"]

@@ -1,6 +1,7 @@
 """``interp concept``: where in a model a concept can be read off, and whether a prediction depends on it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
@@ -8,6 +9,20 @@ from interp.commands.options import ModelOptions, OutFile
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
 from interp.terminal.mode import say_plan
+
+if TYPE_CHECKING:
+    from interp.concepts import LayerScores
+
+_SIGNIFICANT = 0.05
+_LEGEND = (
+    "Held-out accuracy: how often a plane tells the concept's prompts from the others, on prompts that were left out"
+    " of its fit; both sides weigh the same, so chance is 0.5. TCAV (testing with concept activation vectors): share"
+    " of the prompts after which the target's logit rises along the plane's normal, the concept vector; near 0 says"
+    " as much as near 1. Random TCAV: the same of random sets against each other, which is 0 or 1 too wherever"
+    " gradients agree. Mean cosine: of that logit's gradient with the concept vector. p: of the cosine against those"
+    " of the random sets, two-sided and times the number of layers. ± is one standard error, of accuracy over"
+    " prompts, else over the sets."
+)
 
 app = App(
     name="concept",
@@ -86,6 +101,8 @@ def concept(
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
+    finding = _finding(found, target)
+    console.print(finding, markup=False)
     console.print(table)
     stability = (
         f"Over layers TCAV has a standard deviation of {found.deviation:.3f}, {found.variation:.3f} of its mean;"
@@ -97,8 +114,51 @@ def concept(
         from interp.pages.html_page import Page
 
         page = Page(f"A concept in {model}", subtitle=f"{len(own)} prompts of it, {len(others)} others, {sets} sets")
-        page.table(columns, rows).text(stability)
+        page.text(finding).figures(_figure(found)).table(columns, rows).text(_LEGEND).text(stability)
         console.print(f"Report: {page.write(html)}")
+
+
+def _finding(found: "LayerScores", target: str) -> str:
+    """Where the concept is read off best, and at which layers the target depends on it."""
+    best = max((each.concept.accuracy for each in found.layers), key=float)
+    where = ", ".join(str(each.layer) for each in found.layers if each.concept.accuracy.value == best.value)
+    read = f"Read off best at layer {where}: held-out accuracy {best}, where chance is 0.5."
+    sure = [
+        f"{each.layer} ({'rises' if each.sensitivity.value > 0 else 'falls'}, p {each.p_value:.2g})"
+        for each in found.layers
+        if each.p_value < _SIGNIFICANT
+    ]
+    if sure:
+        return f"{read} The logit of {target!r} goes with it more than with random sets at layer {', '.join(sure)}."
+    least = min(found.layers, key=lambda each: each.p_value)
+    return (
+        f"{read} At no layer does the logit of {target!r} go with it more than with random sets"
+        f" (least p {least.p_value:.2g}, at layer {least.layer})."
+    )
+
+
+def _figure(found: "LayerScores") -> tuple[Any, str]:
+    import plotly.graph_objects as go
+
+    from interp.pages.html_page import COLORS
+
+    figure = go.Figure(layout={"title": "By layer"})
+    curves = {
+        "held-out accuracy": [each.concept.accuracy for each in found.layers],
+        "TCAV": [each.tcav for each in found.layers],
+        "random TCAV": [each.random_tcav for each in found.layers],
+    }
+    for (name, values), color in zip(curves.items(), COLORS[:2] + COLORS[5:], strict=True):
+        figure.add_scatter(
+            x=[each.layer for each in found.layers],
+            y=[value.value for value in values],
+            error_y={"array": [value.standard_error for value in values]},
+            name=name,
+            line={"color": color, "dash": "dot" if name.startswith("random") else "solid"},
+        )
+    figure.update_xaxes(title="layer (after this block)", dtick=max(1, len(found.layers) // 16))
+    figure.update_yaxes(title="share of prompts", range=[-0.05, 1.1])
+    return figure, f"{found.sets} random sets, ± one standard error."
 
 
 def _lines(path: Path) -> list[str]:

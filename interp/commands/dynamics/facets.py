@@ -1,7 +1,7 @@
 """``interp facets``: the different reasons for which a unit fires."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -9,6 +9,17 @@ from interp.commands.options import ModelOptions, OutFile, RowOptions
 from interp.terminal.answers import answer
 from interp.terminal.help_text import examples
 from interp.terminal.mode import say_plan
+
+if TYPE_CHECKING:
+    from interp.facets import Facets
+
+_LEGEND = (
+    "A facet is a cluster of the contexts in which the unit is active, by the residual stream before its block; the"
+    " token at which it is active stands in ⟦ ⟧. Silhouette: from -1 to 1, how much nearer contexts are to their own"
+    " cluster than to the next; there is one facet unless it is above what 95 % of noise shows. Stability: adjusted"
+    " Rand index of the clusters with those of bootstrap samples, 1 where they are the same, 0 by chance. ± is one"
+    " standard error."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,27 +85,38 @@ def facets(
         raise ValueError(f"--unit {unit}: {error}") from error
     found = cluster(contexts.vectors, contexts.activation, direction=_direction(loaded, site, int(index)))
     console = Console(highlight=False)
-    stable = "" if found.stability is None else f", stability {found.stability}"
-    summary = (
-        f"{len(found.facets)} of {found.n} contexts: silhouette {found.silhouette:.3f}, in noise of the same covariance"
-        f" {found.null_silhouette:.3f}{stable}"
-    )
-    console.print(f"Facets: {summary}")
-    cells = []
+    finding = _finding(found)
+    console.print(finding)
+    sections = []
     for number, facet in enumerate(found.facets):
-        console.print(f"\nFacet {number}: share {facet.share}, activation {facet.activation}", markup=False)
+        title = f"Facet {number}: share of contexts {facet.share}, mean activation {facet.activation}"
+        console.print(f"\n{title}", markup=False)
         texts = [_text(loaded, tokens, contexts, member) for member in facet.members[:8]]
         for text in texts:
             console.print(f"  {text}", markup=False)
-        cells.append((f"Facet {number}: share {facet.share}, activation {facet.activation}", texts))
+        sections.append((title, texts))
     answer(found)
     if html:
         from interp.pages.html_page import Page
 
-        page = Page(f"Facets of {unit} in {model}", subtitle=summary)
-        for title, texts in cells:
+        page = Page(
+            f"Facets of {unit} in {model}", subtitle=f"{len(tokens)} rows of {tokens.shape[1]} tokens of {data}"
+        )
+        page.text(finding).text(_LEGEND)
+        for title, texts in sections:
             page.heading(title).table(["contexts nearest to the centre"], [[text] for text in texts])
         console.print(f"Report: {page.write(html)}")
+
+
+def _finding(found: "Facets") -> str:
+    """How many reasons there are, and against what."""
+    from interp.facets.clustering import MOST
+
+    compared = f"silhouette {found.silhouette:.3f}, in noise of the same covariance below {found.null_silhouette:.3f}"
+    if found.stability is None:
+        return f"One facet: {found.n} contexts fall into clusters no more than noise does ({compared})."
+    more = "; there may be more" if len(found.facets) == MOST else ""
+    return f"{len(found.facets)} facets of {found.n} contexts{more}: {compared}; stability {found.stability}."
 
 
 def _direction(model: Any, site: str, index: int) -> Any:

@@ -104,7 +104,8 @@ def explain(
     from saes.commands.inputs import open_inputs
     from saes.explanations.asking import Cap
     from saes.explanations.findings import FINDINGS
-    from saes.explanations.study import Settings, prepare
+    from saes.explanations.preparing import prepare
+    from saes.explanations.study import Settings
     from saes.features.examples import Text
     from saes.own_sites import own_sites
     from saes.places.files import load_any

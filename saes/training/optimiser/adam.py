@@ -5,6 +5,7 @@ unit norm again. The moments stay in the optimizer, where checkpoints look for t
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,14 @@ def remove_parallel(gradient: Float[Tensor, "n d"], rows: Float[Tensor, "n d"]) 
     """In place: take from each row of the gradient its part along the row of unit norm, which only changes a length."""
     for g, row in chunks(gradient, rows):
         g.addcmul_((g * row).sum(-1, keepdim=True), row, value=-1)
+
+
+def grouped(weights: Sequence[Tensor], columns: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Groups of an optimiser's parameters: those whose latents are ``columns``, as W_enc's are, and the others."""
+    groups: dict[bool, list[Tensor]] = {False: [], True: []}
+    for weight in weights:
+        groups[any(weight is matrix for matrix in columns)].append(weight)
+    return [{"params": its, "columns": turned} for turned, its in groups.items() if its]
 
 
 def make_moments(optimizer: torch.optim.Adam) -> None:
@@ -38,14 +47,17 @@ def make_moments(optimizer: torch.optim.Adam) -> None:
 @torch.no_grad()
 def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_rows: Sequence[Tensor] = ()) -> None:
     """One step of ``optimizer``, whose moments are made, on ``scale`` times the gradients, which it overwrites; then
-    the rows of the parameters ``unit_rows`` get norm 1."""
+    the latents of the parameters ``unit_rows`` get norm 1. A group of its parameters says whether latents are its
+    columns (``grouped``); where it does not, they are its rows."""
     clipped = bool(scale < 1)
     for group in optimizer.param_groups:
+        columns = group.get("columns", False)
         for weights in group["params"]:
             if weights.grad is None:
                 continue
             state, unit = optimizer.state[weights], any(weights is rows for rows in unit_rows)
-            for w, gradient, mean, square in chunks(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"]):
+            its = latents_first(weights, weights.grad, state["exp_avg"], state["exp_avg_sq"], columns=columns)
+            for w, gradient, mean, square in chunks(*its):
                 if clipped:
                     gradient.mul_(scale)
                 adam(
@@ -70,8 +82,7 @@ def adam_step(optimizer: torch.optim.Adam, *, scale: Float[Tensor, ""], unit_row
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching rows of tensors that lie in memory alike; on a GPU all at once."""
-    tensors = latents_first(*tensors)
+    """Matching rows of tensors whose rows lie together; on a GPU all at once."""
     first = tensors[0]
     if first.is_cuda or first.numel() <= CHUNK:
         yield tensors
@@ -80,8 +91,11 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield from zip(*(t.split(rows) for t in tensors), strict=True)
 
 
-def latents_first(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Views of tensors that lie in memory alike, with rows that lie together: W_enc has a latent's weights side by
-    side."""
-    turned = tensors[0].ndim == 2 and not tensors[0].is_contiguous()
-    return tuple(t.T for t in tensors) if turned else tensors
+def latents_first(*tensors: Tensor, columns: bool) -> tuple[Tensor, ...]:
+    """Views of tensors that lie in memory alike with a latent in every row, where they have latents as ``columns``.
+
+    A latent's weights lie side by side either way, and what was said of the axis would be seen to be wrong.
+    """
+    views = tuple(t.T for t in tensors) if columns else tensors
+    assert all(view.is_contiguous() for view in views)
+    return views

@@ -3,21 +3,21 @@
 Bernstein et al. 2018 (arXiv 1802.04434), without weight decay.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from saes.training.optimiser.adam import chunks
+from saes.training.optimiser.adam import chunks, grouped, latents_first
 
 MOMENTUM = 0.9
 
 
 class Signum(torch.optim.Optimizer):
-    """It keeps one number of each weight, the mean."""
+    """It keeps one number of each weight, the mean. Some have latents as ``columns``, the others as rows."""
 
-    def __init__(self, weights: Iterable[Tensor]) -> None:
-        super().__init__(weights, {"lr": 0.0, "momentum": MOMENTUM})
+    def __init__(self, weights: Sequence[Tensor], *, columns: Sequence[Tensor] = ()) -> None:
+        super().__init__(grouped(weights, columns), {"lr": 0.0, "momentum": MOMENTUM})
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter] = {"exp_avg": torch.zeros_like(parameter)}
@@ -29,6 +29,7 @@ class Signum(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                for weights, gradient, mean in chunks(parameter, parameter.grad, self.state[parameter]["exp_avg"]):
+                moved = (parameter, parameter.grad, self.state[parameter]["exp_avg"])
+                for weights, gradient, mean in chunks(*latents_first(*moved, columns=group["columns"])):
                     mean.lerp_(gradient, 1 - group["momentum"])
                     weights.sub_(mean.sign(), alpha=group["lr"])

@@ -5,13 +5,13 @@ is turned along its dimensions alone. Turning along latents would mix them, and 
 the authors' code the first gradient only gives the first directions, no weight decays, and vectors are Adam's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saes.training.optimiser.adam import latents_first
+from saes.training.optimiser.adam import grouped, latents_first
 
 BETAS, GRAM_BETA = (0.95, 0.95), 0.95
 EVERY = 10
@@ -20,13 +20,14 @@ EVERY = 10
 
 class Soap(torch.optim.Optimizer):
     """It keeps Adam's moments of each weight, of the gradient as it is and of its square along the directions, and for
-    a matrix of width d two of d times d."""
+    a matrix of width d two of d times d. Some have latents as ``columns``, the others as rows."""
 
-    def __init__(self, matrices: Iterable[Tensor], *, eps: float) -> None:
-        super().__init__(matrices, {"lr": 0.0, "betas": BETAS, "gram_beta": GRAM_BETA, "every": EVERY, "eps": eps})
+    def __init__(self, matrices: Sequence[Tensor], *, eps: float, columns: Sequence[Tensor] = ()) -> None:
+        own = {"lr": 0.0, "betas": BETAS, "gram_beta": GRAM_BETA, "every": EVERY, "eps": eps}
+        super().__init__(grouped(matrices, columns), own)
         for group in self.param_groups:
             for matrix in group["params"]:
-                width = latents_first(matrix)[0].shape[1]
+                width = matrix.shape[0 if group["columns"] else 1]
                 self.state[matrix] = {
                     "step": torch.zeros((), device=matrix.device),
                     "exp_avg": torch.zeros_like(matrix),
@@ -44,7 +45,8 @@ class Soap(torch.optim.Optimizer):
                 if matrix.grad is None:
                     continue
                 state = self.state[matrix]
-                rows, gradient, mean, square = latents_first(matrix, matrix.grad, state["exp_avg"], state["exp_avg_sq"])
+                moved = (matrix, matrix.grad, state["exp_avg"], state["exp_avg_sq"])
+                rows, gradient, mean, square = latents_first(*moved, columns=group["columns"])
                 gram, directions, done = state["gram"], state["directions"], int(state["step"])
                 if done:
                     mean.lerp_(gradient, 1 - beta_1)

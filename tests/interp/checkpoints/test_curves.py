@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from interp.checkpoints import Measurement, Quantity, quantity, sweep, training_page
+from interp.checkpoints.pages import model_page
 from interp.checkpoints.text_report import print_run
 from interp.metrics import Estimate
 from tests.interp.massive.planted import planted_model, planted_tokens
@@ -68,6 +70,22 @@ def test_nothing_is_measured_twice_and_a_new_measurement_is_added(run: Path, tmp
     third = Counting("again", option=3)
     sweep(str(run), planted_tokens(), [third.measurement], tmp_path / "out", steps="4")
     assert third.calls == 1
+
+
+def test_the_page_of_a_model_says_what_its_bars_count(tmp_path: Path) -> None:
+    what = Measurement(
+        name="x", code=1, run=lambda model, tokens: {}, titles={"block": "of blocks", "head": "of heads", "one": "all"}
+    )
+    found = {
+        "block": quantity({"0": 1.0, "1": 2.0, "all": 1.5}),
+        "head": quantity({"0.0": 1.0, "0.1": 2.0}),
+        "one": quantity({"ablate:1.0": Estimate(0.5, 0.25, 4)}),
+    }
+    page = model_page("t", [(what, found)], tokens=torch.zeros(2, 3, dtype=torch.long))
+    html = page.write(tmp_path / "page.html").read_text()
+    titles = re.findall(r'"xaxis":\{"title":\{"text":"([^"]*)"', html)
+    assert titles == ["block", "block.head"]
+    assert "<b>0.5 ± 0.25</b><small>ablate:1.0; n = 4</small>" in html
 
 
 def test_equal_weights_are_flagged_and_measured_once(run: Path, tmp_path: Path) -> None:

@@ -176,8 +176,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
     line = ["embedded", "--positive", str(names), "--negative", str(others), "--html", str(tmp_path / "page.html")]
     app([*line, "--target", " and"], print_error=False, exit_on_error=False, result_action="return_value")
-    assert "Over layers TCAV" in capsys.readouterr().out
-    assert "held-out accuracy" in (tmp_path / "page.html").read_text()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Over layers TCAV" in shown
+    assert "of ' and' go" in shown, "the finding names the target"
+    page = (tmp_path / "page.html").read_text()
+    assert "held-out accuracy" in page
+    assert "testing with concept activation vectors" in page
     with pytest.raises(ValueError, match="tokens; give one"):
         app([*line, "--target", " and then"], print_error=False, exit_on_error=False, result_action="return_value")
     others.write_text("\n")

@@ -1,5 +1,6 @@
 """Units with two planted reasons, or one; contexts of a unit recomputed."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     line = ["embedded", "--data", str(TEXT_FOLDER / "heldout.jsonl"), "--sequences", "40", "--context", "32"]
     options = {"print_error": False, "exit_on_error": False, "result_action": "return_value"}
     app([*line, "--unit", "blocks.2.mlp.hook_post:17", "--html", str(tmp_path / "page.html")], **options)
-    assert "Facet 0: share" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Facet 0: share of contexts" in shown
+    assert re.search(r"facets of \d+ contexts|One facet: \d+ contexts", shown)
     assert "contexts nearest to the centre" in (tmp_path / "page.html").read_text()
     with pytest.raises(ValueError, match="write site:index"):
         app([*line, "--unit", "blocks.2.mlp.hook_post"], **options)

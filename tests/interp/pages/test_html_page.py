@@ -1,5 +1,6 @@
 """The page is one file, needs no network, and shows text as text."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_numbers_are_right_aligned(tmp_path: Path) -> None:
     assert '<td>clean</td><td class="number">3.142</td>' in html
 
 
-SEEN = """() => [...document.querySelectorAll("td, th, .xtitle, .ytitle, .card b")].every(one => {
+SEEN = """() => [...document.querySelectorAll("td, th, .xtitle, .ytitle, .gtitle, .card b")].every(one => {
   const {left, right, top, width} = one.getBoundingClientRect();
   const frame = one.closest("figure, .card, body").getBoundingClientRect();
   return !width || left >= frame.left && right <= Math.min(frame.right, innerWidth) && top >= frame.top; })"""
@@ -78,6 +79,47 @@ def test_nothing_is_cut_on_a_phone(scheme: str, tmp_path: Path) -> None:
         assert (min(map(int, re.findall(r"\d+", ink)[:3])) > 127) == (scheme == "dark")
         window.set_viewport_size({"width": 1300, "height": 900})
         assert window.locator("tr >> text=column 8").first.is_visible()
+
+
+@pytest.mark.browser
+def test_many_tokens_below_a_map_stand_apart_on_a_phone(tmp_path: Path) -> None:
+    tokens = [f"token {i}" for i in range(60)]
+    figure = go.Figure(go.Heatmap(z=[[0.0] * 60] * 4), {"title": "a title that is much longer than the map is wide"})
+    figure.update_xaxes(tickvals=list(range(60)), ticktext=tokens, tickangle=-60)
+    surface = go.Figure(go.Surface(z=[[0.0, 1.0], [1.0, 2.0]]))
+    page = Page("t").figures((figure, "a map")).figures((surface, "a space"))
+    with browser_window() as window:
+        window.set_viewport_size({"width": 420, "height": 900})
+        window.goto(page.write(tmp_path / "page.html").as_uri())
+        window.wait_for_function("document.querySelectorAll('.gtitle tspan').length > 1")
+        window.wait_for_function(SEEN, timeout=60_000)
+        boxes = window.evaluate(
+            "[...document.querySelectorAll('#figure-1 .xtick text')].map(one => one.getBoundingClientRect())"
+            ".map(({left, right}) => [left, right])"
+        )
+        assert 10 < len(boxes) < 60
+        assert all(before[1] <= after[0] + 2 for before, after in itertools.pairwise(boxes))
+        distance = "document.getElementById('{}')._fullLayout.scene.camera.eye.x"
+        assert window.evaluate(distance.format("figure-2")) > 1.25, "farther than plotly's own, so that names fit"
+
+
+@pytest.mark.browser
+def test_a_long_table_begins_short_and_sorts_by_size(tmp_path: Path) -> None:
+    rows = [[f"step {i}", f"{i:,}"] for i in range(990, 1030)]
+    page = Page("t").table(["name", "step"], rows, interactive=True)
+    with browser_window() as window:
+        window.goto(page.write(tmp_path / "page.html").as_uri())
+        seen = window.locator("tr:visible td.number")
+        assert seen.count() == 20
+        window.get_by_text("step", exact=True).click()
+        assert seen.first.text_content() == "1,029"
+        window.get_by_placeholder("Only rows").fill("step 99")
+        assert seen.count() == 10
+        assert not window.get_by_text("Show all").is_visible()
+        window.get_by_placeholder("Only rows").fill("")
+        window.get_by_text("Show all 40 rows").click()
+        assert seen.count() == 40
+        assert seen.last.text_content() == "990"
 
 
 def test_a_ragged_table_is_refused() -> None:

@@ -43,15 +43,9 @@ def test_they_are_what_shorter_runs_end_with(activation: str, tmp_path: Path) ->
 def test_a_stopped_run_keeps_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = config(tmp_path / "straight", keep_steps=(10, 20))
     train(straight, SOURCE)
-    stopped, step = config(tmp_path / "stopped", keep_steps=(10, 20)), loop.train_step
-
-    def stopping(state, *arguments, **options):  # type: ignore[no-untyped-def]
-        if state.step == 12:
-            raise KeyboardInterrupt
-        step(state, *arguments, **options)
-
+    stopped = config(tmp_path / "stopped", keep_steps=(10, 20))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopping)
+        stop_at(12, patch)
         with pytest.raises(KeyboardInterrupt):
             train(stopped, SOURCE)
     train(replace(stopped, keep_steps=(10, 20, 25)), SOURCE)  # more of them are no other run
@@ -59,6 +53,45 @@ def test_a_stopped_run_keeps_them_too(tmp_path: Path, monkeypatch: pytest.Monkey
         one, other = (SAE.load(folder.out / STEPS / name) for folder in (straight, stopped))
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert (stopped.out / STEPS / "000000025" / "cfg.json").is_file()
+
+
+def test_what_a_run_has_passed_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = config(tmp_path / "run", keep_steps=(10,))
+    train(asked, SOURCE)
+    train(asked, SOURCE)
+    assert caplog.messages == []
+    train(replace(asked, keep_steps=(5, 10, 20)), SOURCE)
+    (message,) = caplog.messages
+    assert message == (
+        f"{asked.out} is finished, so that keep_steps cannot keep 5, 20 any more: of its steps there are 10; train"
+        " again in another folder for those"
+    )
+    assert [path.name for path in (asked.out / STEPS).iterdir()] == ["000000010"]
+
+
+def test_what_a_stopped_run_has_passed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = config(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(12, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, SOURCE)
+    train(replace(run, keep_steps=(3, 20)), SOURCE)
+    (message,) = caplog.messages
+    assert "run is at step 7, so that keep_steps cannot keep 3 any more: none of its steps was kept; train" in message
+    assert [path.name for path in (run.out / STEPS).iterdir()] == ["000000020"]
+
+
+def stop_at(last: int, patch: pytest.MonkeyPatch) -> None:
+    step = loop.train_step
+
+    def stopping(state, *arguments, **options):  # type: ignore[no-untyped-def]
+        if state.step == last:
+            raise KeyboardInterrupt
+        step(state, *arguments, **options)
+
+    patch.setattr(loop, "train_step", stopping)
 
 
 def test_dictionaries_over_places_too(tmp_path: Path) -> None:

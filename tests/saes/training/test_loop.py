@@ -191,7 +191,6 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
         ({"loss_weights": {"l0": 1.0}}, "l0 is for jumprelu, not for topk"),
         ({"loss_weights": {"aux": float("nan")}}, "aux is nan; it must be a number of 0 or more"),
         ({"loss_weights": {"aux": -1.0}}, "aux is -1.0; it must be a number of 0 or more"),
-        ({"decoder": "tied", "d_sae": 1, "k": 1}, "d_sae is 1; with decoder='tied' it must be 2 or more"),
         ({"skip": True}, "skip is for transcoders"),
         ({"l0": 4.0}, "l0 is for jumprelu, gated, relu, not for topk, which has a k"),
         ({"activation": "gated", "k": None, "l0": 20.0}, "l0 is 20; it must be .* at most a quarter of d_sae"),

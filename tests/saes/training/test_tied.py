@@ -33,7 +33,9 @@ def config(tmp_path: Path) -> TrainConfig:
     )
 
 
-def test_the_steps_are_those_of_one_matrix(config: TrainConfig) -> None:
+@pytest.mark.parametrize(("d_sae", "k"), [(48, K), (1, 1)])
+def test_the_steps_are_those_of_one_matrix(d_sae: int, k: int, config: TrainConfig) -> None:
+    config = replace(config, d_sae=d_sae, k=k)
     source = MemorySource(planted(STEPS * ROWS, d=24, features=32)[0])
     start = train(replace(config, tokens=1, batch_size=1, lr=1e-30, out=config.out / "start"), source)
     assert torch.allclose(start.W_enc, start.W_dec.T, atol=1e-6)
@@ -43,8 +45,8 @@ def test_the_steps_are_those_of_one_matrix(config: TrainConfig) -> None:
     (place,) = [Site.parse(config.site)]
     for batch in source.batches_of([place], ROWS):
         x = batch[place]
-        kept = ((x - b_dec) @ W.T + b_enc).topk(K, dim=-1)
-        latents = torch.zeros(len(x), 48).scatter(-1, kept.indices, kept.values.relu())
+        kept = ((x - b_dec) @ W.T + b_enc).topk(k, dim=-1)
+        latents = torch.zeros(len(x), d_sae).scatter(-1, kept.indices, kept.values.relu())
         optimizer.zero_grad()
         (latents @ W + b_dec - x).square().mean().backward()
         assert W.grad is not None

@@ -80,6 +80,7 @@ def test_figures_are_of_what_is_saved(config: TrainConfig) -> None:
         ({"fvu": 1.5}, "FVU 1.5 is above 1"),
         ({"fvu": None}, None),
         ({"dead": 33}, "33 of 64 latents are dead"),
+        ({"dead": None}, None),
         ({"l0": 32.5}, "L0 32.5 is above the 32 dimensions that are read: nothing is sparse; lower --k"),
         ({"l0": 32.5, "activation": "afa"}, "L0 32.5 is above the 32 dimensions .* top-AFA chooses so many; lower"),
     ],
@@ -88,6 +89,18 @@ def test_faults(changes: dict[str, float | str | None], message: str | None) -> 
     good = Verdict(fvu=0.5, l0=4.0, dead=32, latents=64, d_in=32, tokens=256)
     faults = replace(good, **changes).faults()  # type: ignore[arg-type]
     assert faults == [] if message is None else re.match(message, faults[0])
+
+
+def test_a_run_tells_how_many_are_dead_once_it_is_as_long_as_their_silence(config: TrainConfig) -> None:
+    source = MemorySource(planted(1000, d=32)[0])
+    for tokens, dead in ((2047, None), (2048, 0)):
+        run = replace(config, tokens=tokens, dead_after_tokens=2048, out=config.out / str(tokens))
+        train(run, source)
+        found = read_verdict(run.out)
+        assert found is not None
+        assert (found.dead, found.dead_after) == (dead, 2048)
+        assert ("too short a run" in str(found)) == (dead is None)
+        assert ("0 of 64 latents dead" in str(found)) == (dead == 0)
 
 
 def test_rows_without_variance_have_no_fvu() -> None:
@@ -104,7 +117,8 @@ def test_the_command_judges_and_does_so_again(tmp_path: Path, capsys: pytest.Cap
         assert ended.value.code == 0
         shown = capsys.readouterr().out
         assert "FVU " in shown
-        assert "L0 4.0, 0 of 128 latents dead on 512 of the last activations" in shown
+        assert "L0 4.0 on 512 of the last activations of training; too short a run to tell which latents are" in shown
+        assert "dead: that takes 20,480 activations of silence, so train on more --tokens" in shown
 
 
 def test_top_afa_says_beforehand_and_in_the_log_that_it_may_choose_more_than_there_are_dimensions(

@@ -6,7 +6,7 @@ from torch import nn
 
 from saes import SAE, TopK
 from saes.training.optimiser import adam as update
-from saes.training.optimiser.adam import adam_step, make_moments, remove_parallel
+from saes.training.optimiser.adam import adam_step, grouped, make_moments, remove_parallel
 
 
 def five_passes(sae: SAE, optimizer: torch.optim.Adam, clip: float, unit_norm: bool) -> None:
@@ -43,7 +43,8 @@ def test_ten_steps_are_those_of_five_passes(
     monkeypatch.setattr(update, "CHUNK", 7 * 6)
     generator = torch.Generator().manual_seed(0)
     saes = [SAE(6, 50, TopK(4), dtype=dtype).initialise(seed=0, mean=torch.zeros(6)) for _ in range(2)]
-    optimizers = [torch.optim.Adam(sae.parameters(), lr=0.01, fused=True) for sae in saes]
+    groups = [grouped(list(sae.parameters()), [sae.W_enc]) for sae in saes]
+    optimizers = [torch.optim.Adam(its, lr=0.01, fused=True) for its in groups]
     make_moments(optimizers[1])
     for _ in range(10):
         for name in ("W_enc", "W_dec", "b_enc"):

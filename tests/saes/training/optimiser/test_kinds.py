@@ -114,7 +114,7 @@ def test_how_a_matrix_lies_in_memory_does_not_matter(kind: str, monkeypatch: pyt
     for turned in (False, True):
         weights = nn.Parameter(matrix().float().T if turned else matrix().float())
         bias = nn.Parameter(torch.zeros(5))
-        optimizer = optimizer_for([weights, bias], kind)
+        optimizer = optimizer_for([weights, bias], kind, columns=[weights] if turned else [])
         for group in optimizer.param_groups:
             group["lr"] = 0.01
         for gradient in gradients(25):
@@ -130,6 +130,29 @@ def test_how_a_matrix_lies_in_memory_does_not_matter(kind: str, monkeypatch: pyt
         alone.grad = gradient[:, 0].float()
         other.step()
     torch.testing.assert_close(ends[0][1], alone.detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 3), (5, 1), (5, 3)])
+def test_latents_get_norm_1_where_shape_and_strides_do_not_tell_which_axis_is_theirs(
+    kind: str, shape: tuple[int, int]
+) -> None:
+    """One latent, or one dimension, lies in memory like its transpose. SOAP's directions are those of a latent."""
+    latents, width = shape
+    for turned in (False, True):
+        start = matrix().float()[:latents, :width].contiguous()
+        weights = nn.Parameter(start.T if turned else start)
+        optimizer = optimizer_for([weights, nn.Parameter(torch.zeros(1))], kind, columns=[weights] if turned else [])
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        for gradient in gradients(3):
+            part = gradient.float()[:latents, :width]
+            weights.grad = torch.empty_like(weights).copy_(part.T if turned else part)
+            take_step(optimizer, scale=LARGE, unit_rows=[weights])
+        norms = weights.detach().norm(dim=0 if turned else 1)
+        torch.testing.assert_close(norms, torch.ones(latents))
+        if kind == "soap":
+            assert optimizer.state[weights]["directions"].shape == (width, width)
 
 
 @pytest.mark.parametrize("kind", BESIDE_ADAM)
@@ -283,14 +306,29 @@ def test_the_optimiser_makes_a_run_another_one(tmp_path: Path) -> None:
         train(config(tmp_path / "run", "muon"), source())
 
 
+def test_what_a_description_leaves_out_is_said_as_what_it_stands_for(tmp_path: Path) -> None:
+    """Runs of before there were betas do not say them; their own, 0.9 and 0.999, are left out now too."""
+    before = config(tmp_path / "before", "adam", adam_betas=(0.9, 0.999))
+    before = replace(before, tokens=100)
+    train(before, source())
+    with pytest.raises(ValueError, match=r"adam_betas: there \[0.9, 0.999\], asked \[0.8, 0.95\]\); choose"):
+        train(replace(before, adam_betas=ADAM_BETAS), source())
+    now = replace(before, out=tmp_path / "now", adam_betas=ADAM_BETAS)
+    train(now, source())
+    with pytest.raises(ValueError, match=r"adam_betas: there \[0.8, 0.95\], asked \[0.9, 0.999\]\); choose"):
+        train(replace(now, adam_betas=(0.9, 0.999)), source())
+    with pytest.raises(ValueError, match=r"optimizer: there 'adam', asked 'signum'"):
+        train(replace(now, optimizer="signum"), source())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of adam, signum, muon, soap"),
         ({"adam_betas": (0.9, 1.0)}, r"adam_betas are \(0.9, 1.0\); they must be two numbers from 0 to below 1"),
-        ({"adam_betas": 0.9}, "adam_betas are 0.9; they must be two numbers"),
-        ({"adam_betas": ("a", "b")}, "they must be two numbers from 0 to below 1"),
-        ({"adam_betas": (0.9,)}, r"adam_betas are \(0.9,\); they must be two numbers"),
+        ({"adam_betas": 0.9}, "adam_betas is 0.9; it must be a tuple: a number, a number: leave it out"),
+        ({"adam_betas": ("a", "b")}, r"adam_betas is \('a', 'b'\); it must be a tuple"),
+        ({"adam_betas": (0.9,)}, r"adam_betas is \(0.9,\); it must be a tuple"),
         ({"adam_eps": 0.0}, "adam_eps is 0.0; it must be above 0"),
         ({"optimizer": "muon", "latent_shards": 2}, "a step of muon takes all latents of a matrix together"),
         ({"optimizer": "soap", "latent_shards": 2}, "leave it at 1, or choose one of adam, signum"),
@@ -317,7 +355,7 @@ def test_the_plan_counts_what_is_kept(kind: str, activation: str, tmp_path: Path
     its = config(tmp_path / "run", kind, activation=activation, k=4 if activation == "topk" else None)
     found = plan(its, Sized16(source().data))
     sae = SAE(16, 48, ACTIVATIONS[activation](**({"k": 4} if activation == "topk" else {})))
-    optimizer = optimizer_for([p for p in sae.parameters() if p.requires_grad], kind)
+    optimizer = optimizer_for([p for p in sae.parameters() if p.requires_grad], kind, columns=[sae.W_enc])
     matrices = [p for p in sae.parameters() if p.ndim == 2]
     kept = sum(value.numel() for weights in matrices for key, value in optimizer.state[weights].items() if value.ndim)
     vectors = sum(p.numel() for p in sae.parameters() if p.ndim == 1)
