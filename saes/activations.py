@@ -231,6 +231,8 @@ class Matryoshka(BatchTopK):
     shares: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     """Shares of d_sae that reconstruct alone, rising; the last is 1."""
     name: ClassVar[str] = "matryoshka"
+    loss_weights: ClassVar[Mapping[str, float]] = MappingProxyType({"aux": 1 / 4})
+    """Eight times the others': what the last prefixes leave to their many latents is small."""
 
     def prefixes(self, d_sae: int) -> tuple[int, ...]:
         """See the class."""
