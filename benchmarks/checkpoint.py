@@ -17,7 +17,7 @@ from train_step_workers import BATCHES, InMemory, Settings
 from saes import TrainConfig
 from saes.training.checkpoints import save_checkpoint
 from saes.training.initial import initial_state
-from saes.training.loop import train_step
+from saes.training.step import train_step
 
 
 def median_seconds(run: Callable[[], object], times: int) -> float:

@@ -49,7 +49,7 @@ def deepfield(settings: Settings) -> Contestant:
     from interp import Site
     from saes import TrainConfig
     from saes.training.initial import initial_state
-    from saes.training.loop import train_step
+    from saes.training.step import train_step
 
     data = _data(settings)
     reads, writes = ([f"{name}{layer}" for layer in range(settings.layers)] for name in ("in", "out"))

@@ -24,7 +24,7 @@ from train_step_workers import InMemory
 
 from saes import TrainConfig
 from saes.training.initial import initial_state
-from saes.training.loop import train_step
+from saes.training.step import train_step
 
 Step = Callable[[], object]
 

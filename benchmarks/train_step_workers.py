@@ -63,7 +63,7 @@ def deepfield(settings: Settings, *, screened: bool = True) -> Contestant:
     from saes import TrainConfig
     from saes.kernels.cpu_screen import Screen
     from saes.training.initial import initial_state
-    from saes.training.loop import train_step
+    from saes.training.step import train_step
 
     if not screened:
         Screen.pays = staticmethod(lambda *_: False)  # type: ignore[method-assign]

@@ -6,5 +6,5 @@ from .loop import train as train
 from .loop import train_all as train_all
 from .loop import train_dictionary as train_dictionary
 from .loop import train_many as train_many
-from .loop import train_step as train_step
 from .plan import with_places as with_places
+from .step import train_step as train_step

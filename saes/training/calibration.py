@@ -22,9 +22,9 @@ from saes.activations import BatchTopK, Gated, JumpReLU, ReLU
 from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
 from saes.selection import kth_largest
-from saes.training.checkpoints import TrainState
 from saes.training.config import TrainConfig
 from saes.training.sources import Source, as_read, batches
+from saes.training.stepping.state import TrainState
 
 ROWS = 65_536
 """Most activations read."""

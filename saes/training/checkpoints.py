@@ -8,12 +8,10 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp.files.differences import check_same
@@ -21,52 +19,15 @@ from interp.files.folder_lock import alone_in
 from interp.files.outside import read_json
 from interp.files.tensor_files import read_sealed, write_sealed
 from interp.files.writing import atomic_path, sync_file, sync_folder, told_if_full, write_json
-from saes.places.dictionary import Dictionary
-from saes.sae import CONFIG, SAE
+from saes.sae import CONFIG
 from saes.training.config import UNSAID
-from saes.training.optimiser.together import Together
+from saes.training.stepping.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 KEEP_CHECKPOINTS = 2
 LOG = "log.jsonl"
 _CHECKPOINTS = "checkpoints"
-
-
-@dataclass
-class TrainState:
-    """Everything that a checkpoint holds."""
-
-    sae: SAE | Dictionary
-    """What is trained, with its weights."""
-    optimizer: Together
-    """What moves the weights, with its moments of each."""
-    scales: tuple[float, ...]
-    """What the activations at every place that is read are multiplied with."""
-    target_scales: tuple[float, ...]
-    """So are those at every place written; of an SAE equal to ``scales``."""
-    silent: Int[Tensor, "*parts d_sae"]
-    """Tokens since the last step in which each latent was active; of a dictionary over places a row a part."""
-    sparsity: tuple[float, ...] = (1.0,)
-    """What every part's weights of sparsity losses are multiplied with before the last error counts
-    (``TrainConfig.l0``)."""
-    step: int = 0
-    """How many steps are done."""
-    finished: bool = False
-    """The SAE is written, and nothing is left to do."""
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    """Figures of a step that is logged, by name; empty on others."""
-
-    @property
-    def alone(self) -> SAE:
-        """The SAE, where it is one."""
-        assert isinstance(self.sae, SAE)
-        return self.sae
-
-    @property
-    def scale(self) -> float:
-        """Of an SAE's only input."""
-        return self.scales[0]
 
 
 @contextmanager

@@ -35,7 +35,6 @@ from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
 from saes.training.calibration import batch_count, calibrate
 from saes.training.checkpoints import (
-    TrainState,
     appended_log,
     claim,
     is_finished,
@@ -45,8 +44,9 @@ from saes.training.checkpoints import (
 )
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.initial import fresh_state
-from saes.training.loop import update
 from saes.training.optimiser.together import optimizer_for, set_learning_rate
+from saes.training.stepping.state import TrainState
+from saes.training.stepping.weights import update
 
 BETAS = (0.9, 0.999)
 """Of Adam, as is usual: others were compared in training from activations alone."""

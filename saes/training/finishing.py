@@ -9,10 +9,11 @@ from saes.places.dictionary import Dictionary
 from saes.places.files import save_dictionary
 from saes.sae import SAE
 from saes.training.calibration import calibrate, first_inputs
-from saes.training.checkpoints import TrainState, is_finished
+from saes.training.checkpoints import is_finished
 from saes.training.config import TrainConfig
 from saes.training.sources import Source
-from saes.training.spread import collect
+from saes.training.stepping.spread import collect
+from saes.training.stepping.state import TrainState
 
 logger = logging.getLogger(__name__)
 

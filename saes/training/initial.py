@@ -12,12 +12,12 @@ from interp.store.activation_store import ActivationStore
 from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
 from saes.same_model import check_same_model, said_model
-from saes.training.checkpoints import TrainState
 from saes.training.config import TrainConfig
 from saes.training.figures.site_statistics import SiteStatistics
 from saes.training.optimiser.together import Together, optimizer_for
 from saes.training.sources import Source, place_in, source_of, without_row_scale
 from saes.training.sparsity.start import start_from
+from saes.training.stepping.state import TrainState
 
 STATISTICS_ROWS = 65_536
 """Rows read before the first step, for the data's mean and norm."""

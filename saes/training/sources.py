@@ -9,8 +9,8 @@ from torch import Tensor
 
 from interp.sites.site import Site
 from saes.layer_norm import RowScale
-from saes.training.checkpoints import TrainState
 from saes.training.config import TrainConfig
+from saes.training.stepping.state import TrainState
 
 
 @runtime_checkable

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from interp.files.outside import read_json
 from interp.files.writing import write_json
-from saes.distributed.group import ALONE, Group
 from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
 from saes.training.config import TrainConfig
+from saes.training.figures.fvu import fvu_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,6 @@ RUINED = 1e6
 FILE = "verdict.json"
 _PATIENCE = 100
 _ROWS = 1024
-
-
-def fvu_of(target: Float[Tensor, "n d"], x_hat: Float[Tensor, "n d"], group: Group = ALONE) -> float | None:
-    """Fraction of variance unexplained; None where the rows do not differ by more than the rounding of their mean."""
-    power, error = (group.mean(t.square()).mean() for t in (target, target - x_hat))
-    variance = group.mean((target - group.mean(target)).square()).mean()
-    rounding = (8 * torch.finfo(target.dtype).eps) ** 2 * power
-    return float(error / variance) if variance > rounding else None
 
 
 class Watch:

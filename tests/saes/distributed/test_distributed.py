@@ -19,7 +19,8 @@ from saes import train
 from saes.activations import ACTIVATIONS
 from saes.places import load_any
 from saes.training import loop, train_all
-from saes.training.checkpoints import TrainState, claim
+from saes.training.checkpoints import claim
+from saes.training.stepping.state import TrainState
 from tests.patience import PATIENCE
 from tests.saes.distributed.runs import BOTH_WAYS, CASES, STEPS, config, shares_latents, source
 from tests.two_processes import run_two

@@ -21,9 +21,10 @@ from saes import JumpReLU, TrainConfig, sae, train
 from saes.activations import activation_to_config
 from saes.kernels import encode
 from saes.kernels.backend import use
-from saes.training.checkpoints import TrainState, resume, save_checkpoint
+from saes.training.checkpoints import resume, save_checkpoint
 from saes.training.initial import initial_state
-from saes.training.loop import train_step
+from saes.training.step import train_step
+from saes.training.stepping.state import TrainState
 from tests.saes.kernels.kernel_checks import TOLERANCE, close
 from tests.saes.sources import MemorySource, planted
 from tests.saes.variants import VARIANTS

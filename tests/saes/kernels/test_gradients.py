@@ -13,7 +13,7 @@ from saes import SAE, JumpReLU, Latents, TrainConfig
 from saes.activations import Activation
 from saes.losses import TERMS, Pass, aux, run
 from saes.straight_through import jump, step
-from saes.training.loop import loss_terms
+from saes.training.stepping.loss import loss_terms
 from tests.saes.variants import VARIANTS, inputs, random_sae
 
 EVERYWHERE = ("mse", "l1", "afa", "afa_centred", "aux")
@@ -198,7 +198,7 @@ def test_thresholds_learn_through_the_latents_near_them(tmp_path: Path) -> None:
     below = ((sae.pre_activations(x)[0] - sae.threshold).abs() < 0.25).detach()
     assert forward.latents.l0.item() == 0
     config = TrainConfig(site="s", out=tmp_path, activation="jumprelu", options={"bandwidth": 0.5})
-    for term in loss_terms(forward, config, sparsity={}).values():
+    for term in loss_terms(forward, config.weights(forward.sae.activation), sparsity={}).values():
         sae.threshold.grad = None
         term.backward(retain_graph=True)
         assert sae.threshold.grad is not None

@@ -9,7 +9,7 @@ from torch import Tensor
 from saes import JumpReLU, TrainConfig
 from saes.activations import activation_from_config, activation_to_config
 from saes.losses import run
-from saes.training.loop import loss_terms
+from saes.training.stepping.loss import loss_terms
 from tests.saes.variants import inputs, random_sae
 
 WIDTH, D = 0.7, 8
@@ -51,7 +51,7 @@ def test_loss_and_gradients_are_those_of_the_formulas(tmp_path: Path) -> None:
     forward = run(sae, x, x, torch.zeros(24, dtype=torch.bool))
     options = {"bandwidth": WIDTH, "penalty": "tanh"}
     config = TrainConfig(site="s", out=tmp_path, activation="jumprelu", options=options)
-    terms = loss_terms(forward, config, sparsity={})
+    terms = loss_terms(forward, config.weights(forward.sae.activation), sparsity={})
     assert list(terms) == ["mse", "tanh", "pre_act"]
     loss = sum(terms.values())
     assert isinstance(loss, Tensor)

@@ -18,7 +18,7 @@ from saes.activations import ACTIVATIONS
 from saes.losses import Pass
 from saes.training import loop
 from saes.training.initial import initial_state
-from saes.training.loop import train_step
+from saes.training.step import train_step
 from tests.interp.store.stores import random_rows, tiny_bridge
 from tests.saes.sources import MemorySource, planted
 from tests.saes.training.killed import kill_in_the_middle, start_slowly
@@ -169,7 +169,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(config: TrainConfig, mo
     def steep(p: Pass) -> Tensor:
         return (p.x_hat - p.x_hat.detach()).abs().sum().sqrt()
 
-    monkeypatch.setattr("saes.training.loop.TERMS", {"mse": steep})
+    monkeypatch.setattr("saes.training.stepping.loss.TERMS", {"mse": steep})
     source = MemorySource(planted(1000, d=32)[0])
     state = initial_state(config, source)
     before = state.sae.W_enc.detach().clone()

@@ -12,8 +12,9 @@ import torch
 from interp.cli import main
 from interp.embedded import TEXT_FOLDER
 from saes import SAE, TrainConfig, train
+from saes.training.figures.fvu import fvu_of
 from saes.training.plan import plan
-from saes.training.verdict import HOPELESS, Verdict, Watch, fvu_of, judge, read_verdict
+from saes.training.verdict import HOPELESS, Verdict, Watch, judge, read_verdict
 from tests.saes.sources import MemorySource, planted
 
 

@@ -13,13 +13,13 @@ from interp import Site
 from saes import SAE, TrainConfig, train
 from saes.activations import ACTIVATIONS
 from saes.training import loop, train_all
-from saes.training.checkpoints import TrainState
 from saes.training.config import check
 from saes.training.optimiser import adam
 from saes.training.optimiser.kinds import ADAM_BETAS, ADAM_EPS, KINDS
 from saes.training.optimiser.soap import Soap
 from saes.training.optimiser.together import optimizer_for, take_step
 from saes.training.plan import plan
+from saes.training.stepping.state import TrainState
 from tests.saes.places.kinds import PlacesSource
 from tests.saes.sources import MemorySource, planted
 
@@ -206,7 +206,7 @@ def test_no_step_changes_the_norm_of_a_decoder_row(
         take_step(optimizer, scale=scale, unit_rows=unit_rows)
         seen.append((float(along), float((rows.norm(dim=-1) - 1).abs().max()), float((rows - before).abs().max())))
 
-    monkeypatch.setattr(loop, "take_step", looking)
+    monkeypatch.setattr("saes.training.stepping.weights.take_step", looking)
     trained = train(config(tmp_path / "run", kind, decoder=decoder), source())
     assert len(seen) == STEPS
     assert max(along for along, _, _ in seen) < 1e-5

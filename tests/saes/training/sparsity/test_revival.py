@@ -8,8 +8,8 @@ import torch
 from saes import TrainConfig
 from saes.activations import JumpReLU
 from saes.training import initial_state
-from saes.training.checkpoints import TrainState
-from saes.training.loop import train_step
+from saes.training.step import train_step
+from saes.training.stepping.state import TrainState
 from tests.saes.sources import MemorySource, planted
 
 DATA = planted(4096, d=32, features=64, active=4)[0]

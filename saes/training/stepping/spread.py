@@ -7,7 +7,7 @@ import torch
 from saes.distributed.group import ALONE, Group
 from saes.places.dictionary import Dictionary, parts_of
 from saes.sae import SAE
-from saes.training.checkpoints import TrainState
+from saes.training.stepping.state import TrainState
 
 
 @torch.no_grad()
