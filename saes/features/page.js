@@ -148,8 +148,11 @@ function norms(latent) {
 // What a judge says of it, and how far that holds.
 function said(latent) {
   if (!latent.said) return [];
+  const scores = latent.said.scores, meant = 'How often a judge with this sentence alone is right: whether the latent is ' +
+    'active in a passage (detection), on marked tokens (fuzzing), which tokens a clamp of it raises (effects). Chance is 0.5.';
   return [make('p', latent.said.text || 'The judge gave no sentence.', { className: 'said' }),
-    ...[...latent.said.scores, 'Said by ' + latent.said.by].map(line => make('p', line, { className: 'soft' }))];
+    ...[...scores, ...(scores.length ? [meant] : []), 'Said by ' + latent.said.by]
+      .map(line => make('p', line, { className: 'soft' }))];
 }
 const card = (label, value) => make('div', undefined, {}, make('span', label), make('b', value));
 

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from interp.pages.html_page import Page
 from saes.suites.running import Suites
+from saes.suites.texts.built_in import BUILT_IN
 
 MEANINGS = {
     "probing": "Held-out accuracy of linear probes of k latents, of k dimensions of the activation, and of all of it.",
@@ -41,8 +42,11 @@ def table(found: Suites, *, title: str) -> Table:
 def add_to(page: Page, found: Suites) -> Page:
     """A section of the page for each evaluation, and in it a table for each set, so that it fits a narrow screen."""
     for suite in names_of(found):
-        page.heading(f"Evaluation: {suite}").text(MEANINGS[suite])
+        units = "entities that are asked about" if suite == "ravel" else "held-out groups of texts (words, documents)"
+        page.heading(f"Evaluation: {suite}").text(f"{MEANINGS[suite]} Errors are over n {units}.")
         for of, rows in groupby((one for one in found.figures if one.suite == suite), key=lambda one: one.of):
+            if of in BUILT_IN:
+                page.text(f"{of}: {(BUILT_IN[of].__doc__ or '').splitlines()[0]}")
             page.table((of, *COLUMNS[2:]), [(one.figure, str(one.value), f"{one.value.n:,}") for one in rows])
         for refused in (one for one in found.refused if one.suite == suite):
             page.text(f"Not measured on {refused.of}: {refused.reason.removeprefix(f'{refused.of}: ')}")

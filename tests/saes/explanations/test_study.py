@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier, Lock
 from time import sleep
@@ -86,6 +88,32 @@ def test_answers_that_cannot_be_read_are_counted(study: Study, tmp_path: Path) -
     dumb = study.run(Judging(dict.fromkeys(named(study), ""), knows), tmp_path / "dumb")
     assert dumb.malformed_explanations == dumb.explained == 4
     assert all(one.explanation.text is None and one.scores == {} for one in dumb.latents)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda items: "I'm sorry, but I can't help with that.",
+        lambda items: "\n".join(f"{int(number) - 1}: yes" for number in items),
+        lambda items: "\n".join(f"{number}: {item}" for number, item in items.items()),
+        lambda items: ", ".join(f"{number}: {'yes' if int(number) % 2 else 'no'}" for number in items),
+    ],
+    ids=["refusal", "from zero", "the items", "one line"],
+)
+def test_answers_in_other_forms_are_all_counted(
+    form: Callable[[dict[str, str]], str], study: Study, tmp_path: Path
+) -> None:
+    class Other(Judging):
+        def ask(self, request: Request) -> Answer:
+            if request.key() in self.explanations:
+                return super().ask(request)
+            items = dict(re.findall(r"^(\d+): (.*)$", request.text(), re.MULTILINE))
+            return Answer(text=form(items), prompt_tokens=1, completion_tokens=1)
+
+    found = study.run(Other(named(study), knows), tmp_path)
+    for summary in found.summary.values():
+        assert summary.malformed == summary.items > 0
+        assert summary.accuracy is None
 
 
 class _Ends(Exception):

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from interp.embedded import TEXT_FOLDER
+from interp.metrics import Estimate
+from interp.pages.html_page import Page
 from saes import SAE, TopK
-from saes.suites.running import parse_suites
+from saes.suites.running import Figure, Suites, parse_suites
+from saes.suites.shown import add_to
 from tests.saes.evaluation.evaluated import SITE, run
 
 TEXT = str(TEXT_FOLDER / "heldout.jsonl")
@@ -55,6 +58,18 @@ def test_one_evaluation_of_own_texts(saved: Path, tmp_path: Path, capsys: pytest
     assert "Evaluation: probing" in written
     assert "<th>mine.jsonl</th>" in written  # a table for each set, which fits a narrow screen
     assert "<p>Not measured on mine.jsonl: spurious correlation removal needs two properties" in written
+
+
+def test_the_page_says_what_a_set_is_and_what_n_counts(tmp_path: Path) -> None:
+    figures = tuple(
+        Figure(suite=suite, of=of, figure="x", value=Estimate(0.5, 0.1, 9))
+        for suite, of in (("probing", "number"), ("ravel", "cities"))
+    )
+    page = add_to(Page("SAE"), Suites(figures=figures, refused=(), details={})).write(tmp_path / "page.html")
+    written = page.read_text(encoding="utf-8")
+    assert "number: Singular or plural: sentences that end in a noun." in written
+    assert "Errors are over n held-out groups of texts (words, documents)." in written
+    assert "Errors are over n entities that are asked about." in written
 
 
 def test_core_stands_beside_others(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
