@@ -22,7 +22,7 @@ from interp.arguments.extras import MissingExtra
 from interp.arguments.renamed import with_new_names
 from interp.name_clash import warn_of_name_clash
 from interp.terminal.answers import answering
-from interp.terminal.help_text import OF_EVERY_COMMAND
+from interp.terminal.help_text import OF_EVERY_COMMAND, RunningText
 from interp.terminal.mode import in_command
 
 COMMANDS = "deepfield.commands"
@@ -85,6 +85,7 @@ def build_app() -> App:
         help="Mechanistic interpretability of transformer activations.",
         version=__version__,
         help_format="plaintext",
+        help_formatter=RunningText(),
         help_epilogue=OF_EVERY_COMMAND,
         default_parameter=Parameter(negative_iterable=()),  # an empty list is no option that anybody wants
         suppress_keyboard_interrupt=False,  # main has more to say than nothing

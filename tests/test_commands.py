@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cyclopts import App
+from rich.console import Console
 
 from interp.arguments.renamed import RENAMED, with_new_names
 from interp.cli import build_app, main
@@ -80,10 +81,12 @@ def test_an_option_means_the_same_in_every_command(path: tuple[str, ...]) -> Non
 def test_help_has_an_example_that_is_understood(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     app = build_app()
     with pytest.raises(SystemExit):
-        app([*path, "--help"])
+        app([*path, "--help"], console=Console(width=2000))
     page = capsys.readouterr().out
     assert "--empty-" not in page
     assert "Of every command: --json prints" in " ".join(page.split())
+    broken = [text for text in options(COMMANDS[path]).values() if " ".join(text.split()) not in page]
+    assert broken == [], "options are running text, whatever their docstring's lines"
     epilogue = next(a for a in (COMMANDS[path], COMMANDS.get(path[:1], app[path[0]])) if a.help_epilogue).help_epilogue
     assert epilogue
     lines = [line.strip() for line in epilogue.splitlines() if line.startswith("  interp ")]

@@ -118,6 +118,12 @@ def test_a_command_names_its_options_and_refuses_what_does_not_fit(
         ("gains embedded --data p.txt --context 0", "--context is 0; a row has 2 tokens or more"),
         ("sae publish no_sae --to . --license mit --data TEXT", ". is not empty; choose a new folder"),
         ("sae publish no_sae --to new --license ' ' --data TEXT", "give a license, such as mit or cc-by-4.0"),
+        ("finetune tuned --data TEXT --out ./tuned", "the folder of the SAE itself; choose another"),
+        ("patch nowhere --prompts 0", "--prompts is 0; a task has 1 or more"),
+        ("graph nowhere --prompt ''", "--prompt is empty; give the text"),
+        ("clamp nowhere --data repeated --spec induction:2.1:7", "'induction:2.1:7': strength=7.0 of "),
+        ("sae features nowhere --data TEXT --html page.html --examples 0", "--examples is 0; it must be 1 or more"),
+        ("monitor embedded --data body.jsonl", "has no column 'text'; it has body: call the text's text, or say which"),
         ("monitor embedded --data TEXT --steps 7", "--steps 7: embedded has none of these checkpoints; it has 0, 1, 4"),
     ],
 )
@@ -126,6 +132,7 @@ def test_lines_that_cannot_be_meant(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("p.txt").write_text("one\ntwo\n")
+    Path("body.jsonl").write_text('{"body": "a"}\n')
     with pytest.raises(SystemExit) as ended:
         main(shlex.split(line.replace("TEXT", str(TEXT_FOLDER / "heldout.jsonl"))))
     assert ended.value.code == 2

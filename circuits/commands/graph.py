@@ -110,6 +110,8 @@ def graph(
         raise ValueError("--save holds what was measured: pass --measure too")
     if data is not None and html is None:
         raise ValueError("--data is for the page, which shows where latents are most active in it: pass --html too")
+    if prompt == "":
+        raise ValueError("--prompt is empty; give the text whose next token is explained")
     entry = None if why_attends is None else _entry(why_attends)
 
     from rich.console import Console
@@ -129,7 +131,7 @@ def graph(
         from circuits.graphs.page.report import graph_page
 
     if task is not None:
-        require_task(task)
+        require_task(task, prompts)
     language_model = load_model(model, revision=loading.revision, dtype=loading.dtype, device=loading.device)
     device = next(language_model.parameters()).device
     dictionary = load_any(transcoders, device=device)
@@ -201,7 +203,10 @@ def _say_reason(
     """Print which pairs of sources add most to one score of attention; returns them as data."""
     from circuits.graphs.qk import score_pairs
 
-    score = score_pairs(found, layer, head, query=query, key=key)
+    try:
+        score = score_pairs(found, layer, head, query=query, key=key)
+    except ValueError as error:
+        raise ValueError(f"--why-attends {layer}.{head}:{query}:{key}: {error}") from error
     where, to = (f"@{position} {found.labels[position]!r}" for position in (query, key))
     line = f"Layer {layer}, head {head} looks from {where} to {to} with score {score.score:.3f}, of which"
     console.print(line, markup=False)

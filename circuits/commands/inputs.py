@@ -15,7 +15,7 @@ def open_task(model: str, about: TaskOptions, *, direction: str) -> tuple[Any, T
     Raises:
         ValueError: an unknown task, or one that does not fit the model's tokenizer.
     """
-    require_task(about.task)
+    require_task(about.task, about.prompts)
     loaded = load_model(model, revision=about.revision)
     return loaded, open_drawn_task(loaded, about.task, prompts=about.prompts, seed=about.seed, direction=direction)
 
@@ -26,7 +26,7 @@ def open_drawn_task(loaded: Any, task: str, *, prompts: int, seed: int, directio
     Raises:
         ValueError: an unknown task, or one that does not fit the model's tokenizer.
     """
-    require_task(task)
+    require_task(task, prompts)
     if loaded.tokenizer is None:
         raise ValueError("the model has no tokenizer, which prompts need")
     if task in BUILT_IN:
@@ -34,11 +34,13 @@ def open_drawn_task(loaded: Any, task: str, *, prompts: int, seed: int, directio
     return Task.from_jsonl(task, loaded.tokenizer, direction=direction)
 
 
-def require_task(task: str) -> None:
+def require_task(task: str, prompts: int) -> None:
     """Before minutes go into loading a model.
 
     Raises:
-        ValueError: it is neither built in nor a file.
+        ValueError: it is neither built in nor a file, or no prompts are drawn.
     """
+    if prompts < 1:
+        raise ValueError(f"prompts is {prompts}; a task has 1 or more")
     if task not in BUILT_IN and not Path(task).is_file():
         raise ValueError(f"task {task!r} is neither one of {', '.join(BUILT_IN)} nor a JSONL file")

@@ -293,7 +293,7 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     Names are ablate, previous, induction, no-previous, temperature.
 
     Raises:
-        ValueError: a name, place or number that is none of those.
+        ValueError: a name, place or number that is none of those, or that cannot be.
 
     Example:
         >>> from interp.clamping import parse_rules
@@ -312,6 +312,10 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
                 f"{part!r} in {text!r} is no clamp; write {', '.join(_PARSERS)}, then :layer.head, and :number for the"
                 " strength or the temperature, such as previous:0.2+induction:2.1:0.7"
             ) from None
+    try:
+        checked(rules)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
     return tuple(rules)
 
 

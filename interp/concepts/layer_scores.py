@@ -130,8 +130,7 @@ def across_layers(
         >>> [each.p_value < 0.05 for each in scores.layers]
         [False, True]
     """
-    if sets < _LEAST_SETS:
-        raise ValueError(f"sets={sets}; give {_LEAST_SETS} or more, or p-values come by luck")
+    check_sets(sets)
     if not positive or positive.keys() != pool.keys() or positive.keys() != gradients.keys():
         raise ValueError(
             f"layers {sorted(positive)}, {sorted(pool)} and {sorted(gradients)} of the concept, the pool and the"
@@ -173,3 +172,13 @@ def across_layers(
 
 def _cosines(gradients: Float[Tensor, "k d"], vectors: Float[Tensor, "sets d"]) -> Float[Tensor, " sets"]:
     return (functional.normalize(gradients.float().cpu(), dim=-1) @ vectors.T).mean(0)
+
+
+def check_sets(sets: int) -> None:
+    """Refuse too few random sets.
+
+    Raises:
+        ValueError: fewer than ``_LEAST_SETS``.
+    """
+    if sets < _LEAST_SETS:
+        raise ValueError(f"sets={sets}; give {_LEAST_SETS} or more, or p-values come by luck")

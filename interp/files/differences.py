@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+_LONGEST = 120
+
 
 def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """Every entry that differs, as ``part.key: there 1, asked 2``; those of mappings are compared one by one."""
@@ -12,8 +14,13 @@ def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
         if isinstance(there, Mapping) and isinstance(now, Mapping):
             lines += [f"{key}.{line}" for line in differences(there, now)]
         elif there != now:
-            lines.append(f"{key}: there {there!r}, asked {now!r}")
+            lines.append(f"{key}: there {_short(there)}, asked {_short(now)}")
     return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
 
 
 def check_same(

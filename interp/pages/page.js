@@ -90,7 +90,8 @@ const narrow = async plot => {
   if (width < 400) {
     change['legend.font.size'] = 11;
     Object.keys(plot._fullLayout).filter(key => /^scene\d*$/.test(key)).forEach(scene => ['x', 'y', 'z'].forEach(axis => {
-      change[`${scene}.camera.eye.${axis}`] = 1.6 * plot._fullLayout[scene].camera.eye[axis];
+      change[`${scene}.camera.eye.${axis}`] = 1.7 * plot._fullLayout[scene].camera.eye[axis];
+      Object.assign(change, {[`${scene}.${axis}axis.title.font.size`]: 11, [`${scene}.${axis}axis.tickfont.size`]: 10});
     }));
     const maps = plot.data.flatMap((trace, i) => trace.type === 'heatmap' && trace.showscale !== false ? [i] : []);
     if (maps.length) await Plotly.restyle(plot, {'colorbar.thickness': 12}, maps);

@@ -18,10 +18,15 @@ def rows_wanted(rows: TokenRows, *, max_tokens: int, first_position: int) -> int
     require_rows(rows)
     context = rows.ids.shape[1]
     count = min(len(rows.ids), -(-max_tokens // context))
-    if count <= 0 or not 0 <= first_position < context - 1:
+    if not 0 <= first_position < context - 1:
         raise ValueError(
-            f"no token to evaluate on: {len(rows.ids)} rows of {context} tokens, max_tokens {max_tokens},"
-            f" first_position {first_position}; give more text"
+            f"first_position is {first_position}; with rows of {context} tokens, the last of which predicts none, it is"
+            f" from 0 to {context - 2}"
+        )
+    if count <= 0:
+        raise ValueError(
+            f"no token to evaluate on: {len(rows.ids)} rows of {context} tokens, max_tokens {max_tokens}: give more"
+            " text"
         )
     return count
 

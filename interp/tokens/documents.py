@@ -127,7 +127,11 @@ def _checked(value: Any, column: str, where: str) -> Document:
 
 def missing_column(column: str, where: str, columns: Iterable[str]) -> str:
     """The message."""
-    return f"{where} has no column {column!r}; it has {', '.join(map(str, columns)) or 'none'}: choose one with column="
+    there = ", ".join(map(str, columns)) or "none"
+    return (
+        f"{where} has no column {column!r}; it has {there}: call the text's {column}, or say which it is with column="
+        " in Python and --column of interp cache"
+    )
 
 
 def _wrong_type(column: str, where: str, found: str) -> str:

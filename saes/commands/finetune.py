@@ -38,6 +38,8 @@ def finetune(
     data
         Text to train on, as for `interp cache`.
     """
+    if options.out.resolve() == sae.resolve():
+        raise ValueError(f"--out is {options.out}, the folder of the SAE itself; choose another")
     from saes.commands.inputs import open_inputs
     from saes.training.finetuning import finetune as run
 

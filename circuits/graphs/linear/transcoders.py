@@ -109,6 +109,11 @@ def _of_dictionary(dictionary: Dictionary) -> tuple[Transcoder, ...]:
 def _one_by_one(given: SAE | Sequence[SAE]) -> tuple[Transcoder, ...]:
     found = []
     for number, sae in enumerate([given] if isinstance(given, SAE) else given):
+        if sae.site is not None and sae.target_site is None:
+            raise ValueError(
+                f"dictionary {number} is an SAE of {sae.site}, which writes what it reads; a graph takes transcoders,"
+                " from an MLP's input to its output"
+            )
         if sae.site is None or sae.target_site is None:
             raise ValueError(
                 f"transcoder {number} does not say where it reads and writes; call .place('blocks.0.mlp.hook_in',"

@@ -69,8 +69,10 @@ def concept(
     from rich.table import Table
 
     from interp.concepts import across_layers, last_states, target_gradients
+    from interp.concepts.layer_scores import check_sets
     from interp.models.loading import load_model
 
+    check_sets(sets)
     own, others = _lines(positive), _lines(negative)
     if len(own) < 5 or len(others) < 10:
         raise ValueError(

@@ -67,6 +67,7 @@ def facets(
     """
     from rich.console import Console
 
+    from interp.commands.dynamics.one_or_all import whole_rows_of
     from interp.facets import contexts_of
     from interp.facets import facets as cluster
     from interp.models.loading import load_model
@@ -76,8 +77,7 @@ def facets(
     if not site or not index.isdigit():
         raise ValueError(f"--unit is {unit!r}; write site:index, such as blocks.2.mlp.hook_post:17")
     loaded = load_model(model, **vars(loading))
-    tokens, mask = text_rows(loaded, data, **vars(rows))
-    tokens = tokens[mask.all(1)]
+    tokens = whole_rows_of(*text_rows(loaded, data, **vars(rows)))
     say_plan(f"{unit} in {len(tokens)} rows of {tokens.shape[1]} tokens; clusters of its contexts against noise")
     try:
         contexts = contexts_of(loaded, tokens, site, int(index))

@@ -66,6 +66,9 @@ def features(
         raise ValueError("--facets are shown on a page: give --html too")
     if export is not None and export.exists() and any(export.iterdir()):
         raise ValueError(f"{export} is not empty; choose a new folder")
+    if examples < 1 or max_latents < 1:
+        name, value = ("--examples", examples) if examples < 1 else ("--max-latents", max_latents)
+        raise ValueError(f"{name} is {value}; it must be 1 or more")
     chosen = None if latents is None else read_latents(latents)
 
     from interp.files.differences import check_same

@@ -275,6 +275,7 @@ def test_the_model_is_left_as_it_was() -> None:
         ({"transcoders": random_set(activation=Gated())}, "is gated"),
         ({"transcoders": random_set(read="blocks.{}.hook_attn_out")}, "reads no place that a graph knows"),
         ({"transcoders": SAE(WIDTH, D_SAE, ReLU(), subtract_b_dec=False)}, "does not say where it reads"),
+        ({"transcoders": SAE(WIDTH, D_SAE, ReLU(), site="blocks.0.hook_resid_post")}, "which writes what it reads"),
         ({"prompt": prompt()[None]}, r"ids \[position\]"),
         ({"prompt": "text"}, "no tokenizer"),
         ({"prompt": [99]}, "token 99 is not in the vocabulary"),

@@ -132,7 +132,7 @@ def test_the_command_says_why_a_head_attends(capsys: pytest.CaptureFixture[str],
         (["embedded", "--prompt", "a", "--data", "text.txt"], "pass --html too"),
         (["embedded", "--task", "nothing"], "neither one of"),
         (["embedded", "--prompt", "a", "--why-attends", "2:16:3"], "it is LAYER.HEAD:QUERY:KEY"),
-        (["embedded", "--prompt", "Emma was", "--why-attends", "9.0:1:1"], "layer is 9"),
+        (["embedded", "--prompt", "Emma was", "--why-attends", "9.0:1:1"], "--why-attends 9.0:1:1: layer is 9"),
         (["embedded", "--prompt", "Emma was", "--targets", "not one token"], "a target is one"),
     ],
 )

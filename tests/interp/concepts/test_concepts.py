@@ -175,7 +175,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "\n".join(f"I saw {word}" for word in "the a it them that this some one all what no more".split())
     )
     line = ["embedded", "--positive", str(names), "--negative", str(others), "--html", str(tmp_path / "page.html")]
-    app([*line, "--target", " and"], print_error=False, exit_on_error=False, result_action="return_value")
+    options = {"print_error": False, "exit_on_error": False, "result_action": "return_value"}
+    app([*line, "--target", " and"], **options)
     shown = " ".join(capsys.readouterr().out.split())
     assert "Over layers TCAV" in shown
     assert "of ' and' go" in shown, "the finding names the target"
@@ -183,10 +184,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "held-out accuracy" in page
     assert "testing with concept activation vectors" in page
     with pytest.raises(ValueError, match="tokens; give one"):
-        app([*line, "--target", " and then"], print_error=False, exit_on_error=False, result_action="return_value")
+        app([*line, "--target", " and then"], **options)
+    with pytest.raises(ValueError, match="come by luck"):  # before a model is read
+        app(["nowhere", *line[1:], "--target", " and", "--sets", "9"], **options)
     others.write_text("\n")
     with pytest.raises(ValueError, match="holds no prompts"):
-        app([*line, "--target", " and"], print_error=False, exit_on_error=False, result_action="return_value")
+        app([*line, "--target", " and"], **options)
 
 
 def test_nonsense_is_refused() -> None:

@@ -113,6 +113,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Facet 0: share of contexts" in shown
     assert re.search(r"facets of \d+ contexts|One facet: \d+ contexts", shown)
     assert "contexts nearest to the centre" in (tmp_path / "page.html").read_text()
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(ValueError, match="fills no whole row"):
+        app(["embedded", "--data", str(tmp_path / "short.txt"), "--unit", "blocks.2.mlp.hook_post:17"], **options)
     with pytest.raises(ValueError, match="write site:index"):
         app([*line, "--unit", "blocks.2.mlp.hook_post"], **options)
     with pytest.raises(ValueError, match=r"--unit blocks\.2\.mlp\.hook_post:99999: .*has units 0 to"):
