@@ -165,8 +165,9 @@ def train_peers(setting: Setting, asked: Sequence[Trained], out: Path) -> None:
     for who in PEERS:
         jobs = [
             Job(
-                rows=str(out / "rows.safetensors"), order_seed=one.seed, steps=-(-one.tokens // BATCH), batch=BATCH,
-                k=one.k, d_sae=setting.d_sae, seed=one.seed, lr=one.lr, out=one.folder,
+                rows=str(out / "rows.safetensors"), model=setting.model, order_seed=one.seed,
+                steps=-(-one.tokens // BATCH), batch=BATCH, k=one.k, d_sae=setting.d_sae, seed=one.seed, lr=one.lr,
+                out=one.folder,
             )
             for one in asked
             if one.who == who and not Path(one.folder).exists()

@@ -24,6 +24,7 @@ class Job:
     """One SAE to train."""
 
     rows: str
+    model: str
     order_seed: int
     steps: int
     batch: int
@@ -102,7 +103,7 @@ def dictionary_learning(job: Job) -> None:
         "dict_size": job.d_sae,
         "k": job.k,
         "layer": 0,
-        "lm_name": "embedded",
+        "lm_name": job.model,
         "seed": job.seed,
         "device": "cpu",
         "lr": job.lr,
