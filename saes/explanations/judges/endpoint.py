@@ -6,8 +6,11 @@ a request is made, goes into its header alone, and is struck out of whatever the
 
 import http.client
 import json
+import logging
 import os
+import re
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -17,10 +20,13 @@ from urllib.request import Request as HTTPRequest
 from interp.files.outside import parse_json_text, reading, reason
 from saes.explanations.judges.judge import Answer, Request, estimated_tokens
 
+logger = logging.getLogger(__name__)
+
 AGAIN = (408, 429, 500, 502, 503, 504)
 """Status codes after which a request is sent again."""
 _LONGEST_WAIT = 60.0
 _LARGEST_BODY = 4 << 20
+_UNFIT = re.compile(r"unsupported|not support|unrecognized|unknown|not permitted|extra")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -37,6 +43,8 @@ class _NoRedirects(HTTPRedirectHandler):
 
 class OpenAICompatible:
     """A model behind ``POST {url}/chat/completions``, at temperature 0.
+
+    A server that says that it wants ``max_completion_tokens``, or takes no temperature or seed, gets its way.
 
     Args:
         url: Up to, and without, ``/chat/completions``: ``http://localhost:8000/v1``.
@@ -83,6 +91,7 @@ class OpenAICompatible:
         self._address = url.rstrip("/")
         self._model, self._key_variable = model, key_variable
         self._timeout, self._tries, self._first_wait = timeout, tries, first_wait
+        self._names: dict[str, str | None] = {name: name for name in ("max_tokens", "temperature", "seed")}
         self._opener = build_opener(_NoRedirects)
         self._key()  # so that a missing one is told before any work
 
@@ -98,17 +107,24 @@ class OpenAICompatible:
             ValueError: the key is missing, or the server refuses the request.
             ConnectionError: there was no answer after all tries; it says what came last.
         """
-        key = self._key()
+        key, names = self._key(), self._names
         wait, said = self._first_wait, ""
         for attempt in range(self._tries):
             if attempt:
                 time.sleep(min(wait, _LONGEST_WAIT))
                 wait *= 2
             try:
-                return self._answer(request, self._send(request, key), key)
+                return self._answer(request, self._send(request, names, key), key)
             except HTTPError as error:
                 with error:
                     said = _without(f"{error.code} {error.reason}: {_beginning(error, key)}", key)
+                if error.code in (400, 422) and (changed := _wanted(names, said)):
+                    self._names = self._names | changed
+                    for name in (ours for ours, theirs in changed.items() if theirs is None):
+                        logger.warning(
+                            "%s takes no %s: it uses its own, and may answer otherwise next time", self.name, name
+                        )
+                    return self.ask(request)
                 if error.code not in AGAIN:
                     moved = "; it points elsewhere, name that address" if 300 <= error.code < 400 else ""
                     raise ValueError(f"{self.name} refused the request: {said}{moved}") from None
@@ -126,13 +142,12 @@ class OpenAICompatible:
             raise ValueError(f"the environment variable {self._key_variable} {state}; put the key of {self.name} there")
         return key
 
-    def _send(self, request: Request, key: str | None) -> bytes:
+    def _send(self, request: Request, names: Mapping[str, str | None], key: str | None) -> bytes:
+        values = {"max_tokens": request.max_tokens, "temperature": 0, "seed": request.seed}
         content = {
             "model": self._model,
             "messages": [vars(message) for message in request.messages],
-            "max_tokens": request.max_tokens,
-            "temperature": 0,
-            "seed": request.seed,
+            **{theirs: values[ours] for ours, theirs in names.items() if theirs is not None},
         }
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key is not None:
@@ -166,6 +181,19 @@ class OpenAICompatible:
         if not counted:
             counts = [estimated_tokens(request.text()), estimated_tokens(text)]
         return Answer(text=text, prompt_tokens=counts[0], completion_tokens=counts[1], counted=counted)
+
+
+def _wanted(names: Mapping[str, str | None], said: str) -> dict[str, str | None]:
+    """Of what was sent that which the server, by what it says, wants under another name, or not at all."""
+    if not _UNFIT.search(said.lower()):
+        return {}
+    for ours, theirs in names.items():
+        if theirs is not None and re.search(rf"\b{theirs}\b", said):
+            if ours != "max_tokens":
+                return {ours: None}
+            if theirs == ours and "max_completion_tokens" in said:
+                return {ours: "max_completion_tokens"}
+    return {}
 
 
 def _said(choice: Any) -> str:

@@ -38,6 +38,29 @@ def test_a_request_is_sent_and_its_answer_read(server: Server, monkeypatch: pyte
     assert KEY not in repr(vars(judge)) + judge.name
 
 
+def test_a_server_gets_the_parameters_that_it_takes(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """As OpenAI's reasoning models word it, and servers that know no seed."""
+    judge = OpenAICompatible(server.url, "m", tries=1)
+    for complaint in (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+    ):
+        server.reply(400, {"error": {"message": complaint}})
+    server.reply(422, {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]})
+    server.reply(200, completion("yes"))
+    server.reply(200, completion("no"))
+    assert [judge.ask(request_of(max_tokens=5)).text for _ in range(2)] == ["yes", "no"]
+    sent = [set(content) - {"model", "messages"} for _, _, content in server.seen]
+    assert sent == [
+        {"max_tokens", "temperature", "seed"}, {"max_completion_tokens", "temperature", "seed"},
+        {"max_completion_tokens", "seed"}, {"max_completion_tokens"}, {"max_completion_tokens"},
+    ]  # fmt: skip
+    assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == ["temperature", "seed"]
+    server.reply(400, {"error": "temperature of the room is unknown"})
+    with pytest.raises(ValueError, match=r"refused the request: 400 .*room"):
+        judge.ask(request_of())
+
+
 def test_without_a_variable_no_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server.reply(200, completion(""))
