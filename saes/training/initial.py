@@ -103,7 +103,11 @@ def fresh_state(
         for parameter in sae.parameters()
         if parameter.requires_grad and not any(parameter is follower for follower in followers)
     ]
-    optimizer = made_by(learned, columns=[part.W_enc for part in parts])
+    columns = [part.W_enc for part in parts]
+    for weights in learned:  # who puts in weights of his own may have laid them in memory otherwise than an SAE does
+        turned = any(weights is matrix for matrix in columns)
+        weights.data = weights.data.T.contiguous().T if turned else weights.data.contiguous()
+    optimizer = made_by(learned, columns=columns)
     shape = (sae.d_sae,) if isinstance(sae, SAE) else (len(parts), sae.d_sae)
     silent = torch.zeros(shape, dtype=torch.int64, device=parts[0].W_enc.device)
     return TrainState(sae.train(), optimizer, scales, target_scales, silent, (1.0,) * len(parts))

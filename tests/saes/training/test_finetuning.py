@@ -17,9 +17,10 @@ from interp.models.fingerprint import weights_fingerprint
 from interp.tokens.token_rows import TokenRows, write_token_rows
 from saes import SAE, BatchTopK, JumpReLU, TopK
 from saes.evaluation.report import evaluate
-from saes.training import finetuning, loop
+from saes.training import finetuning
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.finetuning import finetune as run
+from saes.training.stepping.weights import update
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -144,7 +145,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
             raise KeyboardInterrupt
         if steps == 8 and asked:
             signal.raise_signal(signal.SIGINT)
-        return loop.update(*arguments, **options)
+        return update(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(finetuning, "update", dying)

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from saes import SAE, TopK
+from saes.training.initial import fresh_state
 from saes.training.optimiser import adam as update
 from saes.training.optimiser.adam import adam_step, grouped, make_moments, remove_parallel
+from saes.training.optimiser.together import set_learning_rate, take_step
 
 
 def five_passes(sae: SAE, optimizer: torch.optim.Adam, clip: float, unit_norm: bool) -> None:
@@ -61,6 +63,25 @@ def test_ten_steps_are_those_of_five_passes(
             torch.testing.assert_close(optimizers[1].state[actual][key], moment, rtol=0, atol=tolerance * 50)
     assert not torch.equal(saes[0].W_enc, SAE(6, 50, TopK(4)).initialise(seed=0, mean=torch.zeros(6)).W_enc)
     assert all(float(moment.abs().max()) == 0 for moment in optimizers[1].state[saes[1].b_dec].values())
+
+
+def test_weights_that_somebody_laid_otherwise_take_the_same_step() -> None:
+    ends = []
+    for own in (False, True):
+        sae = SAE(6, 50, TopK(4)).initialise(seed=0, mean=torch.zeros(6))
+        if own:
+            sae.W_enc = nn.Parameter(sae.W_enc.detach().contiguous())
+            sae.W_dec = nn.Parameter(sae.W_dec.detach().T.contiguous().T)
+        state = fresh_state(sae, (1.0,), (1.0,), decoder="unit_norm")
+        set_learning_rate(state.optimizer, 5, peak=0.1, steps=10, warmup=0.0, decay=0.0)
+        x = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+        (sae(x) - x).square().mean().backward()
+        take_step(state.optimizer, scale=torch.tensor(1.0), unit_rows=[sae.W_dec])
+        ends.append(sae)
+    assert not torch.equal(ends[0].W_dec, SAE(6, 50, TopK(4)).initialise(seed=0, mean=torch.zeros(6)).W_dec)
+    torch.testing.assert_close(ends[0].decoder_norms().detach(), torch.ones(50))
+    for name, weights in ends[0].named_parameters():
+        torch.testing.assert_close(ends[1].get_parameter(name), weights)
 
 
 def test_options_of_the_optimizer_are_followed() -> None:
