@@ -10,6 +10,7 @@ import networkx
 from circuits.scores.edges import EdgeScores
 from interp.files.outside import read_json, reading, typed
 from interp.files.writing import write_json
+from interp.terminal.short_repr import short_repr
 
 FORMAT = "deepfield-circuit-1"
 EMBED, LOGITS = "embed", "logits"
@@ -40,6 +41,8 @@ class Circuit:
     """The nodes that each reader belongs to."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """Task, model, method, rules, direction, metric: what the scores are of."""
+
+    __repr__ = short_repr
 
     @classmethod
     def from_edges(cls, scores: EdgeScores, **about: Any) -> "Circuit":

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.terminal.short_repr import short_repr
 from saes.kernels.encode import PreActivations
 
 
@@ -29,6 +30,8 @@ class Latents:
     pre: Float[Tensor, "*batch k_max"] | None = None
     """Pre-activations of the slots, from variants whose loss needs them; in empty slots 0, or minus infinity where 0
     would be taken for one (JumpReLU)."""
+
+    __repr__ = short_repr
 
     @property
     def l0(self) -> Int[Tensor, "*batch"]:

@@ -27,6 +27,7 @@ from circuits.scores.agreement import agreement as agree
 from circuits.scores.base import Attributed
 from circuits.tasks.task import Task
 from interp.sites.site import Site
+from interp.terminal.short_repr import short_repr
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of, said_model
 
@@ -103,6 +104,8 @@ class FeatureCircuit:
     """By site ``[position, d_sae]``: True for features that are in."""
     errors: Mapping[str, Tensor]
     """By site ``[position]``: True where the SAE's error is in."""
+
+    __repr__ = short_repr
 
     @classmethod
     def above(cls, scores: FeatureScores, threshold: float) -> "FeatureCircuit":

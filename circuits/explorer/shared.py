@@ -53,6 +53,9 @@ class GraphView(traits.Shared):
         self.observe(self._remember, names=KEPT)
         self.on_msg(self._answer)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.about['title']!r})"
+
     @abstractmethod
     def _require(self, node: str) -> None:
         """Raises ValueError where the graph has no such node."""

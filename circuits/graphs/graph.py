@@ -14,6 +14,7 @@ from circuits.graphs.interventions.changes import Intervened, LatentChange, chec
 from circuits.graphs.interventions.reruns import Readout, Reruns
 from circuits.graphs.linear.local_model import UNEMBEDDING
 from circuits.graphs.linear.sources import KINDS, Columns
+from interp.terminal.short_repr import short_repr
 
 TOKEN, ERROR, LINEAR_ERROR, LATENT, TARGET = range(5)
 
@@ -109,6 +110,8 @@ class AttributionGraph:
     """How it was made: transcoders, options, as plain data."""
     source: Any = None
     """The model and its transcoders, where they are at hand: what interventions and measurements run."""
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """Number of nodes."""
@@ -287,6 +290,8 @@ class PrunedGraph:
     """As ``adjacency``, with only the edges that stay."""
     settings: Mapping[str, float]
     """Shares of influence that were kept, from 0 to 1: ``nodes`` and ``edges``."""
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """Number of nodes."""

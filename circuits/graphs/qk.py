@@ -26,6 +26,7 @@ from interp.models.plain import PlainCopy
 from interp.sites.norms import linear_norm
 from interp.sites.site import Site
 from interp.sites.softmax import SCORES, show_softmax
+from interp.terminal.short_repr import short_repr
 
 REST, BIAS, LEFT_OUT = "all other sources", "biases", "positions left out"
 _TOLERANCE = 1e-4
@@ -62,6 +63,8 @@ class ScorePairs:
     """The same for the key side, one for each column of ``pairs``."""
     pairs: Float64[Tensor, "query_source key_source"]
     """They sum to the score."""
+
+    __repr__ = short_repr
 
     def top(self, k: int = 10) -> list[tuple[str, str, float]]:
         """The ``k`` largest pairs: query side, key side, what it adds to the score."""

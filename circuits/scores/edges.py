@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuits.scores.agreement import Agreement
 from circuits.scores.base import Attributed
+from interp.terminal.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +36,8 @@ class EdgeScores(Attributed):
     """Agreement with path patching, where it was asked for."""
     family: ClassVar[str] = "edges"
     axes: ClassVar[tuple[str, ...]] = ("writer", "reader")
+
+    __repr__ = short_repr
 
     @property
     def cells(self) -> Tensor:

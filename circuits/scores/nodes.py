@@ -10,6 +10,7 @@ import torch
 from circuits.anatomy.nodes import Node
 from circuits.scores.base import Attributed
 from interp.metrics import Estimate
+from interp.terminal.short_repr import short_repr
 
 if TYPE_CHECKING:
     from circuits.scores.agreement import Agreement
@@ -42,6 +43,8 @@ class Scores(Attributed):
     """A word for each position; the roles, where those are what the position axis has."""
     agreement: "Agreement | None" = None
     """Agreement with exact patching, where it was asked for."""
+
+    __repr__ = short_repr
 
     @cached_property
     def nodes(self) -> tuple[Node, ...]:

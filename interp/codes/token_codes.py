@@ -16,6 +16,7 @@ from interp.codes.packed_codes import class_distances, pack, redundancy
 from interp.models.plain import require_tested_family
 from interp.models.source import require_raw_weights
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 
 CODE = 1
 """Raised when the same weights and tokens would give other figures than before."""
@@ -47,6 +48,8 @@ class TokenCodes:
     """Tokens that were left out."""
     activation: str
     """The function behind the signs, such as ``relu`` or ``gelu``."""
+
+    __repr__ = short_repr
 
     @property
     def all_layers(self) -> UInt8[np.ndarray, "n bytes"]:

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from interp.terminal.short_repr import short_repr
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
@@ -31,6 +33,8 @@ class Fused:
     cosine: dict[int, float]
     """Layer -> cosine of that with the layer's own concept vector. Scores of fused vectors vary less between layers by
     construction: without a cosine near 1, and a concept that was held out, that says nothing."""
+
+    __repr__ = short_repr
 
 
 def fused(

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp import metrics
 from interp.arguments.extras import extra
 from interp.metrics import Estimate
+from interp.terminal.short_repr import short_repr
 
 with extra("sklearn", "fitting a concept vector"):
     from sklearn.exceptions import ConvergenceWarning
@@ -41,6 +42,8 @@ class ConceptVector:
     of several strengths it flatters a little."""
     strength: float
     """Inverse of the L2 penalty, chosen by the held-out accuracy of folds."""
+
+    __repr__ = short_repr
 
 
 def cav(

@@ -15,6 +15,7 @@ from interp import metrics
 from interp.arguments.extras import extra
 from interp.metrics import Estimate
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 
 with extra("sklearn", "clustering facets"):
     from sklearn import config_context
@@ -47,6 +48,8 @@ class Facet:
     """Share of all rows that are its members."""
     activation: Estimate
     """Mean of the unit's, ± over members."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)

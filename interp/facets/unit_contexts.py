@@ -12,6 +12,7 @@ from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, check_site
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 
 STRONGEST, SPREAD = 100, 100
 PER_ROW = 2
@@ -38,6 +39,8 @@ class UnitContexts:
     """The unit's activation on each token."""
     vectors: Float[Tensor, "n d_model"]
     """The residual stream before the unit's block."""
+
+    __repr__ = short_repr
 
 
 @torch.no_grad()

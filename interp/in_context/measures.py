@@ -12,6 +12,7 @@ from interp import metrics
 from interp.in_context.network import Output
 from interp.in_context.sequences import Classes, Sequences, sequences
 from interp.metrics import Estimate
+from interp.terminal.short_repr import short_repr
 
 ACCURACIES = {
     "plain": "Accuracy on sequences as in training",
@@ -47,6 +48,8 @@ class Measures:
     """Measure -> its value on each sequence; NaN where it is not defined."""
     chance: dict[str, tuple[float, float]]
     """Accuracy -> what guessing any label has, and what copying any label of the context has."""
+
+    __repr__ = short_repr
 
     @property
     def estimates(self) -> dict[str, Estimate]:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.in_context.setting import Setting
+from interp.terminal.short_repr import short_repr
 
 NOVEL_CLASSES = 128
 """New classes in every call, at least; as many more as all labels need to be equally frequent."""
@@ -29,6 +30,8 @@ class Classes:
     """Mean of each class, Gaussian of variance 1 / width."""
     labels: Float[Tensor, "labels width"]
     """Vector of each label, Gaussian of variance 1 / width."""
+
+    __repr__ = short_repr
 
     @property
     def frequencies(self) -> Float[Tensor, " classes"]:
@@ -62,6 +65,8 @@ class Sequences:
     """Class of the last item, numbered as those of the context."""
     novel: Bool[Tensor, " sequences"]
     """Whether the sequence is of new classes."""
+
+    __repr__ = short_repr
 
     @property
     def copy_chance(self) -> Float[Tensor, " sequences"]:

@@ -21,6 +21,7 @@ from interp.in_context.sequences import Classes, Sequences, draw_classes, genera
 from interp.in_context.setting import TrainConfig
 from interp.metrics import Estimate
 from interp.terminal.progress import progress
+from interp.terminal.short_repr import short_repr
 from interp.trajectory.change_points import ChangePoints, change_points
 
 CONFIG = "run.json"
@@ -47,6 +48,8 @@ class Run:
     """Measure -> its value on every sequence at every checkpoint; NaN where it is not defined."""
     chance: dict[str, tuple[float, float]]
     """Accuracy -> what guessing any label has, and what copying any label of the context has."""
+
+    __repr__ = short_repr
 
     def curve(self, name: str) -> list[Estimate]:
         """A measure at every checkpoint, ± over sequences.

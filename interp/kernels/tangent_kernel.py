@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from interp.inference_mode import refuse_inference_mode
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 
 _MOST_BYTES = 1 << 30
 
@@ -36,6 +37,8 @@ class TangentKernel:
     """Of each output the gradient times the direction that was asked for: its first-order change."""
     projection: int | None
     """Dimensions r that gradients were sketched to; the error of K_ij is about √(K_ii K_jj / r). None is exact."""
+
+    __repr__ = short_repr
 
     @property
     def kernel(self) -> Float[Tensor, "n n"]:

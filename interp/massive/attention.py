@@ -14,6 +14,7 @@ from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.passes.together import Ask, Steps, alone, counted_steps
 from interp.sites.site import expand_sites
+from interp.terminal.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class SinkStats:
     """Site of each layer's patterns, in order."""
     importance: Float[Tensor, "layers sequences heads key"]
     """:func:`importance` of each head's pattern."""
+
+    __repr__ = short_repr
 
     def sink_rate(self, *, position: int = 0, eps: float = 0.3) -> Estimate:
         """Share of (layer, head) pairs to which ``position`` is a sink: importance above ``eps``; ± over sequences.

@@ -15,6 +15,7 @@ from interp.models.bridge import Model
 from interp.models.loading import require_raw_weights
 from interp.passes.together import Ask, Steps, alone, counted_steps
 from interp.sites.site import Site, expand_sites
+from interp.terminal.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class LayerStats:
     """Median magnitude of all entries of each hidden state."""
     mads: Float[Tensor, "layers sequences"] | None = None
     """Median absolute deviations of the magnitudes from their median; None in what was stored without."""
+
+    __repr__ = short_repr
 
     @property
     def top1(self) -> tuple[Estimate, ...]:

@@ -17,6 +17,7 @@ from interp.models.plain import plain_module, require_tested_family
 from interp.models.source import require_raw_weights
 from interp.passes.together import Ask, Steps, alone, counted_steps
 from interp.sites.site import Site, available_sites
+from interp.terminal.short_repr import short_repr
 
 RMS_KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", "resid_post")
 """Sites whose size is measured."""
@@ -84,6 +85,8 @@ class Monitors:
     """Parameter -> RMS of the mean loss's gradient, and its entries; None without the backward pass."""
     shape: tuple[int, int]
     """Sequences, and tokens in each."""
+
+    __repr__ = short_repr
 
     @property
     def uncapped(self) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from interp.models.inputs import checked_inputs
 from interp.models.source import require_raw_weights
 from interp.sites.capturing import capture
 from interp.sites.site import Site, expand_sites
+from interp.terminal.short_repr import short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class LogitLens:
     """What final norm and unembedding make of it; the last block's are the model's own."""
     final: Float[Tensor, "batch position vocab"]
     """The model's own logits, at the positions that were asked for."""
+
+    __repr__ = short_repr
 
     def top(self, k: int = 5) -> Int[Tensor, "sites batch position k"]:
         """Ids of the ``k`` most likely next tokens, most likely first."""

@@ -32,6 +32,7 @@ from interp.sites.site import Site, layer_count
 from interp.sparsity.mlp_edits import edited, mean_loss
 from interp.sparsity.truncation_error import ErrorCurve, contribution_norms, error_sums
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 
 _STEPS = 30
 _NEAR = 1e-4
@@ -60,6 +61,8 @@ class Nonzeros:
     """The share in each layer."""
     frequency: Float[Tensor, "layers d_mlp"]
     """Share of tokens on which each neuron is active; 0 for those that never are."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)

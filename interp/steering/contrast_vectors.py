@@ -20,6 +20,7 @@ from interp.massive.stats import extremes, stats_of
 from interp.models.bridge import is_bridge
 from interp.models.feed_forward import block_at, root_of, stack_of
 from interp.models.source import require_raw_weights
+from interp.terminal.short_repr import short_repr
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, token ids, or what the model's forward pass takes (with images, say)."""
@@ -47,6 +48,8 @@ class Contrast:
     """Prompts of each side."""
     left_out: tuple[int, int]
     """Tokens of each side that hold massive activations and are not in the mean."""
+
+    __repr__ = short_repr
 
 
 @torch.no_grad()

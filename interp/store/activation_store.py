@@ -23,6 +23,7 @@ from interp.store.folder import CACHE, FORMAT, MANIFEST
 from interp.store.quantise import SCALE, STORAGE, decode, row_bytes
 from interp.store.shards import COLUMNS, ShardRecord, map_shard, read_record, shard_fault, shard_path
 from interp.store.shuffle import Permutation
+from interp.terminal.short_repr import short_repr
 
 _NOT_PROVENANCE = {SEAL, "format", "data_info", "rows_per_shard", "batch_rows", "versions", "tokens", "shards"}
 # Every shard costs a few microseconds a call, so with many of them several batches are gathered at once.
@@ -49,6 +50,8 @@ class TokenColumns:
     """Number of the document that each token is of."""
     positions: Int32[Tensor, " n"]
     """In the row, as the model saw them."""
+
+    __repr__ = short_repr
 
 
 class ActivationStore:

@@ -22,6 +22,7 @@ from interp.files.folder_lock import alone_in
 from interp.files.outside import check_still_whole, read_json, reading
 from interp.files.seals import is_broken, write_sealed_json
 from interp.files.writing import atomic_path
+from interp.terminal.short_repr import short_repr
 from interp.tokens.growing_array import GrowingArray
 from interp.tokens.layout import Layout, choose_layout
 from interp.tokens.packing import Losses, pack
@@ -62,6 +63,8 @@ class TokenRows:
     """How they were made (``data``, ``column``, ``tokenizer``, ``packing``, ``bos``, ``separator_id`` …) and what they
     hold: ``tokens`` (without padding; fewer than ``tokens_asked`` where the data ended), ``documents``,
     ``empty_documents``, and of one document a row ``truncated_documents`` and the ``dropped_tokens`` of those."""
+
+    __repr__ = short_repr
 
     def tensor_of(
         self, column: Literal["ids", "documents"], window: slice | np.ndarray = slice(None)

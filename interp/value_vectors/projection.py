@@ -25,6 +25,7 @@ from interp.models.feed_forward import Neuron, Stack, final_gain, stack_of, valu
 from interp.models.fingerprint import weights_fingerprint
 from interp.models.source import source_of
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 from interp.value_vectors.action_tokens import ActionTokens
 from interp.value_vectors.clusters import Cluster, Member, Token
 from interp.value_vectors.vocabulary import Vocabulary, unembedding, vocabulary_of
@@ -51,6 +52,8 @@ class TopTokens:
     """Ids of the tokens that are raised most."""
     logits: Float[Tensor, "neurons k"]
     """How much each is raised, largest first."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.sites.site import Site
+from interp.terminal.short_repr import short_repr
 from saes.kernels.backend import backend_for
 from saes.places.dictionary import Dictionary
 
@@ -68,6 +69,8 @@ class Sharing:
     """Factor with which it explains the reconstruction, in each model."""
     of_error: Float[Tensor, "2 d_sae"]
     """The same of what the reconstruction without it leaves."""
+
+    __repr__ = short_repr
 
     @property
     def ratios(self) -> Float[Tensor, "2 d_sae"]:

@@ -17,6 +17,7 @@ from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import edited_logits, looking, spliced_logits
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 from interp.tokens.batches import measured, row_batches
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -99,6 +100,8 @@ class TokenTable(NormTable):
     """Spliced, but massive tokens stay clean."""
     kl: Float[Tensor, " n"]
     """KL(clean || spliced) of the next token's distribution."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)

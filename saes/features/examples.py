@@ -17,6 +17,7 @@ from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import vectors_at
 from interp.terminal.progress import counted
+from interp.terminal.short_repr import short_repr
 from interp.tokens.batches import measured, row_batches, rows_wanted
 from interp.tokens.token_rows import TokenRows
 from saes.latents import Latents
@@ -76,6 +77,8 @@ class LatentCounts:
     """Tokens on which the latent is not zero; divided by ``tokens``, its density."""
     maximum: Float[Tensor, " d_sae"]
     """Its largest activation, 0 where it never is active."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)

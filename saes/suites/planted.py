@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from interp.terminal.short_repr import short_repr
 from saes.activations import JumpReLU
 from saes.sae import SAE
 
@@ -63,6 +64,8 @@ class Planted:
     """Largest coefficient of a feature that fires."""
     noise: float
     """Standard deviation of what is added to each dimension."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         parents, count = self.parents, len(self.directions)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.graphs.linear.transcoders import Transcoder
+from interp.terminal.short_repr import short_repr
 
 MODES = ("direct", "frozen_attention", "live")
 """What is held as it was on the prompt: see :mod:`circuits.graphs.interventions.reruns`."""
@@ -68,6 +69,8 @@ class Intervened:
     """Logits at the last position after the changes."""
     clean_logits: Float[Tensor, " vocab"]
     """Logits at the last position without any change."""
+
+    __repr__ = short_repr
 
     def top(self, k: int = 5) -> list[tuple[int, float, float]]:
         """The ``k`` likeliest tokens after the change: id, probability, and probability before."""

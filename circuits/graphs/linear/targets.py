@@ -10,6 +10,7 @@ from torch import Tensor
 
 from circuits.graphs.linear.local_model import UNEMBEDDING, Injection, LocalModel
 from interp.sites.site import Site
+from interp.terminal.short_repr import short_repr
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "ln2_normalized", "resid_post")
 PROBABILITY, MOST = 0.95, 10
@@ -42,6 +43,8 @@ class Direction:
     site: str
     position: int = -1
     weight: float = 1.0
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuits.graphs.graph import PrunedGraph
 from circuits.graphs.linear.sources import KINDS
+from interp.terminal.short_repr import short_repr
 
 VERDICTS = ("replicates", "this prompt only", "contradicted")
 
@@ -93,6 +94,8 @@ class Measurement:
     """The edges on other prompts; None where none were given."""
     forwards: int
     """Forward passes through the model that all of it took."""
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """Number of edges."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
+from interp.terminal.short_repr import short_repr
 from interp.vla.policy import words
 from interp.vla.policy.policy import VLAPolicy
 from interp.vla.policy.tokenizer import encode
@@ -53,6 +54,8 @@ class Rollout:
     """Share of steps in which a word was likelier than every action token."""
     film: UInt8[np.ndarray, "frame size size 3"] | None
     """The first episode, if it was filmed."""
+
+    __repr__ = short_repr
 
     def measure(self, metric: Metric) -> Float[np.ndarray, " episode"]:
         """Mean over the steps of the hand's speed, or of its displacement along an axis; mm a step."""

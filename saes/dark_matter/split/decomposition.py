@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp import metrics
 from interp.metrics import Estimate
+from interp.terminal.short_repr import short_repr
 from saes.dark_matter.split.bootstrap import Resamples, Unexplained
 from saes.dark_matter.split.held_out import check_counts, held_out_rows
 from saes.dark_matter.split.least_squares import LinearMap, NormalEquations
@@ -91,6 +92,8 @@ class ErrorSplit:
     n_test: int
     """How many rows it was judged on."""
 
+    __repr__ = short_repr
+
     @property
     def fit_intercept(self) -> bool:
         """Whether the probe has one."""
@@ -136,6 +139,8 @@ class Decomposition(ErrorSplit):
     """The probe's prediction of the error, for every row."""
     nonlinear_error: Float[Tensor, "n d"]
     """What the probe leaves: the two parts add up to the error."""
+
+    __repr__ = short_repr
 
 
 def decompose(

@@ -15,6 +15,7 @@ from interp.files.outside import reading
 from interp.models.bridge import Model
 from interp.sites.site import Site
 from interp.sites.splicing import spliced_logits, vectors_at
+from interp.terminal.short_repr import short_repr
 
 _BATCH = 32
 _CITIES = """
@@ -132,6 +133,8 @@ class AskedModel:
     """Number of the right answer among the attribute's, sorted."""
     _first: list[list[int]] = field(init=False)
     _rows: list[tuple[Tensor, Tensor, Tensor]] = field(init=False)
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         questions, answers = self.entities.questions, self.entities.answers
