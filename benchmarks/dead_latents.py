@@ -23,7 +23,7 @@ from interp.embedded import TEXT_FOLDER
 from interp.files.writing import write_json
 from saes import SAE, TrainConfig, train
 
-WEIGHT = {"jumprelu": 1.0, "gated": 1.0, "relu": 1.0, "matryoshka": 1 / 4, "topk": 1 / 32, "batchtopk": 1 / 32}
+WEIGHT = {"jumprelu": 1.0, "gated": 1.0, "relu": 1.0, "topk": 1 / 32, "batchtopk": 1 / 32, "matryoshka": 1 / 4}
 """Of AuxK where no weight is given: the defaults, and for relu, which has none, what gated has."""
 
 
