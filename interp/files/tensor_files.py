@@ -43,7 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     header, ordered = _layout(tensors, metadata or {})
     digest = hashlib.sha256()
-    blocks: Iterator[bytes | memoryview] = chain([_encoded(header)], map(_bytes_of, ordered))
+    blocks: Iterator[bytes | memoryview] = chain([_encoded(header)], map(bytes_of, ordered))
     with atomic_path(path) as partial, partial.open("wb") as file:
         for block in blocks:
             file.write(block)
@@ -59,7 +59,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with atomic_path(path) as partial, partial.open("wb") as file:
         header[_METADATA][SEAL] = "0" * digest.digest_size * 2  # as long as what replaces it
         file.write(_encoded(header))
-        for block in map(_bytes_of, ordered):
+        for block in map(bytes_of, ordered):
             file.write(block)
             digest.update(block)
         file.seek(0)
@@ -128,5 +128,7 @@ def _encoded(header: Mapping[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The values of a tensor, in order. A single one may come from an expanded view, without a stride to count by."""
+    values = tensor.detach().cpu().contiguous()
+    return values.as_strided((values.numel(),), (1,)).view(torch.uint8).numpy().data

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
+from interp.files.tensor_files import bytes_of
 from interp.models.source import require_raw_weights
 
 _BLOCK_BYTES = 1 << 26
@@ -61,5 +62,5 @@ def _digest(tensor: torch.Tensor) -> str:
     rows = torch.atleast_1d(tensor.detach())
     row_bytes = max(1, rows[:1].numel() * rows.element_size())
     for block in rows.split(max(1, _BLOCK_BYTES // row_bytes)):
-        digest.update(block.contiguous().cpu().view(torch.uint8).numpy())
+        digest.update(bytes_of(block))
     return digest.hexdigest()

@@ -1,5 +1,7 @@
 """``interp finetune``: a trained SAE's last phase, on the loss of the model itself."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +33,8 @@ def finetune(
 ) -> None:
     """Fine-tune, or continue.
 
+    Positions of a row that the SAE was not trained on (train --drop-first) are left out, whatever --first-position.
+
     Parameters
     ----------
     sae
@@ -45,6 +49,16 @@ def finetune(
 
     with open_inputs(sae, data=data, tokens=options.tokens, options=text) as inputs:
         rows, context = inputs.rows.ids.shape
+        if inputs.first_position > options.first_position:
+            options = replace(options, first_position=inputs.first_position)
+            print(f"as in the training of {sae}: --first-position {inputs.first_position}", file=sys.stderr)
+        if inputs.drop_tokens:
+            which = ", ".join(map(str, inputs.drop_tokens))
+            print(
+                f"warning: {sae} was not trained on the tokens {which} (BOS and the like), and fine-tuning reads them:"
+                " their activations may be all of the loss; leave them out with --bos never, or --first-position 1",
+                file=sys.stderr,
+            )
         say_plan(f"{options.tokens:,} tokens from {rows:,} rows of {context}, by {options.loss}")
         run(inputs.sae, inputs.model, inputs.rows, options, progress=True)
     answer({"sae": options.out})

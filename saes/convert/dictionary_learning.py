@@ -158,7 +158,8 @@ def _renamed(name: str, weights: dict[str, Tensor], sae: Record) -> dict[str, Te
     k = torch.tensor(getattr(sae.activation, "k", 0))
     if name == "MatryoshkaBatchTopKSAE":
         ends = sae.activation.prefixes(sae.d_sae)
-        sizes = torch.tensor([end - begin for begin, end in zip((0, *ends[:-1]), ends, strict=True)])
+        # Of few latents two shares may end at the same one: theirs has no group without latents.
+        sizes = torch.tensor([end - begin for begin, end in zip((0, *ends[:-1]), ends, strict=True) if end > begin])
         return weights | {"k": k, "group_sizes": sizes}
     linear = {"encoder.weight": weights["W_enc"].T.contiguous(), "decoder.weight": weights["W_dec"].T.contiguous()}
     if name == "GatedAutoEncoder":

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saes import SAE, Gated, JumpReLU, ReLU, TopAFA, TopK
+from saes import SAE, BatchTopK, Gated, JumpReLU, Matryoshka, ReLU, TopAFA, TopK
 from saes.convert import FORMATS, write
 from tests.saes.variants import VARIANTS, inputs, random_sae
 
@@ -33,6 +33,21 @@ def test_written_and_read_is_the_same(form: str, variant: str, tmp_path: Path) -
     torch.testing.assert_close(again.encode(x).to_dense(), sae.encode(x).to_dense(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(again(x), sae(x), rtol=1e-5, atol=1e-5)
     assert SAE.load(tmp_path / "sae").activation == again.activation
+
+
+@pytest.mark.parametrize("d_sae", [1, 2, 10])
+@pytest.mark.parametrize("form", ["saelens", "dictionary_learning"])
+@torch.no_grad()
+def test_few_latents_are_held_too(form: str, d_sae: int, tmp_path: Path) -> None:
+    """One latent has thresholds without a stride; shares of a few end at the same latent."""
+    x = inputs(dtype=torch.float32)
+    for number, activation in enumerate((BatchTopK(1), Matryoshka(1), JumpReLU(), Gated(), TopK(1))):
+        sae = SAE(x.shape[-1], d_sae, activation).initialise(seed=0, mean=x.mean(0))
+        write(sae, form, tmp_path / str(number))
+        again = SAE.load(tmp_path / str(number))
+        torch.testing.assert_close(again.encode(x).to_dense(), sae.encode(x).to_dense(), rtol=1e-5, atol=1e-5)
+        if isinstance(again.activation, Matryoshka):
+            assert set(again.activation.prefixes(d_sae)) == set(activation.prefixes(d_sae))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,13 @@ def test_the_library_reads_what_is_written_here(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
+def test_views_without_a_stride_to_count_by_are_written_as_their_values(tmp_path: Path) -> None:
+    number, rows = torch.tensor(0.5), torch.arange(6.0).view(2, 3)
+    views = {"one": number.expand(1), "many": number.expand(2, 3), "turned": rows.T, "part": rows[:, 1:]}
+    write_tensors(tmp_path / "a.safetensors", views)
+    assert_same(load_file(tmp_path / "a.safetensors"), views)
+
+
 def test_a_file_without_a_checksum_is_read_if_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in TENSORS.items()}, path, metadata={"step": "3"})
