@@ -33,7 +33,7 @@ def finetune(
 ) -> None:
     """Fine-tune, or continue.
 
-    Positions of a row that the SAE was not trained on (train --drop-first) are left out, whatever --first-position.
+    Positions and tokens that the SAE was not trained on (train --drop-first, --drop-special) are left out.
 
     Parameters
     ----------
@@ -52,12 +52,10 @@ def finetune(
         if inputs.first_position > options.first_position:
             options = replace(options, first_position=inputs.first_position)
             print(f"as in the training of {sae}: --first-position {inputs.first_position}", file=sys.stderr)
-        if inputs.drop_tokens:
-            which = ", ".join(map(str, inputs.drop_tokens))
+        if inputs.drop_tokens and not options.drop_tokens:
+            options = replace(options, drop_tokens=inputs.drop_tokens)
             print(
-                f"warning: {sae} was not trained on the tokens {which} (BOS and the like), and fine-tuning reads them:"
-                " their activations may be all of the loss; leave them out with --bos never, or --first-position 1",
-                file=sys.stderr,
+                f"as in the training of {sae}: --drop-tokens {' '.join(map(str, inputs.drop_tokens))}", file=sys.stderr
             )
         say_plan(f"{options.tokens:,} tokens from {rows:,} rows of {context}, by {options.loss}")
         run(inputs.sae, inputs.model, inputs.rows, options, progress=True)

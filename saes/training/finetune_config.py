@@ -31,6 +31,8 @@ class FinetuneConfig:
     """Rows of text in each step."""
     first_position: int = 0
     """Earlier positions of a row stay clean, and no loss is taken there."""
+    drop_tokens: tuple[int, ...] = ()
+    """Ids of tokens whose positions stay clean too, such as BOS, where the SAE was trained without them."""
     lr: float = 5e-5
     """Peak learning rate; it rises over the first twentieth of the steps and falls linearly to zero."""
     clip: float = 1.0
@@ -50,4 +52,5 @@ class FinetuneConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data without the folder: moving a run does not make it another one."""
-        return {name: value for name, value in asdict(self).items() if name != "out"}
+        plain = {name: value for name, value in asdict(self).items() if name != "out"}
+        return plain | {"drop_tokens": list(self.drop_tokens)}

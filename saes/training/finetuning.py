@@ -157,7 +157,7 @@ def _initial_state(sae: SAE, model: Model, rows: TokenRows, site: Site, config: 
 
 def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
     ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, state.step))
-    where = measured(documents, config.first_position)
+    where = measured(documents, config.first_position, ids=ids, drop_tokens=config.drop_tokens)
     predicting = where[:, :-1] & where[:, 1:]
     with torch.no_grad():
         clean = model(ids) if config.loss == "kl" else None
@@ -204,7 +204,8 @@ def _first_inputs(
     for step in range(min(count, _steps(rows, config))):
         ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, step))
         x = vectors_at(model, ids, site, attention_mask=documents >= 0).float()
-        yield [x[measured(documents, config.first_position)] * state.scale]
+        where = measured(documents, config.first_position, ids=ids, drop_tokens=config.drop_tokens)
+        yield [x[where] * state.scale]
 
 
 def _steps(rows: TokenRows, config: FinetuneConfig) -> int:

@@ -1,6 +1,7 @@
 """Before a run starts: which places of a store it is about, and what it will take in parameters, memory, passes and
 time."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,6 +65,8 @@ class Plan:
     """How many tokens it is trained on."""
     steps: int
     """How many optimiser steps it takes."""
+    batch_size: int
+    """How many activations a step takes, the last one of a pass fewer."""
     available: int
     """How many activations the source has; each pass over it takes them once."""
     chooses_many: int | None = None
@@ -90,7 +93,7 @@ class Plan:
     @property
     def passes(self) -> float:
         """How often each activation is seen."""
-        return self.tokens / max(1, self.available)
+        return self.steps / math.ceil(max(1, self.available) / self.batch_size)
 
     def check(self, device: torch.device, *, shards: int = 1) -> None:
         """Refuse what does not fit the memory of ``device``, of which a process has one of ``shards`` parts.
@@ -157,6 +160,7 @@ def plan(config: TrainConfig, source: HasSites) -> Plan:
         optimizer=KINDS[config.optimizer],
         directions=2 * squares if config.optimizer == "soap" else 0,
         tokens=config.tokens,
+        batch_size=config.batch_size,
         steps=config.steps,
         available=len(source),
         chooses_many=shapes[0][0] if config.activation == "afa" else None,

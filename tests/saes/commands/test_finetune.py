@@ -19,8 +19,10 @@ def test_positions_and_tokens_that_were_not_trained_on(tmp_path: Path, capsys: p
     with pytest.raises(SystemExit) as ended:
         main([*line, "--batch-rows", "2", "--first-position", "1", "--out", str(tmp_path / "out")])
     assert not ended.value.code
-    assert json.loads((tmp_path / "out" / "train.json").read_text())["finetune"]["first_position"] == 2
+    asked = json.loads((tmp_path / "out" / "train.json").read_text())["finetune"]
+    assert asked["first_position"] == 2
     said = capsys.readouterr().err
     assert "as in the training of" in said
     assert "--first-position 2" in said
-    assert "was not trained on the tokens" in said
+    assert asked["drop_tokens"]
+    assert f"--drop-tokens {' '.join(map(str, asked['drop_tokens']))}" in said

@@ -1,6 +1,8 @@
 """``interp train`` as typed: from a store or live, options from a file, several SAEs at once."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,9 @@ def test_many_passes_are_told_unless_they_were_asked_for(tmp_path: Path, capsys:
     assert "learned by heart" in shown.err
     assert run(*line, "--k", "4", "--epochs", "12", "--out", str(tmp_path / "asked")) == 0
     shown = capsys.readouterr()
-    assert "(12 passes over" in shown.out
+    assert "(12 passes over" in shown.out  # of steps, of which a pass has a shorter last one
+    kept = json.loads((tmp_path / "asked" / "train.json").read_text())["train"]
+    a_pass = math.ceil(int(re.search(r"passes over ([\d,]+)", shown.out)[1].replace(",", "")) / 512)
+    assert kept["tokens"] == 12 * a_pass * 512
     assert "learned by heart" not in shown.err
     assert run(*line, "--k", "4", "--epochs", "0", "--out", str(tmp_path / "none")) == 2
