@@ -28,6 +28,8 @@ HOPELESS = 10_000.0
 """An FVU from which no run comes back; random weights of a wide SAE may have hundreds."""
 RUINED = 1e6
 """An FVU that the last steps alone have made: what has it is not saved."""
+NEAR = 0.15
+"""Share of the L0 asked for by which that of the last rows may be off: they are few."""
 FILE = "verdict.json"
 _PATIENCE = 100
 _ROWS = 1024
@@ -87,6 +89,8 @@ class Verdict:
     """Name of the activation; None in the files of earlier versions."""
     dead_after: int | None = None
     """Tokens of silence after which a latent counts as dead; None in the files of earlier versions."""
+    l0_asked: float | None = None
+    """L0 of all parts that was asked for (--l0); None where none was."""
 
     def faults(self) -> list[str]:
         """What is wrong with it, with what helps."""
@@ -99,6 +103,11 @@ class Verdict:
         if self.dead is not None and 2 * self.dead > self.latents:
             found.append(
                 f"{self.dead:,} of {self.latents:,} latents are dead: lower --d-sae or --lr, or train on more tokens"
+            )
+        if self.l0_asked is not None and abs(self.l0 - self.l0_asked) > NEAR * self.l0_asked:
+            found.append(
+                f"L0 {self.l0:.1f} is not the {self.l0_asked:g} that was asked for: train on more tokens, or ask for what"
+                " these activations bear"
             )
         if self.l0 > self.d_in:
             fix = "lower --k, or raise the weight of the sparsity loss (--loss-weights.NAME)"
@@ -157,6 +166,7 @@ def judge(sae: SAE | Dictionary, config: TrainConfig, batch: dict[str, Float[Ten
         tokens=len(reads[0]),
         activation=config.activation,
         dead_after=config.dead_after,
+        l0_asked=None if config.l0 is None else config.l0 * len(latents),
     )
 
 

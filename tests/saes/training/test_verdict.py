@@ -82,6 +82,8 @@ def test_figures_are_of_what_is_saved(config: TrainConfig) -> None:
         ({"fvu": None}, None),
         ({"dead": 33}, "33 of 64 latents are dead"),
         ({"dead": None}, None),
+        ({"l0_asked": 4.5}, None),
+        ({"l0_asked": 8.0}, r"L0 4.0 is not the 8 that was asked for: train on more tokens"),
         ({"l0": 32.5}, "L0 32.5 is above the 32 dimensions that are read: nothing is sparse; lower --k"),
         ({"l0": 32.5, "activation": "afa"}, "L0 32.5 is above the 32 dimensions .* top-AFA chooses so many; lower"),
     ],
