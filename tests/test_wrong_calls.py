@@ -124,6 +124,10 @@ def test_a_command_names_its_options_and_refuses_what_does_not_fit(
         ("clamp nowhere --data repeated --spec induction:2.1:7", "'induction:2.1:7': strength=7.0 of "),
         ("sae features nowhere --data TEXT --html page.html --examples 0", "--examples is 0; it must be 1 or more"),
         ("monitor embedded --data body.jsonl", "has no column 'text'; it has body: call the text's text, or say which"),
+        (
+            "massive sweep embedded --data TEXT --steps 7 --out new",
+            "--steps 7: embedded has none of these checkpoints; it",
+        ),
         ("monitor embedded --data TEXT --steps 7", "--steps 7: embedded has none of these checkpoints; it has 0, 1, 4"),
     ],
 )

@@ -258,3 +258,9 @@ def discard(folder: Path) -> None:
 
 def _step(name: str) -> int:
     return int(name.removeprefix("step"))
+
+
+def none_of_these(steps: str, source: Source) -> str:
+    """The message where no checkpoint that was asked for is there."""
+    there = ", ".join(map(str, sorted(source.checkpoints))) or "none"
+    return f"steps {steps}: {source.name} has none of these checkpoints; it has {there}"

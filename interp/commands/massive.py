@@ -197,7 +197,7 @@ def sweep_(
     """
     from rich.console import Console
 
-    from interp.checkpoints.sources import open_source
+    from interp.checkpoints.sources import none_of_these, open_source
     from interp.counts import parse_count
     from interp.massive.pages import training_page
     from interp.massive.sweep_table import FEWEST_TO_FIT
@@ -217,11 +217,12 @@ def sweep_(
         source, tokens[mask.all(1)], out, steps=steps, dtype=dtype, device=device, budget=limit, tell=console.print
     )
     print_sweep(console, run)
+    if not run.table.measured:
+        raise ValueError(none_of_these(steps, source))
     answer({"results": out / "results.jsonl", "steps": [each.step for each in run.table.measured], "done": run.done})
     kept = [row for row in run.table.rows if not row.suspect]
     fits = run.table.fits() if len(kept) >= FEWEST_TO_FIT else []
-    if run.table.measured:
-        console.print(f"Report: {training_page(run.table, fits).write(out / 'report.html')}")
+    console.print(f"Report: {training_page(run.table, fits).write(out / 'report.html')}")
 
 
 @app.command(name="predict")

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,8 +14,14 @@ def _check_place(path: Path) -> None:
     there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if there != path.absolute() and not there.is_dir():
         raise ValueError(f"{there} is a file, so that nothing can be written below it; choose another path")
+    refused = f"{there} may not be written; choose another path"
     if not os.access(there, os.W_OK):
-        raise ValueError(f"{there} may not be written; choose another path")
+        raise ValueError(refused)
+    if there.is_dir():  # which may refuse what its mode allows, as /proc does
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError:
+            raise ValueError(refused) from None
 
 
 def _check_file(_type: object, path: Path | None) -> None:

@@ -122,7 +122,7 @@ def _caption(found: Measurement) -> str:
 
 def _pair(agreement: Agreement) -> tuple[str, str]:
     if math.isnan(agreement.correlation):
-        return "", ""
+        return "-", "-"
     return f"{agreement.correlation:.2f}", f"{agreement.slope:.2f}"
 
 

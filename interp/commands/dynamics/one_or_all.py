@@ -67,6 +67,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
     from transformers import AutoConfig
 
     from interp.checkpoints import open_source, sweep
+    from interp.checkpoints.sources import none_of_these
     from interp.tokens.sequences import training_rows
 
     source = open_source(model)
@@ -91,8 +92,7 @@ def measure(model: str, title: str, measurements: "Sequence[Measurement]", optio
     print_run(console, run)
     curves = [each for each in run.curves.values() if each.points]
     if not curves:
-        there = ", ".join(map(str, sorted(source.checkpoints))) or "none"
-        raise ValueError(f"--steps {options.steps}: {source.name} has none of these checkpoints; it has {there}")
+        raise ValueError(none_of_these(options.steps, source))
     page = training_page(f"{title} over the training of {source.name}", curves)
     console.print(f"Report: {page.write(options.out / 'report.html')}")
 

@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 from interp.commands.options import OutFile, OutFolder
 
 ROOT = Path(__file__).parents[3]
+ON_LINUX = pytest.mark.skipif(not Path("/proc/self").exists(), reason="without a /proc, which takes no files")
 app = App()
 
 
@@ -23,6 +24,7 @@ def write(*, html: OutFile | None = None, out: OutFolder = Path("runs")) -> None
         ("--html", "file/page.html", "file is a file, so that nothing can be written below it"),
         ("--out", "file", "is a file; name a folder"),
         ("--out", "file/run", "file is a file, so that nothing can be written below it"),
+        pytest.param("--html", "/proc/new/page.html", "/proc may not be written", marks=ON_LINUX),
     ],
 )
 def test_what_cannot_be_written_is_told_at_once(option: str, path: str, message: str, tmp_path: Path) -> None:
