@@ -106,8 +106,8 @@ class Verdict:
             )
         if self.l0_asked is not None and abs(self.l0 - self.l0_asked) > NEAR * self.l0_asked:
             found.append(
-                f"L0 {self.l0:.1f} is not the {self.l0_asked:g} that was asked for: train on more tokens, or ask for what"
-                " these activations bear"
+                f"L0 {self.l0:.1f} is not the {self.l0_asked:g} that was asked for: train on more tokens, or ask for"
+                " what these activations bear"
             )
         if self.l0 > self.d_in:
             fix = "lower --k, or raise the weight of the sparsity loss (--loss-weights.NAME)"
