@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from interp.terminal.progress import progress as working
 from interp.tokens.batches import measured
 from interp.tokens.token_rows import TokenRows, require_rows
 from saes import losses
-from saes.losses import TERMS
+from saes.losses import SPARSITY
 from saes.own_sites import is_transcoder, own_sites
 from saes.sae import SAE
 from saes.same_model import check_same_model, name_of
@@ -43,8 +44,11 @@ from saes.training.checkpoints import (
     sync_log,
 )
 from saes.training.finetune_config import FinetuneConfig
+from saes.training.finishing import SPARSITY_FACTOR
 from saes.training.initial import fresh_state
 from saes.training.optimiser.together import optimizer_for, set_learning_rate
+from saes.training.stepping.loss import loss_terms
+from saes.training.stepping.sparsity import controlled
 from saes.training.stepping.state import TrainState
 from saes.training.stepping.weights import update
 
@@ -57,7 +61,7 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
     """Fine-tune a copy of ``sae`` at its site, or continue the run in ``config.out``, or return its finished SAE.
 
     The model's weights are not touched. Terms of the loss that keep a variant sparse (L1, L0, the gate's) stay, with
-    the variant's own weights.
+    the weights that the SAE was trained with; where an L0 was asked for, the one that it has on this text is kept.
 
     Raises:
         ValueError: impossible settings, an SAE without a site or of another width or model, a transcoder, or a folder
@@ -87,9 +91,10 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
         if is_finished(config.out):
             return SAE.load(config.out)
         state = _initial_state(sae, model, rows, site, config)
+        l0 = _l0_to_keep(state, model, rows, site, config)
         resume(state, config.out)
-        _loop(state, model, rows, site, config, progress=progress)
-        calibrate(state.alone, _first_inputs(state, model, rows, site, config))
+        _loop(state, model, rows, site, config, l0, progress=progress)
+        calibrate(state.alone, _first_inputs(state, model, rows, site, config), l0)
         state.alone.eval().fold_scales(state.scale)
         sync_log(config.out)
         state.alone.save(config.out)
@@ -97,7 +102,14 @@ def finetune(sae: SAE, model: Model, rows: TokenRows, config: FinetuneConfig, *,
 
 
 def _loop(
-    state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, *, progress: bool
+    state: TrainState,
+    model: Model,
+    rows: TokenRows,
+    site: Site,
+    config: FinetuneConfig,
+    l0: float | None,
+    *,
+    progress: bool,
 ) -> None:
     steps = _steps(rows, config)
     with (
@@ -107,7 +119,7 @@ def _loop(
         held_back() as stopped,
     ):
         while state.step < steps and not stopped():
-            _step(state, model, rows, site, config, steps)
+            _step(state, model, rows, site, config, steps, l0)
             if state.step % config.log_every == 0 or state.step == steps:
                 log({"step": state.step, **state.metrics})
                 shown = "  ".join(f"{name} {state.metrics[name]:.3f}" for name in (config.loss, "fvu", "l0"))
@@ -152,10 +164,42 @@ def _initial_state(sae: SAE, model: Model, rows: TokenRows, site: Site, config: 
     own = copy.deepcopy(sae).to(x.device)
     own.provenance = sae.provenance | {"finetune": config.to_json()}
     made_by = partial(optimizer_for, betas=BETAS)
-    return fresh_state(own.fold_scales(1 / scale), (scale,), (scale,), decoder=config.decoder, made_by=made_by)
+    state = fresh_state(own.fold_scales(1 / scale), (scale,), (scale,), decoder=config.decoder, made_by=made_by)
+    state.sparsity = (float(sae.provenance.get(SPARSITY_FACTOR, 1.0)),)
+    return state
 
 
-def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig, steps: int) -> None:
+def _trained(sae: SAE) -> dict[str, Any]:
+    """What was asked of its training; nothing where another tool trained it."""
+    said = sae.provenance.get("train")
+    return said if isinstance(said, dict) else {}
+
+
+def _weights(sae: SAE) -> dict[str, float]:
+    """Of the terms beside the model's loss and the FVU, as in training. No latent dies in a short phase with a small
+    learning rate, so AuxK is left out."""
+    weights = {**sae.activation.loss_weights, **_trained(sae).get("loss_weights", {})}
+    return {name: weight for name, weight in weights.items() if weight and name not in ("mse", "aux")}
+
+
+def _l0_to_keep(state: TrainState, model: Model, rows: TokenRows, site: Site, config: FinetuneConfig) -> float | None:
+    """Of an SAE that was brought to an L0, what it has on the first batches, before any step."""
+    if _trained(state.alone).get("l0") is None:
+        return None
+    with torch.no_grad():
+        found = [state.alone.encode(x).l0.float() for (x,) in _first_inputs(state, model, rows, site, config)]
+    return float(torch.cat(found).mean())
+
+
+def _step(
+    state: TrainState,
+    model: Model,
+    rows: TokenRows,
+    site: Site,
+    config: FinetuneConfig,
+    steps: int,
+    l0: float | None,
+) -> None:
     ids, documents = (part.to(state.silent.device) for part in _batch(rows, config, state.step))
     where = measured(documents, config.first_position, ids=ids, drop_tokens=config.drop_tokens)
     predicting = where[:, :-1] & where[:, 1:]
@@ -169,9 +213,11 @@ def _step(state: TrainState, model: Model, rows: TokenRows, site: Site, config: 
     variance = (forward.target - forward.target.mean(0)).square().mean()
     fvu = losses.mse(forward) / variance
     terms = {config.loss: values[predicting].mean(), "fvu": fvu * config.reconstruction}
-    for name, weight in state.alone.activation.loss_weights.items():
-        if name != "aux":  # no latent dies in a short phase with a small learning rate
-            terms[name] = weight * TERMS[name](forward)
+    weights, sparsity = _weights(state.alone), {}
+    if l0 is not None:
+        sparse = [name for name in weights if name in SPARSITY]
+        sparsity = controlled(state, (forward.latents,), l0, terms=sparse, steps=steps, together=False)
+    terms |= loss_terms(forward, weights, sparsity=sparsity)
     loss = torch.stack(list(terms.values())).sum()
 
     def stopped(reason: str) -> FloatingPointError:

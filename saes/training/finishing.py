@@ -17,6 +17,9 @@ from saes.training.stepping.state import TrainState
 
 logger = logging.getLogger(__name__)
 
+SPARSITY_FACTOR = "sparsity_factor"
+"""In the provenance of an SAE with an L0 that was asked for: what its weights of sparsity losses came to, as a multiple
+of those of the config. Fine-tuning goes on from there."""
 STEPS = "steps"
 """In a run's folder: a folder with an SAE for each of ``keep_steps``."""
 
@@ -26,6 +29,8 @@ def finish(state: TrainState, config: TrainConfig, store: Source) -> None:
     calibrate(state.sae, first_inputs(state, config, store), config.l0, together=config.budget == "all")
     collect(state.sae)
     if isinstance(state.sae, SAE):
+        if config.l0 is not None:
+            state.sae.provenance = state.sae.provenance | {SPARSITY_FACTOR: state.sparsity[0]}
         state.sae.fold_scales(state.scale, state.target_scales[0])
         state.sae.layer_norm = config.normalisation == "layer_norm"
     else:

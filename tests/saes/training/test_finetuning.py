@@ -12,14 +12,16 @@ from filelock import FileLock
 from torch.nn import functional
 from transformer_lens.model_bridge import TransformerBridge
 
+from interp import capture
 from interp.embedded import TEXT_FOLDER
 from interp.models.fingerprint import weights_fingerprint
 from interp.tokens.token_rows import TokenRows, write_token_rows
-from saes import SAE, BatchTopK, JumpReLU, TopK
+from saes import SAE, BatchTopK, JumpReLU, ReLU, TopK
 from saes.evaluation.report import evaluate
 from saes.training import finetuning
 from saes.training.finetune_config import FinetuneConfig
 from saes.training.finetuning import finetune as run
+from saes.training.finishing import SPARSITY_FACTOR
 from saes.training.stepping.weights import update
 
 SITE = "blocks.1.hook_resid_post"
@@ -173,6 +175,27 @@ def test_sparsity_terms_stay(embedded: TransformerBridge, rows: TokenRows, confi
     made = SAE(96, 128, JumpReLU(), site=SITE).initialise(seed=0, mean=torch.zeros(96))
     run(made, embedded, rows, replace(config, tokens=64 * 4))
     assert '"l0"' in (config.out / "log.jsonl").read_text()
+
+
+def test_an_l0_that_was_asked_for_is_kept(embedded: TransformerBridge, rows: TokenRows, config: FinetuneConfig) -> None:
+    """The one that the SAE has on this text, by the control of training and its shift at the end."""
+    x = capture(embedded, rows.tensor_of("ids"), [SITE])[SITE].flatten(0, 1)
+    made = SAE(96, 128, ReLU(), site=SITE).initialise(seed=0, mean=x.mean(0))
+    made.b_enc.data -= made.pre_activations(x[:1000]).detach().flatten().sort().values[-6000]
+    for train, kept in (({"l0": 6.0}, True), ({}, False)):
+        made.provenance = {"train": train, SPARSITY_FACTOR: 0.1}
+        out = config.out / str(kept)
+        tuned = run(made, embedded, rows, replace(config, out=out, tokens=64 * 64, lr=5e-3))
+        before, after = (float(sae.encode(x).l0.float().mean()) for sae in (made, tuned))
+        assert (abs(after / before - 1) < 0.12) == kept, (before, after)
+
+
+def test_weights_are_those_of_its_training(
+    embedded: TransformerBridge, rows: TokenRows, config: FinetuneConfig
+) -> None:
+    made = SAE(96, 128, ReLU(), site=SITE, provenance={"train": {"loss_weights": {"l1": 0.0}}})
+    run(made.initialise(seed=0, mean=torch.zeros(96)), embedded, rows, replace(config, tokens=64 * 4))
+    assert '"l1"' not in (config.out / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
