@@ -254,7 +254,7 @@ def test_the_standard_error_of_one_document_is_over_blocks_of_tokens(
         (SAE(WIDTH // 3, 24, TopK(2), site="blocks.1.attn.hook_z[7]"), {}, "7"),
         (SAE(WIDTH, 24, TopK(2), site=SITE, target_site="blocks.4.hook_mlp_out", subtract_b_dec=False), {}, "blocks.4"),
         (SAE(WIDTH, 24, TopK(2), site=SITE), {"max_tokens": 0}, "no token to evaluate on"),
-        (SAE(WIDTH, 24, TopK(2), site=SITE), {"first_position": CONTEXT - 1}, f"first_position {CONTEXT - 1}"),
+        (SAE(WIDTH, 24, TopK(2), site=SITE), {"first_position": CONTEXT - 1}, f"first_position is {CONTEXT - 1};"),
         (SAE(WIDTH, 24, TopK(2), site=SITE).to("meta"), {}, "this SAE is on meta, the model on cpu"),
     ],
 )

@@ -114,7 +114,7 @@ def test_impossible_examples(
 def test_impossible_text(embedded: Any, rows: TokenRows) -> None:
     with pytest.raises(ValueError, match="have width 96, the SAE takes 8"):
         count_latents(SAE(8, 16, TopK(2)), text_of(embedded, rows))
-    with pytest.raises(ValueError, match=f"first_position {CONTEXT}"):
+    with pytest.raises(ValueError, match=f"first_position is {CONTEXT};"):
         count_latents(sae_at_site(TopK(8)), text_of(embedded, rows, first_position=CONTEXT))
 
 
