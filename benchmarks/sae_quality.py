@@ -237,8 +237,12 @@ def measured(
                 assert report.without_massive.ce_difference is not None
                 known[one.name]["ce_added"] = report.without_massive.ce_difference.value
                 continue
-            found = (report.fvu, report.l0, report.dead_fraction, report.ce_recovered_zero)
-            known[one.name] = {name: value.value for name, value in zip(FIGURES, found, strict=False)}
+            known[one.name] = {
+                "fvu": report.fvu.value,
+                "l0": report.l0.value,
+                "dead": report.dead_fraction.value,
+                "ce_recovered": report.ce_recovered_zero.value,
+            }
         write_json(file, known)
         print(f"measured {begin + len(some)} of {len(missing)}", flush=True)
     return known

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from interp.terminal.short_repr import cut_repr
+
 _LONGEST = 120
 
 
@@ -14,13 +16,8 @@ def differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
         if isinstance(there, Mapping) and isinstance(now, Mapping):
             lines += [f"{key}.{line}" for line in differences(there, now)]
         elif there != now:
-            lines.append(f"{key}: there {_short(there)}, asked {_short(now)}")
+            lines.append(f"{key}: there {cut_repr(there, _LONGEST)}, asked {cut_repr(now, _LONGEST)}")
     return lines
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
 
 
 def check_same(

@@ -36,5 +36,10 @@ def _short(value: Any) -> str:
         if isinstance(value, Mapping):
             return "{" + ", ".join(f"{key!r}: {_short(each)}" for key, each in value.items()) + "}"
         return "(" + ", ".join(map(_short, value)) + ")"
+    return cut_repr(value, _LONGEST)
+
+
+def cut_repr(value: Any, longest: int) -> str:
+    """Its ``repr``, cut where it is longer than so many characters."""
     text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 2]} …"
+    return text if len(text) <= longest else f"{text[: longest - 2]} …"

@@ -49,14 +49,15 @@ def finetune(
 
     with open_inputs(sae, data=data, tokens=options.tokens, options=text) as inputs:
         rows, context = inputs.rows.ids.shape
+        taken = []
         if inputs.first_position > options.first_position:
             options = replace(options, first_position=inputs.first_position)
-            print(f"as in the training of {sae}: --first-position {inputs.first_position}", file=sys.stderr)
+            taken.append(f"--first-position {options.first_position}")
         if inputs.drop_tokens and not options.drop_tokens:
             options = replace(options, drop_tokens=inputs.drop_tokens)
-            print(
-                f"as in the training of {sae}: --drop-tokens {' '.join(map(str, inputs.drop_tokens))}", file=sys.stderr
-            )
+            taken.append(f"--drop-tokens {' '.join(map(str, options.drop_tokens))}")
+        if taken:
+            print(f"as in the training of {sae}: {' '.join(taken)}", file=sys.stderr)
         say_plan(f"{options.tokens:,} tokens from {rows:,} rows of {context}, by {options.loss}")
         run(inputs.sae, inputs.model, inputs.rows, options, progress=True)
     answer({"sae": options.out})

@@ -1,7 +1,6 @@
 """``interp train``: sparse autoencoders from an activation store, or live from a model."""
 
 import json
-import math
 import sys
 import tomllib
 from dataclasses import dataclass, replace
@@ -122,7 +121,7 @@ def train(
             stores = [ActivationStore(folder) for folder in store]
             source = SameRows(stores) if len(stores) > 1 else stores[0]
         if epochs is not None:
-            runs = [replace(run, tokens=_of_epochs(epochs, source, run.batch_size)) for run in runs]
+            runs = [replace(run, tokens=_of_epochs(epochs, run, len(source))) for run in runs]
         for run in runs:
             check(run)
         runs = [with_places(run, source) for run in runs]
@@ -148,13 +147,13 @@ def train(
         print(f"{name} in {run.out}; measure it with: interp eval {run.out} --data PATH")
 
 
-def _of_epochs(epochs: float, source: Any, batch_size: int) -> int:
+def _of_epochs(epochs: float, run: TrainConfig, available: int) -> int:
     """Activations whose steps are so many passes; the last step of each has fewer of them."""
     if not epochs > 0:
         raise ValueError(f"--epochs is {epochs:g}; it must be above 0")
-    if batch_size < 1:
+    if run.batch_size < 1:
         return 1  # which is refused where configs are
-    return max(1, round(epochs * math.ceil(len(source) / batch_size))) * batch_size
+    return max(1, round(epochs * run.steps_a_pass(available))) * run.batch_size
 
 
 def _literal(value: Any) -> Any:

@@ -158,6 +158,10 @@ class TrainConfig:
         """Optimizer steps."""
         return math.ceil(self.tokens / self.batch_size)
 
+    def steps_a_pass(self, available: int) -> int:
+        """Of a source with so many activations; the last of them takes what is left."""
+        return math.ceil(available / self.batch_size)
+
     def __post_init__(self) -> None:
         for name in ("out", "init_from"):
             if isinstance(value := getattr(self, name), str | os.PathLike):

@@ -1,7 +1,6 @@
 """Before a run starts: which places of a store it is about, and what it will take in parameters, memory, passes and
 time."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -65,8 +64,8 @@ class Plan:
     """How many tokens it is trained on."""
     steps: int
     """How many optimiser steps it takes."""
-    batch_size: int
-    """How many activations a step takes, the last one of a pass fewer."""
+    steps_a_pass: int
+    """How many of them a pass over the source takes."""
     available: int
     """How many activations the source has; each pass over it takes them once."""
     chooses_many: int | None = None
@@ -93,7 +92,7 @@ class Plan:
     @property
     def passes(self) -> float:
         """How often each activation is seen."""
-        return self.steps / math.ceil(max(1, self.available) / self.batch_size)
+        return self.steps / max(1, self.steps_a_pass)
 
     def check(self, device: torch.device, *, shards: int = 1) -> None:
         """Refuse what does not fit the memory of ``device``, of which a process has one of ``shards`` parts.
@@ -160,8 +159,8 @@ def plan(config: TrainConfig, source: HasSites) -> Plan:
         optimizer=KINDS[config.optimizer],
         directions=2 * squares if config.optimizer == "soap" else 0,
         tokens=config.tokens,
-        batch_size=config.batch_size,
         steps=config.steps,
+        steps_a_pass=config.steps_a_pass(len(source)),
         available=len(source),
         chooses_many=shapes[0][0] if config.activation == "afa" else None,
         products=products,

@@ -1,6 +1,5 @@
 """Where training reads: a store on disk, live activations, several stores together; and the order of its batches."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,7 +38,7 @@ def batches(
     store: Source, config: TrainConfig, sites: Sequence[str], done: int
 ) -> Iterator[dict[str, Float[Tensor, "n _"]]]:
     """The batches of steps ``done``, ``done`` + 1, …: epoch after epoch, each shuffled by its own seed."""
-    per_epoch = math.ceil(len(store) / config.batch_size)
+    per_epoch = config.steps_a_pass(len(store))
     places = {name: place_in(store, name) for name in sites}
     while done < config.steps:
         epoch, start = divmod(done, per_epoch)
