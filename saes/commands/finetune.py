@@ -55,7 +55,7 @@ def finetune(
             taken.append(f"--first-position {options.first_position}")
         if inputs.drop_tokens and not options.drop_tokens:
             options = replace(options, drop_tokens=inputs.drop_tokens)
-            taken.append(f"--drop-tokens {' '.join(map(str, options.drop_tokens))}")
+            taken += [f"--drop-tokens {token}" for token in options.drop_tokens]
         if taken:
             print(f"as in the training of {sae}: {' '.join(taken)}", file=sys.stderr)
         say_plan(f"{options.tokens:,} tokens from {rows:,} rows of {context}, by {options.loss}")

@@ -25,4 +25,9 @@ def test_positions_and_tokens_that_were_not_trained_on(tmp_path: Path, capsys: p
     assert "as in the training of" in said
     assert "--first-position 2" in said
     assert asked["drop_tokens"]
-    assert f"--drop-tokens {' '.join(map(str, asked['drop_tokens']))}" in said
+    again = [f"--drop-tokens {token}" for token in asked["drop_tokens"]]
+    assert " ".join(again) in said
+    typed = [*line, "--batch-rows", "2", "--first-position", "2", *" ".join(again).split()]
+    with pytest.raises(SystemExit) as ended:  # what is printed can be typed
+        main([*typed, "--out", str(tmp_path / "out")])
+    assert not ended.value.code
